@@ -1,0 +1,1 @@
+"""The composition root: the only place that knows both the policies and the world."""

@@ -1,0 +1,1 @@
+"""The command line: one command answers one question of one person."""

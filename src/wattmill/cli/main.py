@@ -1,0 +1,53 @@
+"""The command `wattmill`: each subcommand lives in the module that is named here, imported when it is asked for."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+from wattmill import __version__
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("wattmill.cli.up", "Run the factory."),
+    "init": ("wattmill.cli.config", "Write a commented wattmill.toml."),
+    "config": ("wattmill.cli.config", "Check, show or describe the declaration."),
+    "status": ("wattmill.cli.status", "Say how the running factory is."),
+    "explain": ("wattmill.cli.explain", "Tell the whole story of one request."),
+    "audit": ("wattmill.cli.audit", "Prove that the books balance, or name the rows that do not."),
+    "reconcile": ("wattmill.cli.reconcile", "Settle what is in doubt."),
+    "backup": ("wattmill.cli.backup", "Copy the books while they are open."),
+    "restore": ("wattmill.cli.backup", "Bring a backup back."),
+    "keys": ("wattmill.cli.keys", "Make, list, rotate and revoke API keys."),
+    "budget": ("wattmill.cli.budget", "Show and set caps."),
+    "prices": ("wattmill.cli.prices", "Show and import prices."),
+    "models": ("wattmill.cli.models", "Fetch and list weights."),
+    "doctor": ("wattmill.cli.doctor", "Say what this machine can do and measure."),
+}
+"""name -> (module, one line). The module has a `typer.Typer` called `<name>_app`."""
+
+
+def main() -> None:
+    """Run one command; only its own module is imported, so that `wattmill --help` answers at once."""
+    args = sys.argv[1:]
+    if not args or args[0] in {"-h", "--help", "help"}:
+        print(overview())
+        return
+    if args[0] in {"-V", "--version", "version"}:
+        print(f"wattmill {__version__}")
+        return
+    entry = COMMANDS.get(args[0])
+    if entry is None:
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        hint = f" Did you mean `wattmill {near[0]}`?" if near else " `wattmill --help` lists them."
+        print(f"wattmill: no command {args[0]!r}.{hint}", file=sys.stderr)
+        raise SystemExit(2)
+    app = getattr(importlib.import_module(entry[0]), f"{args[0]}_app")
+    app(args=args[1:], prog_name=f"wattmill {args[0]}")
+
+
+def overview() -> str:
+    """Return the help page: every command with its one line."""
+    lines = ["wattmill: the operating system of a token factory", "", "  wattmill COMMAND --help", ""]
+    lines += [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Layer 5, distribution: tenants, keys and the gateway that every token passes."""

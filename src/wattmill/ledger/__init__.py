@@ -1,0 +1,1 @@
+"""Across the layers: the journal, the books, prices, budgets and their proofs."""

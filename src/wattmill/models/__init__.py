@@ -1,0 +1,1 @@
+"""Layer 4, models: model cards and the engines that run them."""

@@ -1,0 +1,33 @@
+"""Units and the only conversions between them: the one file that may hold 3.6e6, 1e6 and 1000.
+
+Inside wattmill: joules, watts, seconds, tokens. In the books: whole nano-dollars (`_nusd`), whole
+microjoules (`_uj`), whole tokens (`_tok`); instants on the wall are whole microseconds UTC (`_us`).
+"""
+
+from decimal import ROUND_HALF_EVEN, Decimal
+
+NUSD_PER_USD = 1_000_000_000
+TOK_PER_MTOK = 1_000_000
+UJ_PER_J = 1_000_000
+US_PER_S = 1_000_000
+MS_PER_S = 1_000
+S_PER_H = 3_600
+J_PER_KWH = 3_600_000
+
+
+def nusd_from_usd(usd: Decimal | int | str) -> int:
+    """Return whole nano-dollars; a finer fraction rounds half to even.
+
+    Takes text, integers or `Decimal`, never a float: 0.1 is not a number of dollars in binary.
+    """
+    return int((Decimal(usd) * NUSD_PER_USD).to_integral_value(ROUND_HALF_EVEN))
+
+
+def usd_from_nusd(nusd: int) -> Decimal:
+    """Return exact dollars of an integer number of nano-dollars."""
+    return Decimal(nusd).scaleb(-9)
+
+
+def usd_text(nusd: int, digits: int = 6) -> str:
+    """Return dollars for people, e.g. `0.000031`; `digits` after the point, half to even."""
+    return f"{usd_from_nusd(nusd):.{digits}f}"

@@ -1,0 +1,140 @@
+"""What happened: the records of the journal. Layers emit them; the ledger books them.
+
+Records are stored as MessagePack arrays in field order with a leading tag, so a field may be appended with
+a default, and nothing may be reordered or removed: what was written once is read forever
+(`tests/unit/test_frozen_formats.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from wattmill.vocab.route import Route
+from wattmill.vocab.usage import Usage
+
+Status = Literal["finished", "aborted", "failed", "cut"]
+"""finished: the engine ended by itself. aborted: the client left. failed: the engine or the way to it broke.
+cut: wattmill ended it, because it passed its clamp."""
+
+UsageSource = Literal["measured", "estimated", "unmetered", "none"]
+"""measured: the engine's own count. estimated: partial counts or a bound. unmetered: produced, not countable.
+none: nothing was produced (the attempt failed before the engine worked)."""
+
+
+class _Fact(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    pass
+
+
+class Intent(_Fact, tag=1):
+    """One attempt is about to leave: its worst case is reserved at every node of `path`."""
+
+    seq: int  # of this attempt, unique in its epoch
+    request: int  # seq of the request's first attempt: attempts of one request share it
+    attempt: int  # 0, 1, 2 ...
+    at_us: int  # wall clock
+    path: tuple[int, ...]  # node ids, organisation first, key last
+    pool: str
+    model: str  # as asked
+    endpoint: str
+    stream: bool
+    input_bound_tok: int
+    output_clamp_tok: int  # over all choices
+    reserved_nusd: int  # charge leg, worst case
+    cost_price: int  # price version ids
+    charge_price: int
+    asked_output_tok: int | None = None
+    route: Route | None = None  # on the first attempt
+    label: str | None = None  # the client's own id, never trusted
+    privacy: str = "internal"
+    reserved_cost_nusd: int = 0  # cost leg, worst case: what is at stake with the provider
+
+
+class Progress(_Fact, tag=2):
+    """About once a second of a stream: what had been produced so far, so that a crash leaves little doubt."""
+
+    seq: int
+    at_us: int
+    output_tok: int
+
+
+class End(_Fact, tag=3):
+    """One attempt is over. Money is what the client was told, and what the books will say."""
+
+    seq: int
+    at_us: int
+    status: Status
+    usage: Usage | None  # None only with source "unmetered" or "none"
+    usage_source: UsageSource
+    cost_nusd: int
+    charge_nusd: int  # never above the reservation
+    overrun_nusd: int = 0  # charge leg beyond the reservation: the operator's
+    http_status: int = 0
+    ttft_us: int | None = None  # from the request's arrival to the first content
+    duration_us: int = 0  # from the request's arrival to the end
+    started_us: int = 0  # wall clock at which this attempt left
+    queue_us: int | None = None  # engine's own figures, where it gives them
+    prefill_us: int | None = None
+    decode_us: int | None = None
+    finish_reason: str | None = None
+    error: str | None = None  # refusal code or a short cause
+    engine_id: str | None = None  # the engine's id of the answer
+
+
+class Refused(_Fact, tag=4):
+    """An identified caller was told no; nothing left, nothing is owed."""
+
+    seq: int
+    at_us: int
+    path: tuple[int, ...]
+    endpoint: str
+    model: str
+    code: str
+    message: str
+    label: str | None = None
+
+
+class Snapshot(_Fact, tag=5):
+    """The fleet as the policy saw it from this moment on; decisions name its id."""
+
+    id: int
+    at_us: int
+    fleet: bytes  # MessagePack of scheduling.spec.Fleet
+
+
+class MeterWindow(_Fact, tag=6):
+    """One window of one meter, in whole microjoules: total = idle + sum(shares) + other."""
+
+    meter: str
+    start_us: int
+    end_us: int
+    total_uj: int
+    idle_uj: int
+    shares_uj: dict[str, int]  # dynamic energy by pool
+    other_uj: int  # dynamic energy of everything else: unattributed
+    provenance: str  # "measured" or "modelled"
+    source: str  # e.g. "host model idle=20W max=65W alpha=1.0 on 2 cores"
+
+
+class EngineCount(_Fact, tag=7):
+    """What an engine's own counters say since it started: the witness against which the books are held."""
+
+    pool: str
+    instance: str  # changes when the engine restarts
+    at_us: int
+    prompt_tok: int  # computed (not cached) prompt tokens, cumulative
+    output_tok: int  # cumulative
+    idle: bool  # nothing was running when this was read
+
+
+class EngineAbort(_Fact, tag=8):
+    """The engine's word on an attempt whose end nobody else saw (aborted, in doubt)."""
+
+    seq: int
+    epoch: str
+    at_us: int
+    usage: Usage
+
+
+Fact = Intent | Progress | End | Refused | Snapshot | MeterWindow | EngineCount | EngineAbort

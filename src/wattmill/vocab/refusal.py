@@ -1,0 +1,69 @@
+"""Expected refusals: a closed table of codes, the one source of the error reference."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Code(msgspec.Struct, frozen=True):
+    """How a refusal looks on the wire: HTTP status, OpenAI error type, and whether waiting can cure it."""
+
+    status: int
+    type: str
+    retry: bool
+    meaning: str
+
+
+CODES: dict[str, Code] = {
+    # the message was not understood
+    "bad_http": Code(400, "invalid_request_error", False, "The bytes are not a well-formed HTTP/1.1 request."),
+    "bad_json": Code(400, "invalid_request_error", False, "The body is not one JSON object."),
+    "bad_value": Code(400, "invalid_request_error", False, "A field has the wrong type or an impossible value."),
+    "bad_header": Code(400, "invalid_request_error", False, "A header is missing, repeated or malformed."),
+    "duplicate_field": Code(400, "invalid_request_error", False, "A field that governs cost is given twice."),
+    "field_refused": Code(400, "invalid_request_error", False, "A field would change cost or length unseen."),
+    "headers_too_large": Code(431, "invalid_request_error", False, "The request's headers exceed the limit."),
+    "body_too_large": Code(413, "invalid_request_error", False, "The request's body exceeds the limit."),
+    "request_timeout": Code(408, "invalid_request_error", True, "The request did not arrive in time."),
+    "not_found": Code(404, "invalid_request_error", False, "No such path."),
+    "method_not_allowed": Code(405, "invalid_request_error", False, "The path exists, this method does not."),
+    # who is asking
+    "missing_key": Code(401, "authentication_error", False, "No API key was sent."),
+    "invalid_key": Code(401, "authentication_error", False, "The API key is unknown."),
+    "revoked_key": Code(401, "authentication_error", False, "The API key was revoked."),
+    "expired_key": Code(401, "authentication_error", False, "The API key has expired."),
+    "out_of_scope": Code(403, "permission_error", False, "The API key may not use this model, place or endpoint."),
+    # what can be served
+    "unknown_model": Code(404, "invalid_request_error", False, "No place that the key may use serves this model."),
+    "no_capability": Code(400, "invalid_request_error", False, "No place can do what the request needs."),
+    "context_too_long": Code(400, "invalid_request_error", False, "The prompt exceeds every place's context."),
+    "privacy": Code(403, "permission_error", False, "No place may see data of this privacy class."),
+    "unpriced": Code(503, "server_error", False, "A token class of this request has no price here."),
+    # money and capacity
+    "budget_exceeded": Code(429, "insufficient_quota", False, "A cap does not allow the worst case of the request."),
+    "overloaded": Code(503, "server_error", True, "All places that could serve this are full."),
+    "no_healthy_place": Code(503, "server_error", True, "All places that could serve this are down."),
+    "draining": Code(503, "server_error", True, "This gateway is shutting down."),
+    "journal_unavailable": Code(503, "server_error", True, "The journal cannot be written; nothing is served unbooked."),
+    "ledger_backlog": Code(503, "server_error", True, "The ledger is too far behind to take on more."),
+    # upstream
+    "upstream_failed": Code(502, "upstream_error", True, "Every candidate place failed before its first content."),
+    "upstream_timeout": Code(504, "upstream_error", True, "The place did not answer in time."),
+    "provider_auth": Code(502, "upstream_error", False, "The provider refused the factory's own credentials."),
+    "upstream_rejected": Code(400, "invalid_request_error", False, "The engine refused the request; its reason follows."),
+    "upstream_rate_limited": Code(429, "rate_limit_error", True, "The provider limits the factory's rate."),
+    "internal": Code(500, "server_error", True, "A defect in wattmill; please report it with the request id."),
+}
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """An expected no. `message` names the argument, the rule, the value and the way out."""
+
+    code: str  # a key of CODES
+    message: str
+    param: str | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def status(self) -> int:
+        return CODES[self.code].status

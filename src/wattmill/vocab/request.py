@@ -1,0 +1,29 @@
+"""One request as the policies see it: what is asked, never who answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Endpoint = Literal["chat", "completions", "embeddings"]
+ENDPOINTS: tuple[Endpoint, ...] = ("chat", "completions", "embeddings")
+
+Body = dict[str, msgspec.Raw]
+"""The top level of a JSON body: each value is still its original bytes. Rendering it again cannot hold a key
+twice, so what was checked is what the engine reads."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client asks, read once. Token counts are upper bounds, never guesses."""
+
+    id: str
+    endpoint: Endpoint
+    model: str  # as asked, without the place
+    pool: str | None  # the place, if the client asked for "place/model"
+    stream: bool
+    input_bound_tok: int  # no tokenizer of a serving engine can make more of this prompt
+    max_output_tok: int | None  # per choice, as asked; None: not given
+    choices: int = 1
+    needs: frozenset[str] = frozenset()  # capabilities, see models.spec.CAPABILITIES
+    privacy: str = "internal"

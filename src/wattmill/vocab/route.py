@@ -1,0 +1,31 @@
+"""Where a request goes, and why."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Candidate(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One place that passed every hard rule, with what it is expected to cost and how fast it is."""
+
+    pool: str
+    expected_nusd: int  # charge to the tenant at the expected output length
+    expected_ttft_s: float
+    expected_s: float
+    score: float  # lower is better; comparable inside one decision only
+
+
+class Excluded(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One place that a hard rule ruled out."""
+
+    pool: str
+    rule: str  # "model", "capability", "context", "privacy", "scope", "health", "full"
+
+
+class Route(msgspec.Struct, frozen=True, array_like=True):
+    """Candidates from best to worst; the gateway tries them in this order until one gives content."""
+
+    candidates: tuple[Candidate, ...]
+    excluded: tuple[Excluded, ...]
+    reason: str  # one sentence for people
+    snapshot: int  # version of the fleet view that was looked at

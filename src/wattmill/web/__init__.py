@@ -1,0 +1,1 @@
+"""The board: one page that shows the factory from watts to value."""
