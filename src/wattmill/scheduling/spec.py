@@ -37,3 +37,4 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
 
     usd_per_s: float = 0.0001
     expected_output_tok: int = 128  # where the client does not say how much it wants at most
+    bound_tok_per_tok: float = 4.0  # the input bound counts bytes; text has about 4 of them in a token

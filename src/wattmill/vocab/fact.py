@@ -49,6 +49,9 @@ class Intent(_Fact, tag=1):
     label: str | None = None  # the client's own id, never trusted
     privacy: str = "internal"
     reserved_cost_nusd: int = 0  # cost leg, worst case: what is at stake with the provider
+    choices: int = 1
+    needs: tuple[str, ...] = ()
+    pinned: bool = False  # the client asked for this place by name
 
 
 class Progress(_Fact, tag=2):

@@ -29,3 +29,4 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
     excluded: tuple[Excluded, ...]
     reason: str  # one sentence for people
     snapshot: int  # version of the fleet view that was looked at
+    busy: tuple[int, ...] = ()  # requests in flight at each pool of that view: with it a decision replays
