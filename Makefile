@@ -1,0 +1,65 @@
+# wattmill: `make help` lists what there is.
+SHELL := /bin/bash
+VENV ?= .venv
+PY := $(VENV)/bin/python
+ARGS ?=
+PYTEST_ARGS ?=
+export VENV
+
+.DEFAULT_GOAL := help
+.PHONY: help up install dev weights test check format bench chaos aiperf test-engines lock docs fresh-machine clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+up: weights ## run the factory (make up ARGS="--for 60s" ends by itself)
+	@exec $(VENV)/bin/wattmill up --load $(ARGS)
+
+install: ## make .venv with the locked packages
+	@scripts/setup.sh run
+
+weights: install ## fetch and check the example's weights, once
+	@$(VENV)/bin/wattmill models pull
+
+dev: ## .venv with the developers' packages too
+	@scripts/setup.sh dev
+
+test: dev weights ## run the tests (PYTEST_ARGS="-k journal" narrows)
+	@scripts/system-packages.sh
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+check: dev ## lint, format check, types, import contracts
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	PYTHONPATH=src $(VENV)/bin/lint-imports
+
+format: dev ## put the code into the project's format
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+bench: dev ## the gateway against direct and nginx; writes benchmarks/results/gateway.json
+	@scripts/system-packages.sh nginx
+	$(PY) -m benchmarks.gateway $(ARGS)
+
+chaos: dev weights ## 50 random kills under load; the last line says what was lost and doubled
+	$(PY) -m benchmarks.chaos $(ARGS)
+
+aiperf: dev ## replay a trace by a neutral client (installs aiperf into its own .venv-aiperf)
+	$(PY) -m benchmarks.aiperf $(ARGS)
+
+test-engines: dev weights ## the engines' conformance suite against vLLM's CPU build and transformers serve
+	$(PY) -m pytest -m slow tests/engines $(PYTEST_ARGS)
+
+lock: dev ## resolve pyproject.toml into both locks (ARGS=--upgrade for the newest)
+	@scripts/lock.sh $(ARGS)
+
+docs: dev ## write docs/reference from the code, and README's figures from the results
+	$(PY) scripts/readme_figures.py
+
+fresh-machine: ## try `make up` in a bare Debian folder (needs root and debootstrap)
+	@scripts/fresh-machine.sh
+
+clean: ## remove .venv and caches; the data folder stays
+	rm -rf .venv .venv-aiperf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Resolves pyproject.toml into both locks: versions and hashes for every platform, and no addresses.
+# `scripts/lock.sh --upgrade` moves to the newest allowed versions; without it only what must change does.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+uv="${UV:-${VENV:-.venv}/bin/uv}"
+[ -x "$uv" ] || { echo "lock: no $uv; run 'make dev' first, or name yours: make lock UV=/path/to/uv" >&2; exit 1; }
+compile=("$uv" pip compile pyproject.toml --quiet --universal --python-version 3.11
+  --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate "$@")
+
+"${compile[@]}" --output-file requirements.lock
+"${compile[@]}" --group dev --constraint requirements.lock --output-file requirements-dev.lock
+
+if grep -nE '://|^--' requirements.lock requirements-dev.lock; then
+  echo "lock: an address or an option got into a lock (lines above); a lock holds names, versions and hashes" >&2
+  exit 1
+fi
+grep -c '==' requirements.lock requirements-dev.lock

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Makes .venv and installs the locked packages: `scripts/setup.sh run` for users, `dev` for developers.
+# Everything is checked against the hashes of the lock. Whatever index, proxy or CA this machine's pip is
+# configured for is the one used; no address is written here.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+mode="${1:-run}"
+venv="${VENV:-.venv}"
+case "$mode" in
+  run) lock=requirements.lock ;;
+  dev) lock=requirements-dev.lock ;;
+  *) echo "setup: mode must be 'run' or 'dev', got '$mode'" >&2; exit 2 ;;
+esac
+
+say() { printf '%s\n' "$*" >&2; }
+
+find_python() {
+  local name
+  for name in ${PYTHON:-} python3 python3.13 python3.12 python3.11; do
+    if command -v "$name" >/dev/null 2>&1 \
+      && "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+      command -v "$name"
+      return
+    fi
+  done
+  say "setup: wattmill needs Python 3.11 or newer; 'python3' here is $(python3 -V 2>&1 || true)."
+  say "       Install one (Debian 12 and newer: apt-get install python3) or name yours: make up PYTHON=/path/to/python3.12"
+  exit 1
+}
+
+# Debian ships the venv module without ensurepip; the package that brings it is called pythonX.Y-venv.
+need_venv_package() {
+  local python="$1" package
+  "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 && return
+  package="$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+  if ! command -v apt-get >/dev/null 2>&1; then
+    say "setup: $python cannot make virtual environments (module 'ensurepip' is missing)."
+    say "       Install your system's package for it (often called python3-venv) and run this again."
+    exit 1
+  fi
+  scripts/apt-install.sh "$package"
+}
+
+python="$(find_python)"
+stamp="$venv/.installed-$mode"
+# What the folder must have been made from to be good as it is: locks, this script, the interpreter, the place.
+want="$(cat requirements.lock "$lock" scripts/setup.sh | sha256sum | cut -d' ' -f1) $("$python" -VV | tr '\n' ' ') $PWD"
+if [ -x "$venv/bin/wattmill" ] && [ "$(cat "$stamp" 2>/dev/null || true)" = "$want" ]; then
+  exit 0
+fi
+
+began=$(date +%s)
+if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+  need_venv_package "$python"
+  say "Making $venv with $("$python" -V) ..."
+  rm -rf "$venv"
+  "$python" -m venv "$venv"
+fi
+
+say "Installing $(grep -c '==' "$lock") pinned packages from $lock (hashes are checked) ..."
+# --no-deps: the lock is complete, so there is nothing to resolve. --no-compile: modules are compiled when they
+# are first imported, and most never are.
+if ! "$venv/bin/python" -m pip install --disable-pip-version-check -qq --progress-bar off \
+  --no-compile --no-deps --require-hashes -r "$lock"; then
+  say "setup: pip could not install $lock. Is the package index of this machine reachable ('pip config list')?"
+  exit 1
+fi
+
+# The project itself needs no build: a path file and a launcher do what an editable install would do, without
+# a build backend and at once.
+site="$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+printf '%s\n' "$PWD/src" > "$site/wattmill.pth"
+cat > "$venv/bin/wattmill" <<LAUNCHER
+#!$PWD/$venv/bin/python
+from wattmill.cli.main import main
+
+if __name__ == "__main__":
+    main()
+LAUNCHER
+case "$venv" in /*) sed -i "1s|.*|#!$venv/bin/python|" "$venv/bin/wattmill" ;; esac
+chmod +x "$venv/bin/wattmill"
+printf '%s' "$want" > "$stamp"
+say "Installed in $(( $(date +%s) - began )) s. The command is $venv/bin/wattmill"

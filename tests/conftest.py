@@ -1,0 +1,57 @@
+"""What every test may use, and the rule for tests that cannot run on a machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from wattmill.app.home import Home
+
+IN_CI = os.environ.get("CI") == "true"
+CANNOT = (
+    "cannot here:"  # a skip with this beginning is accepted in CI: the machine's kernel or rights forbid it
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """Return the empty data folder of a factory that nobody else uses."""
+    home = Home(tmp_path / "factory")
+    home.create()
+    return home
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Return a loopback port that was free a moment ago; prefer port 0 where the program can say what it got."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the minutes-long tests to their make targets: they run when `-m` names them."""
+    if "slow" in config.option.markexpr:
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip into a failure in CI: what is never run there would be a promise that nobody checks."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail") and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not reason.startswith(CANNOT):
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI: {reason}\n(begin the reason with {CANNOT!r} if it may be so)"
+    return report
