@@ -27,7 +27,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def free_port() -> int:
-    """Return a loopback port that was free a moment ago; prefer port 0 where the program can say what it got."""
+    """Return a loopback port that was free a moment ago; prefer port 0 where a program tells its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""The import contracts hold the house: each is broken on purpose in a copy of the tree, and must be missed."""
+"""The import contracts hold the house: each is broken on purpose in a copy of the tree, and says so."""
 
 from __future__ import annotations
 
