@@ -45,14 +45,17 @@ if [ ! -x "$root/usr/bin/make" ]; then
     > "$folder/debootstrap.log" 2>&1 || { tail -n 20 "$folder/debootstrap.log" >&2; exit 1; }
 fi
 
-# The network of this machine, as its own programs are told to use it.
-cp -L /etc/resolv.conf /etc/hosts "$root/etc/"
-cp -Lr /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/"
-rm -f "$root"/etc/apt/apt.conf.d/*postgresql "$root"/etc/apt/apt.conf.d/*appstream \
-  "$root"/etc/apt/apt.conf.d/*packagekit "$root"/etc/apt/apt.conf.d/docker-*
-[ ! -f /etc/pip.conf ] || cp -L /etc/pip.conf "$root/etc/pip.conf"
-[ ! -f "$HOME/.config/pip/pip.conf" ] || install -D "$HOME/.config/pip/pip.conf" "$root/root/.config/pip/pip.conf"
-cp -Lr /etc/ssl/certs/. "$root/etc/ssl/certs/"
+# The network of this machine, as its own programs are told to use it. Destinations are removed first: a link in
+# the new root points into this machine's own tree.
+put() { [ ! -f "$1" ] || { mkdir -p "$(dirname "$root$2")" && cp -L --remove-destination "$1" "$root$2"; }; }
+put /etc/resolv.conf /etc/resolv.conf
+put /etc/hosts /etc/hosts
+put /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
+put /etc/pip.conf /etc/pip.conf
+put "$HOME/.config/pip/pip.conf" /root/.config/pip/pip.conf
+for setting in /etc/apt/apt.conf.d/*; do
+  if grep -qiE '^ *Acquire' "$setting"; then put "$setting" "$setting"; fi
+done
 mkdir -p "$root/dev/shm"
 mount -t proc proc "$root/proc"
 mount -t tmpfs tmpfs "$root/dev/shm"
