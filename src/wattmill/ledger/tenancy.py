@@ -1,0 +1,236 @@
+"""Organisation -> team -> key: the tree of spenders, its names, its keys and their secrets.
+
+Functions with a connection run inside one transaction of the caller; see `stores.control.Control`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import sqlite3
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from wattmill.ledger.stores.control_leases import full_name
+from wattmill.ledger.stores.control_records import ControlError, Credential, KeyRecord, Node, NoSuch, Taken
+from wattmill.vocab.caller import PRIVACY_CLASSES
+from wattmill.vocab.request import ENDPOINTS
+
+SECRET_MARK = "wm-"
+PREFIX_LEN = 7
+"""Characters of a secret that are kept for people to recognise it: the mark and 24 of its 256 bits."""
+
+CAP_MAX_NUSD = 4 * 10**18  # 4 billion dollars; sums of it still fit SQLite's 64-bit integers
+NAME_MAX = 64
+
+
+def new_secret(mark: str = SECRET_MARK) -> str:
+    """Return a secret with 256 random bits."""
+    return mark + secrets.token_urlsafe(32)
+
+
+def secret_hash(secret: str | bytes) -> bytes:
+    """Return what is stored and looked up instead of a secret.
+
+    A fast hash is right here: slow ones protect what people choose, by making guesses dear. 256 random bits
+    cannot be guessed at any speed, and the gateway computes this for every request.
+    """
+    return hashlib.sha256(secret.encode() if isinstance(secret, str) else secret).digest()
+
+
+def checked_name(name: str) -> str:
+    """Return `name`, or raise: 1 to 64 printable characters, no "/" (it parts "org/team"), no edge spaces."""
+    if not name or len(name) > NAME_MAX or not name.isprintable() or "/" in name or name != name.strip():
+        raise ControlError(
+            f"name is {name!r}, must be 1 to {NAME_MAX} printable characters, no '/', no spaces at the ends"
+        )
+    return name
+
+
+def checked_cap(cap_nusd: int | None) -> int | None:
+    if cap_nusd is not None and not 0 <= cap_nusd <= CAP_MAX_NUSD:
+        raise ControlError(f"cap is {cap_nusd} nano-dollars, must be 0 to {CAP_MAX_NUSD}, or None for no cap")
+    return cap_nusd
+
+
+def put_node(
+    db: sqlite3.Connection, parent: int | None, kind: str, name: str, cap_nusd: int | None, now_us: int
+) -> tuple[int, bool]:
+    """Make a node or set the cap of the one with that name. Returns its id and whether anything changed."""
+    checked_name(name), checked_cap(cap_nusd)
+    row = db.execute(
+        "SELECT id, kind, cap_nusd FROM node WHERE ifnull(parent, 0) = ? AND name = ?", (parent or 0, name)
+    ).fetchone()
+    if row is None:
+        cursor = db.execute(
+            "INSERT INTO node (parent, kind, name, cap_nusd, created_us) VALUES (?, ?, ?, ?, ?)",
+            (parent, kind, name, cap_nusd, now_us),
+        )
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid, True
+    id, found_kind, found_cap = row
+    if found_kind != kind:
+        raise Taken(f"{name!r} is the name of a {found_kind} there; choose another name for the {kind}")
+    if found_cap == cap_nusd:
+        return id, False
+    db.execute("UPDATE node SET cap_nusd = ? WHERE id = ?", (cap_nusd, id))
+    return id, True
+
+
+def node(db: sqlite3.Connection, id: int) -> Node:
+    row = db.execute(
+        "SELECT id, parent, kind, name, cap_nusd, created_us FROM node WHERE id = ?", (id,)
+    ).fetchone()
+    if row is None:
+        raise NoSuch(f"no node {id} in the budget tree; `wattmill budget show` lists them")
+    return _node(row)
+
+
+def nodes(db: sqlite3.Connection) -> dict[int, Node]:
+    """Return all nodes by id; a parent comes before its children."""
+    rows = db.execute("SELECT id, parent, kind, name, cap_nusd, created_us FROM node ORDER BY id")
+    return {row[0]: _node(row) for row in rows}
+
+
+def path_of(tree: Mapping[int, Node], id: int) -> tuple[int, ...]:
+    """Return the ids from the organisation down to `id`."""
+    path: list[int] = []
+    at: int | None = id
+    while at is not None:
+        path.append(at)
+        at = tree[at].parent
+    return tuple(reversed(path))
+
+
+def name_of(tree: Mapping[int, Node], id: int) -> str:
+    """Return "org/team/key"."""
+    return "/".join(tree[at].name for at in path_of(tree, id))
+
+
+def find(tree: Mapping[int, Node], text: str) -> Node:
+    """Return the node called "org", "org/team" or "org/team/key", or raise `NoSuch` with the near names."""
+    by_name = {name_of(tree, id): found for id, found in tree.items()}
+    if text in by_name:
+        return by_name[text]
+    near = sorted(name for name in by_name if text and text.split("/")[-1] in name)[:5] or sorted(by_name)[:5]
+    raise NoSuch(f"no {text!r} in the budget tree; there is: {', '.join(near) or 'nothing yet'}")
+
+
+def create_key(
+    db: sqlite3.Connection, team: int, name: str, draft: KeyRecord, now_us: int
+) -> tuple[int, str]:
+    """Make a key under `team` with the scopes of `draft`. Returns its node and its secret."""
+    parent = node(db, team)
+    if parent.kind == "key":
+        raise ControlError(f"{full_name(db, team)!r} is a key; keys are made under a team")
+    taken = db.execute("SELECT id FROM node WHERE parent = ? AND name = ?", (team, name)).fetchone()
+    if taken:
+        raise Taken(
+            f"{full_name(db, taken[0])!r} exists (a revoked key keeps its name, for the books); "
+            "choose another name, or `wattmill keys rotate` for a new secret of the same key"
+        )
+    _check_scopes(draft, now_us)
+    id, _ = put_node(db, team, "key", name, draft.cap_nusd, now_us)
+    db.execute(
+        "INSERT INTO key (node, models, pools, endpoints, privacy, expires_us) VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            id,
+            _json(draft.models),
+            _json(draft.pools),
+            _json(draft.endpoints),
+            draft.privacy,
+            draft.expires_us,
+        ),
+    )
+    return id, _add_secret(db, id, now_us)
+
+
+def rotate_key(db: sqlite3.Connection, id: int, grace_s: float, now_us: int) -> str:
+    """Give a key a new secret; the present ones end after `grace_s` seconds at the latest."""
+    if grace_s < 0:
+        raise ControlError(f"grace is {grace_s} s, must be >= 0")
+    if _key_row(db, id)[1] is not None:
+        raise ControlError(f"key {full_name(db, id)!r} is revoked; make a new key instead")
+    until_us = now_us + round(grace_s * 1_000_000)
+    db.execute("UPDATE secret SET until_us = min(ifnull(until_us, ?1), ?1) WHERE node = ?2", (until_us, id))
+    return _add_secret(db, id, now_us)
+
+
+def revoke_key(db: sqlite3.Connection, id: int, now_us: int) -> bool:
+    """End a key for good. False if it was revoked before."""
+    if _key_row(db, id)[1] is not None:
+        return False
+    db.execute("UPDATE key SET revoked_us = ? WHERE node = ?", (now_us, id))
+    return True
+
+
+def keys(db: sqlite3.Connection) -> list[KeyRecord]:
+    """Return all keys, revoked ones too, in the order in which they were made."""
+    tree = nodes(db)
+    prefixes = dict(db.execute("SELECT node, prefix FROM secret WHERE until_us IS NULL"))
+    rows = db.execute(
+        "SELECT node, models, pools, endpoints, privacy, expires_us, revoked_us FROM key ORDER BY node"
+    )
+    return [
+        KeyRecord(
+            id=id,
+            name=tree[id].name,
+            path=path_of(tree, id),
+            full_name=name_of(tree, id),
+            prefix=prefixes[id],
+            privacy=privacy,
+            created_us=tree[id].created_us,
+            models=_tuple(models),
+            pools=_tuple(pools),
+            endpoints=_tuple(endpoints),
+            expires_us=expires_us,
+            revoked_us=revoked_us,
+            cap_nusd=tree[id].cap_nusd,
+        )
+        for id, models, pools, endpoints, privacy, expires_us, revoked_us in rows
+    ]
+
+
+def credentials(db: sqlite3.Connection) -> list[Credential]:
+    return [Credential(*row) for row in db.execute("SELECT sha256, node, until_us FROM secret ORDER BY node")]
+
+
+def _add_secret(db: sqlite3.Connection, id: int, now_us: int) -> str:
+    secret = new_secret()
+    db.execute(
+        "INSERT INTO secret (sha256, node, prefix, created_us) VALUES (?, ?, ?, ?)",
+        (secret_hash(secret), id, secret[:PREFIX_LEN], now_us),
+    )
+    return secret
+
+
+def _key_row(db: sqlite3.Connection, id: int) -> tuple[int, int | None]:
+    row = db.execute("SELECT node, revoked_us FROM key WHERE node = ?", (id,)).fetchone()
+    if row is None:
+        raise NoSuch(f"no key {id}; `wattmill keys list` shows them")
+    return row[0], row[1]
+
+
+def _check_scopes(draft: KeyRecord, now_us: int) -> None:
+    if draft.privacy not in PRIVACY_CLASSES:
+        raise ControlError(f"privacy is {draft.privacy!r}, must be one of: {', '.join(PRIVACY_CLASSES)}")
+    unknown = sorted(set(draft.endpoints or ()) - set(ENDPOINTS))
+    if unknown:
+        raise ControlError(f"endpoints have {unknown[0]!r}, must be some of: {', '.join(ENDPOINTS)}")
+    if draft.expires_us is not None and draft.expires_us <= now_us:
+        raise ControlError(
+            f"expiry is {draft.expires_us} us, must be later than now ({now_us} us since 1970)"
+        )
+
+
+def _json(values: Iterable[str] | None) -> str | None:
+    return None if values is None else msgspec.json.encode(sorted(set(values))).decode()
+
+
+def _tuple(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(msgspec.json.decode(text, type=list[str]))
+
+
+def _node(row: tuple[int, int | None, str, str, int | None, int]) -> Node:
+    return Node(id=row[0], parent=row[1], kind=row[2], name=row[3], cap_nusd=row[4], created_us=row[5])
