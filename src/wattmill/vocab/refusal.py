@@ -16,9 +16,13 @@ class Code(msgspec.Struct, frozen=True):
 
 CODES: dict[str, Code] = {
     # the message was not understood
-    "bad_http": Code(400, "invalid_request_error", False, "The bytes are not a well-formed HTTP/1.1 request."),
+    "bad_http": Code(
+        400, "invalid_request_error", False, "The bytes are not a well-formed HTTP/1.1 request."
+    ),
     "bad_json": Code(400, "invalid_request_error", False, "The body is not one JSON object."),
-    "bad_value": Code(400, "invalid_request_error", False, "A field has the wrong type or an impossible value."),
+    "bad_value": Code(
+        400, "invalid_request_error", False, "A field has the wrong type or an impossible value."
+    ),
     "bad_header": Code(400, "invalid_request_error", False, "A header is missing, repeated or malformed."),
     "duplicate_field": Code(400, "invalid_request_error", False, "A field that governs cost is given twice."),
     "field_refused": Code(400, "invalid_request_error", False, "A field would change cost or length unseen."),
@@ -32,27 +36,48 @@ CODES: dict[str, Code] = {
     "invalid_key": Code(401, "authentication_error", False, "The API key is unknown."),
     "revoked_key": Code(401, "authentication_error", False, "The API key was revoked."),
     "expired_key": Code(401, "authentication_error", False, "The API key has expired."),
-    "out_of_scope": Code(403, "permission_error", False, "The API key may not use this model, place or endpoint."),
+    "out_of_scope": Code(
+        403, "permission_error", False, "The API key may not use this model, place or endpoint."
+    ),
     # what can be served
-    "unknown_model": Code(404, "invalid_request_error", False, "No place that the key may use serves this model."),
+    "unknown_model": Code(
+        404, "invalid_request_error", False, "No place that the key may use serves this model."
+    ),
     "no_capability": Code(400, "invalid_request_error", False, "No place can do what the request needs."),
-    "context_too_long": Code(400, "invalid_request_error", False, "The prompt exceeds every place's context."),
+    "context_too_long": Code(
+        400, "invalid_request_error", False, "The prompt exceeds every place's context."
+    ),
     "privacy": Code(403, "permission_error", False, "No place may see data of this privacy class."),
     "unpriced": Code(503, "server_error", False, "A token class of this request has no price here."),
     # money and capacity
-    "budget_exceeded": Code(429, "insufficient_quota", False, "A cap does not allow the worst case of the request."),
+    "budget_exceeded": Code(
+        429, "insufficient_quota", False, "A cap does not allow the worst case of the request."
+    ),
+    "caps_unavailable": Code(
+        503, "server_error", True, "The caps cannot be read; nothing leaves unreserved."
+    ),
     "overloaded": Code(503, "server_error", True, "All places that could serve this are full."),
     "no_healthy_place": Code(503, "server_error", True, "All places that could serve this are down."),
     "draining": Code(503, "server_error", True, "This gateway is shutting down."),
-    "journal_unavailable": Code(503, "server_error", True, "The journal cannot be written; nothing is served unbooked."),
+    "journal_unavailable": Code(
+        503, "server_error", True, "The journal cannot be written; nothing is served unbooked."
+    ),
     "ledger_backlog": Code(503, "server_error", True, "The ledger is too far behind to take on more."),
     # upstream
-    "upstream_failed": Code(502, "upstream_error", True, "Every candidate place failed before its first content."),
+    "upstream_failed": Code(
+        502, "upstream_error", True, "Every candidate place failed before its first content."
+    ),
     "upstream_timeout": Code(504, "upstream_error", True, "The place did not answer in time."),
-    "provider_auth": Code(502, "upstream_error", False, "The provider refused the factory's own credentials."),
-    "upstream_rejected": Code(400, "invalid_request_error", False, "The engine refused the request; its reason follows."),
+    "provider_auth": Code(
+        502, "upstream_error", False, "The provider refused the factory's own credentials."
+    ),
+    "upstream_rejected": Code(
+        400, "invalid_request_error", False, "The engine refused the request; its reason follows."
+    ),
     "upstream_rate_limited": Code(429, "rate_limit_error", True, "The provider limits the factory's rate."),
-    "internal": Code(500, "server_error", True, "A defect in wattmill; please report it with the request id."),
+    "internal": Code(
+        500, "server_error", True, "A defect in wattmill; please report it with the request id."
+    ),
 }
 
 

@@ -41,7 +41,7 @@ def lease(db: sqlite3.Connection, epoch: str, asks: Sequence[Ask]) -> dict[int, 
             grants[ask.node] = max(ask.want_nusd, UNCAPPED_CHUNK_NUSD)
             continue
         available = cap - spent - granted
-        if available < ask.floor_nusd:
+        if ask.floor_nusd and available < ask.floor_nusd:
             if available + idle_elsewhere >= ask.floor_nusd:
                 _recall(db, ask.node, but=epoch)
             return Denied(

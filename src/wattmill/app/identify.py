@@ -1,0 +1,106 @@
+"""Who holds this key: the answer in microseconds, from a table in memory."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from wattmill.ledger.stores.control import Control
+from wattmill.vocab.caller import Caller
+from wattmill.vocab.refusal import Refusal
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """What one secret stands for."""
+
+    caller: Caller
+    expires_us: int | None
+    until_us: int | None  # end of a replaced secret
+    revoked: bool
+
+
+def read_entries(control: Control) -> dict[bytes, Entry]:
+    """Return all secrets by their SHA-256, ended ones too (they get an answer of their own). Blocks."""
+    keys, credentials = control.credentials()
+    by_node = {key.id: key for key in keys}
+    callers = {
+        key.id: Caller(
+            key=key.id,
+            name=key.full_name,
+            path=key.path,
+            models=_scope(key.models),
+            pools=_scope(key.pools),
+            endpoints=_scope(key.endpoints),
+            privacy=key.privacy,
+            expires_us=key.expires_us,
+        )
+        for key in keys
+    }
+    return {
+        c.sha256: Entry(
+            callers[c.node], by_node[c.node].expires_us, c.until_us, by_node[c.node].revoked_us is not None
+        )
+        for c in credentials
+    }
+
+
+class Keyring:
+    """The keys that a worker knows. `replace` swaps them whole, so a revoked key ends with one assignment.
+
+    A lookup costs the same for known and unknown keys (one SHA-256, one dictionary access), and nothing about
+    a stored secret can be learnt from its time: who sends a guess does not choose its hash.
+    """
+
+    def __init__(self, entries: dict[bytes, Entry] | None = None) -> None:
+        self._entries = entries or {}
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def replace(self, entries: dict[bytes, Entry]) -> None:
+        """Use `entries` (from `read_entries`, which runs in a thread) from now on."""
+        self._entries = entries
+
+    def identify(self, authorization: bytes | None, wall_us: int) -> Caller | Refusal:
+        """Return the caller of an `authorization` header. No message repeats what was sent."""
+        if authorization is None:
+            return _MISSING
+        if authorization[:7] == b"Bearer ":  # as every client writes it
+            secret = authorization[7:]
+        else:
+            scheme, _, secret = authorization.strip().partition(b" ")
+            if scheme.lower() != b"bearer":
+                return _WRONG_SCHEME if authorization.strip() else _MISSING
+        entry = self._entries.get(hashlib.sha256(secret.strip()).digest())
+        if entry is None:
+            return _UNKNOWN if secret.strip() else _MISSING
+        if entry.revoked or entry.until_us is not None or entry.expires_us is not None:
+            return _ended(entry, wall_us) or entry.caller
+        return entry.caller
+
+
+_HINT = "send `authorization: Bearer wm-...`; `wattmill keys create` makes a key"
+_MISSING = Refusal(code="missing_key", message=f"no API key was sent: {_HINT}")
+_WRONG_SCHEME = Refusal(code="invalid_key", message=f"the authorization header is not a bearer key: {_HINT}")
+_UNKNOWN = Refusal(
+    code="invalid_key",
+    message="the API key is unknown here; `wattmill keys list` shows the prefixes of those that exist",
+)
+
+
+def _ended(entry: Entry, wall_us: int) -> Refusal | None:
+    name = entry.caller.name
+    if entry.revoked:
+        return Refusal(code="revoked_key", message=f"key {name!r} was revoked; ask its owner for a new one")
+    if entry.until_us is not None and wall_us >= entry.until_us:
+        return Refusal(
+            code="revoked_key", message=f"this secret of key {name!r} was replaced; use the new one"
+        )
+    if entry.expires_us is not None and wall_us >= entry.expires_us:
+        return Refusal(code="expired_key", message=f"key {name!r} has expired; ask its owner for a new one")
+    return None
+
+
+def _scope(values: tuple[str, ...] | None) -> frozenset[str] | None:
+    return None if values is None else frozenset(values)
