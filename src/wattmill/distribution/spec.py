@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 from wattmill.vocab.price import Price
 
@@ -38,18 +41,30 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
         return f"Backend(pool={self.pool!r}, adapter={self.adapter!r}, base_url={self.base_url!r})"
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one client may take of the gateway. Each has an answer of its own when it is passed."""
 
-    header_bytes: int = 32_768
-    headers: int = 100
-    body_bytes: int = 16 * 1024 * 1024
-    connections: int = 4_096
-    in_flight: int = 2_048  # requests admitted and not ended, per worker
-    header_s: float = 10.0  # to send the headers
-    body_s: float = 60.0  # to send the body
-    idle_s: float = 75.0  # keep-alive
-    total_s: float = 900.0  # from the request's first byte to the answer's last
-    write_buffer_bytes: int = 65_536  # of an answer held for a slow reader before its engine is paused
-    pipelined_bytes: int = 65_536  # of later requests held while one is served
-    answer_buffer_bytes: int = 1024 * 1024  # a non-streamed answer up to this size tells its charge in headers
+    header_bytes: Annotated[int, Meta(ge=256, description="All headers of one request.")] = 32_768
+    headers: Annotated[int, Meta(ge=1, description="Number of headers of one request.")] = 100
+    body_bytes: Annotated[int, Meta(ge=1, description="Body of one request.")] = 16 * 1024 * 1024
+    connections: Annotated[int, Meta(ge=1, description="Open connections, per worker.")] = 4_096
+    in_flight: Annotated[
+        int, Meta(ge=1, description="Requests that are admitted and not ended, per worker.")
+    ] = 2_048
+    header_s: Annotated[float, Meta(gt=0, description="Time to send the headers.")] = 10.0
+    body_s: Annotated[float, Meta(gt=0, description="Time to send the body.")] = 60.0
+    idle_s: Annotated[float, Meta(gt=0, description="How long an idle connection is kept.")] = 75.0
+    total_s: Annotated[float, Meta(gt=0, description="From a request's first byte to its answer's last.")] = (
+        900.0
+    )
+    write_buffer_bytes: Annotated[
+        int,
+        Meta(ge=1_024, description="Of an answer, held for a slow reader before its engine is paused."),
+    ] = 65_536
+    pipelined_bytes: Annotated[
+        int, Meta(ge=1_024, description="Of later requests, held while one is served.")
+    ] = 65_536
+    answer_buffer_bytes: Annotated[
+        int,
+        Meta(ge=0, description="A non-streamed answer up to this size tells its charge in headers."),
+    ] = 1024 * 1024

@@ -1,0 +1,229 @@
+"""What a factory is: the declaration `wattmill.toml`, decoded once into frozen values.
+
+Each field carries its unit in its name, its default, its rule and its description; the JSON schema and the
+reference page are made from here. `app.declaration` reads files, `app.plan` turns settings into the values
+that a worker needs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from wattmill.app.pool_settings import ModelName, Name, Pool, Rates, Usd
+from wattmill.distribution.spec import Limits
+from wattmill.models.spec import ModelCard, TokenizerBound
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+"""0 lets the kernel choose; the port that it chose is printed and stands in the data folder."""
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Factory(_Section, frozen=True, kw_only=True):
+    """The factory as a whole. All money is US dollars."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64, description="What people call it.")] = "wattmill"
+    console_team: Annotated[
+        Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}/[a-z][a-z0-9_-]{0,31}$")] | None,
+        Meta(
+            description="`ORG/TEAM` for which `wattmill up` makes and prints a first key. Absent: none.",
+            examples=["demo/first-light"],
+        ),
+    ] = None
+
+
+class Tls(_Section, frozen=True, kw_only=True):
+    """TLS on the data port: give both files, or neither."""
+
+    cert_file: Annotated[str | None, Meta(description="PEM file with the certificate and its chain.")] = None
+    key_file: Annotated[str | None, Meta(description="PEM file with the private key.")] = None
+
+
+class Gateway(_Section, frozen=True, kw_only=True):
+    """The data port: where clients send their requests."""
+
+    host: Annotated[str, Meta(description="Address to listen on; 127.0.0.1 is this machine only.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[Port, Meta(description="Port; 0 lets the kernel choose.")] = 8686
+    workers: Annotated[int, Meta(ge=1, le=256, description="Gateway processes that share the port.")] = 1
+    drain_s: Annotated[
+        float, Meta(ge=0, le=3600, description="How long a stopping worker lets running answers finish.")
+    ] = 30.0
+    limits: Annotated[Limits, Meta(description="What one client may take.")] = Limits()
+    tls: Annotated[Tls, Meta(description="TLS on this port.")] = Tls()
+
+
+class Admin(_Section, frozen=True, kw_only=True):
+    """The admin listener: API, board, metrics. Keep it on loopback; it needs the admin token in any case."""
+
+    host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Port; 0 lets the kernel choose.")] = 8687
+
+
+class Journal(_Section, frozen=True, kw_only=True):
+    """The append-only record that each worker writes before a request leaves."""
+
+    sync_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=60_000,
+            description="Longest time between a write and its fdatasync: what the death of the machine "
+            "(not of a process) can lose. 0 syncs before each request leaves.",
+        ),
+    ] = 200
+    segment_mib: Annotated[int, Meta(ge=1, le=4096, description="Size of one segment file, in MiB.")] = 64
+    retention_h: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="How long a booked segment (with the routing decisions) is kept, in hours. "
+            "A segment that is not booked is never deleted.",
+        ),
+    ] = 72.0
+
+
+class Ledger(_Section, frozen=True, kw_only=True):
+    """The books and how far they may lag behind the journal."""
+
+    alarm_backlog_records: Annotated[
+        int, Meta(ge=1, description="Unbooked records from which an alarm is raised.")
+    ] = 100_000
+    refuse_backlog_records: Annotated[
+        int, Meta(ge=1, description="Unbooked records from which new requests get 503 `ledger_backlog`.")
+    ] = 1_000_000
+
+
+class Host(_Section, frozen=True, kw_only=True):
+    """Power model of this machine: idle_w + (max_w - idle_w) x busy ** alpha.
+
+    Declared, not measured: every figure made from it is labelled `modelled` with these parameters."""
+
+    idle_w: Annotated[float, Meta(ge=0, description="Power when nothing runs, in watts.")] = 20.0
+    max_w: Annotated[float, Meta(gt=0, description="Power when all cores are busy, in watts.")] = 65.0
+    alpha: Annotated[float, Meta(gt=0, le=4, description="Shape between the two; 1 is a straight line.")] = (
+        1.0
+    )
+    tariff_usd_per_kwh: Annotated[Usd, Meta(description="What a kilowatt-hour costs.", examples=["0.25"])] = (
+        "0.25"
+    )
+
+
+class Model(_Section, frozen=True, kw_only=True):
+    """What routing, reservation and pricing know of a model."""
+
+    context_tok: Annotated[
+        int, Meta(ge=64, description="Longest context that it was trained for, in tokens.")
+    ]
+    params: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="Number of parameters.")] = None
+    kv_bytes_per_tok: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Size of the KV cache of one token, in bytes.")
+    ] = None
+    license: Annotated[str | None, Meta(description="Licence of the weights.")] = None
+    source: Annotated[str, Meta(description="Where it comes from.")] = ""
+    bound: Annotated[
+        TokenizerBound, Meta(description="Upper bound on the tokens that a prompt can become.")
+    ] = TokenizerBound()
+
+    def card(self, name: str) -> ModelCard:
+        """Return the card of this model under the name that clients use."""
+        return ModelCard(
+            name=name,
+            context_tok=self.context_tok,
+            params=self.params,
+            kv_bytes_per_tok=self.kv_bytes_per_tok,
+            license=self.license,
+            source=self.source,
+            bound=self.bound,
+        )
+
+
+class Routing(_Section, frozen=True, kw_only=True):
+    """How a place is chosen among those that pass every hard rule."""
+
+    policy: Annotated[
+        Literal["cheapest-adequate"],
+        Meta(description="`cheapest-adequate`: least expected dollars plus `usd_per_s` x expected seconds."),
+    ] = "cheapest-adequate"
+    usd_per_s: Annotated[
+        float,
+        Meta(ge=0, description="What a second of waiting is worth, in dollars. Steers, is never booked."),
+    ] = 0.0001
+    expected_output_tok: Annotated[
+        int, Meta(ge=1, description="Output length that is expected where a request allows at least so much.")
+    ] = 128
+    bound_tok_per_tok: Annotated[
+        float,
+        Meta(
+            ge=1,
+            description="How far the upper bound of a prompt lies above its real length. The bound counts "
+            "bytes (it decides what is reserved); text has about 4 of them in a token (that steers).",
+        ),
+    ] = 4.0
+    default_output_tok: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="Longest answer of a request that names no limit; reserved in full, then settled.",
+        ),
+    ] = 512
+
+
+class Team(_Section, frozen=True, kw_only=True):
+    """A team of an organisation; its keys are made with `wattmill keys create`."""
+
+    cap_usd: Annotated[
+        Usd | None, Meta(description="Hard cap on all that the team is charged. Absent: no cap of its own.")
+    ] = None
+
+
+class Org(_Section, frozen=True, kw_only=True):
+    """An organisation: a customer, or a part of your own house."""
+
+    cap_usd: Annotated[
+        Usd | None, Meta(description="Hard cap on all that the organisation is charged. Absent: no cap.")
+    ] = None
+    teams: Annotated[dict[Name, Team], Meta(description="Its teams.")] = {}
+
+
+class Load(_Section, frozen=True, kw_only=True):
+    """The scripted workload of `wattmill up --load`."""
+
+    team: Annotated[
+        Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}/[a-z][a-z0-9_-]{0,31}$")] | None,
+        Meta(description="`ORG/TEAM` that pays for it.", examples=["demo/load"]),
+    ] = None
+    model: Annotated[
+        ModelName | None, Meta(description="Model that it asks for. Absent: the first model declared.")
+    ] = None
+    requests_per_s: Annotated[float, Meta(gt=0, le=10_000, description="Mean rate of arrivals.")] = 0.5
+    duration_s: Annotated[float, Meta(gt=0, description="When it stops by itself.")] = 60.0
+    seed: Annotated[int, Meta(ge=0, description="Same seed, same workload.")] = 1
+
+
+class Settings(_Section, frozen=True, kw_only=True):
+    """The whole declaration."""
+
+    factory: Annotated[Factory, Meta(description="The factory as a whole.")] = Factory()
+    gateway: Annotated[Gateway, Meta(description="The data port.")] = Gateway()
+    admin: Annotated[Admin, Meta(description="The admin listener.")] = Admin()
+    journal: Annotated[Journal, Meta(description="The record written before anything leaves.")] = Journal()
+    ledger: Annotated[Ledger, Meta(description="The books.")] = Ledger()
+    host: Annotated[Host, Meta(description="Power model of this machine.")] = Host()
+    routing: Annotated[Routing, Meta(description="How a place is chosen.")] = Routing()
+    models: Annotated[dict[ModelName, Model], Meta(description="Models by the name that clients use.")] = {}
+    pools: Annotated[
+        dict[Name, Pool],
+        Meta(min_length=1, description="Places that serve models, in the order of preference."),
+    ]
+    prices: Annotated[
+        dict[Name, dict[ModelName, Rates]], Meta(description="Price books for tenants: rates by model.")
+    ] = {}
+    tenants: Annotated[dict[Name, Org], Meta(description="Organisations, by name.")] = {}
+    load: Annotated[Load, Meta(description="The scripted workload.")] = Load()

@@ -1,0 +1,233 @@
+"""What must hold between the parts of a declaration, beyond the type of each value."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Collection, Iterator, Mapping
+from typing import Literal
+
+from wattmill.app.pool_settings import (
+    EmbeddedPool,
+    HttpPool,
+    Pool,
+    PriceBookCharge,
+    upstream_names,
+)
+from wattmill.app.provider_key import absent_key
+from wattmill.app.settings import Settings
+from wattmill.app.settings_errors import Path, Problem, dotted, line_of
+from wattmill.models.spec import CAPABILITIES
+
+_Finding = tuple[Literal["error", "warning"], Path, str, str, "str | None"]
+
+
+def problems(settings: Settings, *, file: str, text: str, env: Mapping[str, str]) -> list[Problem]:
+    """Return errors and warnings; an empty list means that the declaration holds together."""
+    found: list[_Finding] = []
+    found += _listeners(settings)
+    found += _backlog(settings)
+    found += _power(settings)
+    for name, pool in settings.pools.items():
+        found += _pool(settings, name, pool, env)
+    found += _tenants(settings)
+    return [
+        Problem(
+            file=file,
+            key=dotted(path),
+            rule=rule,
+            way_out=way_out,
+            value=value,
+            line=line_of(text, path),
+            level=level,
+        )
+        for level, path, rule, way_out, value in found
+    ]
+
+
+def _listeners(settings: Settings) -> Iterator[_Finding]:
+    gateway, admin = settings.gateway, settings.admin
+    if gateway.port == admin.port != 0:
+        yield (
+            "error",
+            ("admin", "port"),
+            f"is also the port of the gateway ({gateway.port})",
+            "Give the admin listener a port of its own, or 0 for any free one",
+            str(admin.port),
+        )
+    tls = gateway.tls
+    if (tls.cert_file is None) != (tls.key_file is None):
+        missing = "cert_file" if tls.cert_file is None else "key_file"
+        yield "error", ("gateway", "tls"), f"`{missing}` is missing", "TLS needs both files", None
+    for field, value in (("cert_file", tls.cert_file), ("key_file", tls.key_file)):
+        if value is not None and not os.access(value, os.R_OK):
+            yield "error", ("gateway", "tls", field), "no such readable file", "Check the path", f'"{value}"'
+    if not is_loopback(gateway.host) and tls.cert_file is None:
+        yield (
+            "warning",
+            ("gateway", "host"),
+            "listens beyond this machine without TLS, so keys cross the network in clear text",
+            "Set `cert_file` and `key_file` under [gateway.tls], or put a TLS proxy in front",
+            f'"{gateway.host}"',
+        )
+    if not is_loopback(admin.host):
+        yield (
+            "warning",
+            ("admin", "host"),
+            "the admin listener speaks no TLS and is reachable beyond this machine",
+            "Use 127.0.0.1 and a tunnel",
+            f'"{admin.host}"',
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether `host` can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _backlog(settings: Settings) -> Iterator[_Finding]:
+    ledger = settings.ledger
+    if ledger.alarm_backlog_records > ledger.refuse_backlog_records:
+        yield (
+            "error",
+            ("ledger", "alarm_backlog_records"),
+            f"must not exceed `refuse_backlog_records` ({ledger.refuse_backlog_records})",
+            "The alarm comes before the refusal",
+            str(ledger.alarm_backlog_records),
+        )
+
+
+def _power(settings: Settings) -> Iterator[_Finding]:
+    if settings.host.idle_w > settings.host.max_w:
+        yield (
+            "error",
+            ("host", "idle_w"),
+            f"must not exceed `max_w` ({settings.host.max_w})",
+            "A busy machine draws at least what an idle one draws",
+            str(settings.host.idle_w),
+        )
+
+
+def _pool(settings: Settings, name: str, pool: Pool, env: Mapping[str, str]) -> Iterator[_Finding]:
+    at = ("pools", name)
+    served = list(upstream_names(pool.models))
+    yield from _models(settings, (*at, "models"), served)
+    if pool.capabilities is not None:
+        for wrong in (c for c in pool.capabilities if c not in CAPABILITIES):
+            yield _reference((*at, "capabilities"), "capability", wrong, CAPABILITIES, "Use a known one")
+    if isinstance(pool, EmbeddedPool):
+        yield from _weights((*at, "weights"), pool.weights)
+    else:
+        yield from _http_pool(settings, at, pool, env)
+        served += pool.stand_in.models if pool.stand_in else ()
+    if isinstance(pool.charge, PriceBookCharge):
+        yield from _charge(settings, at, pool.charge.book, served)
+
+
+def _models(settings: Settings, at: Path, names: Collection[str]) -> Iterator[_Finding]:
+    for model in names:
+        if model not in settings.models:
+            yield _reference(
+                at, "model", model, settings.models, f"Declare it under [models.{dotted((model,))}]"
+            )
+
+
+def _http_pool(settings: Settings, at: Path, pool: HttpPool, env: Mapping[str, str]) -> Iterator[_Finding]:
+    if pool.api_key_env is not None and pool.api_key_file is not None:
+        yield "error", (*at, "api_key_file"), "`api_key_env` is given too", "Keep one of the two", None
+    missing = absent_key(pool, env)
+    if missing is not None and pool.stand_in is None:
+        field = "api_key_env" if pool.api_key_env is not None else "api_key_file"
+        yield (
+            "error",
+            (*at, field),
+            f"{missing}, and the pool declares no stand-in",
+            "Set it before `wattmill up`, remove the pool, or declare [" + dotted((*at, "stand_in")) + "]",
+            f'"{pool.api_key_env or pool.api_key_file}"',
+        )
+    if pool.stand_in is not None:
+        if pool.api_key_env is None and pool.api_key_file is None:
+            yield (
+                "error",
+                (*at, "stand_in"),
+                "would never be used: the pool names no key whose absence calls for it",
+                'Name `api_key_env`, or declare a pool with engine = "embedded"',
+                None,
+            )
+        yield from _models(settings, (*at, "stand_in", "models"), pool.stand_in.models)
+        yield from _weights((*at, "stand_in", "weights"), pool.stand_in.weights)
+    if pool.ca_file is not None and not os.access(pool.ca_file, os.R_OK):
+        yield "error", (*at, "ca_file"), "no such readable file", "Check the path", f'"{pool.ca_file}"'
+    for header in pool.headers:
+        if header.lower() in {"authorization", "api-key", "x-api-key", "proxy-authorization", "cookie"}:
+            yield (
+                "error",
+                (*at, "headers", header),
+                "secrets never stand in a declaration",
+                "Name an environment variable (`api_key_env`) or a file (`api_key_file`)",
+                None,
+            )
+    if not pool.tls_verify:
+        yield (
+            "warning",
+            (*at, "tls_verify"),
+            "whoever stands between can read and change every answer",
+            "Name the authority in `ca_file` instead",
+            "false",
+        )
+
+
+def _weights(at: Path, name: str) -> Iterator[_Finding]:
+    if name.endswith(".gguf") and not os.access(name, os.R_OK):
+        yield (
+            "error",
+            at,
+            "no such readable file",
+            "Check the path, or name installed weights",
+            f'"{name}"',
+        )
+
+
+def _charge(settings: Settings, at: Path, book: str, served: Collection[str]) -> Iterator[_Finding]:
+    rates = settings.prices.get(book)
+    if rates is None:
+        yield _reference(
+            (*at, "charge", "book"), "price book", book, settings.prices, f"Declare [prices.{book}]"
+        )
+        return
+    for model in served:
+        if model not in rates:
+            yield (
+                "error",
+                (*at, "charge", "book"),
+                f"book {book!r} has no rates for model {model!r}, which this pool serves",
+                f"Declare [{dotted(('prices', book, model))}]: an unknown price is never zero",
+                f'"{book}"',
+            )
+
+
+def _tenants(settings: Settings) -> Iterator[_Finding]:
+    teams = [f"{org}/{team}" for org, o in settings.tenants.items() for team in o.teams]
+    for at, team in (
+        (("factory", "console_team"), settings.factory.console_team),
+        (("load", "team"), settings.load.team),
+    ):
+        if team is not None and team not in teams:
+            org, _, name = team.partition("/")
+            yield _reference(at, "team", team, teams, f"Declare [tenants.{org}.teams.{name}]")
+    model = settings.load.model
+    if model is not None and model not in settings.models:
+        yield _reference(("load", "model"), "model", model, settings.models, "Declare it under [models]")
+
+
+def _reference(at: Path, noun: str, name: str, known: Collection[str], way_out: str) -> _Finding:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    listed = ", ".join(known) or "none"
+    return "error", at, f"no {noun} {name!r} (known: {listed})", hint + way_out, None
