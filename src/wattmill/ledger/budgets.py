@@ -330,9 +330,8 @@ def _over_budget(denied: Denied, nusd: int, floor_nusd: int) -> Refusal:
         message=(
             f"{denied.kind} {denied.name!r} has a cap of {usd_text(denied.cap_nusd)} USD: "
             f"{usd_text(denied.used_nusd)} used, {usd_text(denied.leased_nusd)} set aside for requests in "
-            f"flight; this request may cost up to {usd_text(nusd)} USD{least}. Ask for fewer tokens, or raise "
-            "the cap: "
-            f"wattmill budget set {shlex.quote(denied.name)} USD"
+            f"flight; this request may cost up to {usd_text(nusd)} USD{least}. "
+            f"Ask for fewer tokens, or raise the cap: wattmill budget set {shlex.quote(denied.name)} USD"
         ),
     )
 
