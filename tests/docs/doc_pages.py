@@ -37,7 +37,7 @@ class Step:
 
 
 def steps(page: str) -> list[Step]:
-    """Return what a reader of `page` (its text) does, in order. Raises ValueError on a block it cannot read."""
+    """Return what a reader of `page` (its text) does, in order. Raises ValueError on an unreadable block."""
     found: list[Step] = []
     for match in FENCE.finditer(page):
         line = page.count("\n", 0, match.start()) + 1
