@@ -18,7 +18,9 @@ from wattmill.app.pool_settings import (
 from wattmill.app.provider_key import absent_key
 from wattmill.app.settings import Settings
 from wattmill.app.settings_errors import Path, Problem, dotted, line_of
+from wattmill.ledger.tenancy import CAP_MAX_NUSD
 from wattmill.models.spec import CAPABILITIES
+from wattmill.units import nusd_from_usd, usd_from_nusd
 
 _Finding = tuple[Literal["error", "warning"], Path, str, str, "str | None"]
 
@@ -118,6 +120,7 @@ def _pool(settings: Settings, name: str, pool: Pool, env: Mapping[str, str]) -> 
     at = ("pools", name)
     served = list(upstream_names(pool.models))
     yield from _models(settings, (*at, "models"), served)
+    yield from _context(settings, (*at, "context_tok"), pool.context_tok, served)
     if pool.capabilities is not None:
         for wrong in (c for c in pool.capabilities if c not in CAPABILITIES):
             yield _reference((*at, "capabilities"), "capability", wrong, CAPABILITIES, "Use a known one")
@@ -135,6 +138,19 @@ def _models(settings: Settings, at: Path, names: Collection[str]) -> Iterator[_F
         if model not in settings.models:
             yield _reference(
                 at, "model", model, settings.models, f"Declare it under [models.{dotted((model,))}]"
+            )
+
+
+def _context(settings: Settings, at: Path, context_tok: int, names: Collection[str]) -> Iterator[_Finding]:
+    for model in names:
+        card = settings.models.get(model)
+        if card is not None and context_tok > card.context_tok:
+            yield (
+                "error",
+                at,
+                f"must not exceed the context of model {model!r} ({card.context_tok} tok)",
+                "Lower it, or correct the model's card",
+                str(context_tok),
             )
 
 
@@ -160,7 +176,11 @@ def _http_pool(settings: Settings, at: Path, pool: HttpPool, env: Mapping[str, s
                 'Name `api_key_env`, or declare a pool with engine = "embedded"',
                 None,
             )
-        yield from _models(settings, (*at, "stand_in", "models"), pool.stand_in.models)
+        double = (*at, "stand_in")
+        yield from _models(settings, (*double, "models"), pool.stand_in.models)
+        yield from _context(
+            settings, (*double, "context_tok"), pool.stand_in.context_tok, pool.stand_in.models
+        )
         yield from _weights((*at, "stand_in", "weights"), pool.stand_in.weights)
     if pool.ca_file is not None and not os.access(pool.ca_file, os.R_OK):
         yield "error", (*at, "ca_file"), "no such readable file", "Check the path", f'"{pool.ca_file}"'
@@ -213,6 +233,20 @@ def _charge(settings: Settings, at: Path, book: str, served: Collection[str]) ->
 
 
 def _tenants(settings: Settings) -> Iterator[_Finding]:
+    caps = [(("tenants", org), o.cap_usd) for org, o in settings.tenants.items()] + [
+        (("tenants", org, "teams", team), t.cap_usd)
+        for org, o in settings.tenants.items()
+        for team, t in o.teams.items()
+    ]
+    for above, cap_usd in caps:
+        if cap_usd is not None and nusd_from_usd(cap_usd) > CAP_MAX_NUSD:
+            yield (
+                "error",
+                (*above, "cap_usd"),
+                f"must not exceed {usd_from_nusd(CAP_MAX_NUSD)} dollars",
+                "Leave it out for no cap",
+                f'"{cap_usd}"',
+            )
     teams = [f"{org}/{team}" for org, o in settings.tenants.items() for team in o.teams]
     for at, team in (
         (("factory", "console_team"), settings.factory.console_team),

@@ -1,0 +1,223 @@
+"""From settings to the values that a worker needs: places, backends, fleet, model cards.
+
+Pure: everything that had to be asked of the world (published prices, where engines listen, the environment)
+is an argument. The worker imports this, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from wattmill.app.pool_settings import EmbeddedPool, HttpPool, Pool, Speed, upstream_names
+from wattmill.app.provider_key import provider_key, stands_in
+from wattmill.app.settings import Settings
+from wattmill.distribution.spec import Backend, BackendModel
+from wattmill.models.spec import ModelCard
+from wattmill.scheduling import spec as scheduling
+from wattmill.vocab.price import Price
+from wattmill.vocab.usage import TOKEN_CLASSES
+
+EMBEDDED_ADAPTER = "llama.cpp"
+
+# An embedded engine queues inside itself, and a long prompt on one core takes its time; whether it is alive
+# is the supervisor's question, not a time-out's.
+EMBEDDED_FIRST_BYTE_S = 300.0
+EMBEDDED_TOTAL_S = 900.0
+
+_INPUT = TOKEN_CLASSES.index("input")
+_OUTPUT = TOKEN_CLASSES.index("output")
+
+
+class Endpoint(Protocol):
+    """Where an embedded engine listens."""
+
+    @property
+    def url(self) -> str: ...  # with "/v1"
+
+    @property
+    def key(self) -> str: ...
+
+
+class Prices(msgspec.Struct, frozen=True):
+    """Both legs of one model at one pool, as published."""
+
+    cost: Price
+    charge: Price
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """One pool with the question settled of who answers: the provider, its stand-in, or an engine of ours."""
+
+    pool: str
+    declared: Pool
+    stand_in: bool
+    models: dict[str, str]  # name that clients use -> name that the engine knows
+    weights: str | None  # of an embedded engine; None: the engine is somebody else's
+    threads: int
+    slots: int
+    queue: int
+    context_tok: int  # of one request
+    speed: Speed
+
+    @property
+    def embedded(self) -> bool:
+        return self.weights is not None
+
+
+def places(settings: Settings, env: Mapping[str, str]) -> dict[str, Place]:
+    """Return every pool by name, in the order of the declaration."""
+    return {name: _place(name, pool, env) for name, pool in settings.pools.items()}
+
+
+def _place(name: str, pool: Pool, env: Mapping[str, str]) -> Place:
+    if isinstance(pool, HttpPool) and pool.stand_in is not None and stands_in(pool, env):
+        double = pool.stand_in
+        return Place(
+            pool=name,
+            declared=pool,
+            stand_in=True,
+            models=upstream_names(double.models),
+            weights=double.weights,
+            threads=double.threads,
+            slots=double.slots,
+            queue=double.queue,
+            context_tok=double.context_tok,
+            speed=double.speed,
+        )
+    return Place(
+        pool=name,
+        declared=pool,
+        stand_in=False,
+        models=upstream_names(pool.models),
+        weights=pool.weights if isinstance(pool, EmbeddedPool) else None,
+        threads=pool.threads if isinstance(pool, EmbeddedPool) else 0,
+        slots=pool.slots,
+        queue=pool.queue,
+        context_tok=pool.context_tok,
+        speed=pool.speed,
+    )
+
+
+def backends(
+    settings: Settings,
+    prices: Mapping[tuple[str, str], Prices],
+    endpoints: Mapping[str, Endpoint],
+    env: Mapping[str, str],
+) -> dict[str, Backend]:
+    """Return what the gateway may send to, by pool.
+
+    Args:
+        prices: by (pool, model as clients ask for it); every model of every pool must be there.
+        endpoints: by pool, for each embedded engine. A missing one raises `LookupError`: a place without an
+            address is a defect of the start, not a place that is down.
+    """
+    return {name: _backend(place, prices, endpoints, env) for name, place in places(settings, env).items()}
+
+
+def _backend(
+    place: Place,
+    prices: Mapping[tuple[str, str], Prices],
+    endpoints: Mapping[str, Endpoint],
+    env: Mapping[str, str],
+) -> Backend:
+    models: dict[str, BackendModel] = {}
+    for model, upstream in place.models.items():
+        both = prices[place.pool, model]
+        models[model] = BackendModel(name=model, upstream=upstream, cost=both.cost, charge=both.charge)
+    if place.embedded:
+        endpoint = endpoints[place.pool]
+        return Backend(
+            pool=place.pool,
+            adapter=EMBEDDED_ADAPTER,
+            base_url=endpoint.url,
+            models=models,
+            headers=(("authorization", f"Bearer {endpoint.key}"),),
+            slots=place.slots,
+            max_connections=place.slots + place.queue,
+            first_byte_timeout_s=EMBEDDED_FIRST_BYTE_S,
+            idle_timeout_s=EMBEDDED_FIRST_BYTE_S,
+            total_timeout_s=EMBEDDED_TOTAL_S,
+        )
+    pool = place.declared
+    assert isinstance(pool, HttpPool)
+    headers = tuple((name.lower(), value) for name, value in pool.headers.items())
+    key = provider_key(pool, env)
+    if key is not None:
+        headers += (("authorization", f"Bearer {key}"),)
+    return Backend(
+        pool=place.pool,
+        adapter=pool.adapter,
+        base_url=pool.base_url.rstrip("/"),
+        models=models,
+        headers=headers,
+        slots=pool.slots,
+        max_connections=pool.max_connections,
+        connect_timeout_s=pool.connect_timeout_s,
+        first_byte_timeout_s=pool.first_byte_timeout_s,
+        idle_timeout_s=pool.idle_timeout_s,
+        total_timeout_s=pool.total_timeout_s,
+        ca_file=pool.ca_file,
+        tls_verify=pool.tls_verify,
+        proxy=pool.proxy,
+    )
+
+
+def fleet_pools(
+    settings: Settings,
+    backends: Mapping[str, Backend],
+    env: Mapping[str, str],
+    capabilities_of: Callable[[str], frozenset[str]],
+) -> tuple[scheduling.Pool, ...]:
+    """Return the pools as the policy sees them, all healthy, in the order of the declaration.
+
+    Args:
+        capabilities_of: what an adapter can do, by its name; a declared list only narrows that.
+    """
+    return tuple(
+        _fleet_pool(place, backends[name], capabilities_of) for name, place in places(settings, env).items()
+    )
+
+
+def _fleet_pool(
+    place: Place, backend: Backend, capabilities_of: Callable[[str], frozenset[str]]
+) -> scheduling.Pool:
+    able = capabilities_of(backend.adapter)
+    if place.declared.capabilities is not None:
+        able &= frozenset(place.declared.capabilities)
+    return scheduling.Pool(
+        name=place.pool,
+        models=frozenset(place.models),
+        capabilities=able,
+        context_tok=place.context_tok,
+        privacy=place.declared.privacy,
+        slots=place.slots,
+        queue=place.queue,
+        charge_in_nusd_per_mtok=_rates_of(backend, _INPUT),
+        charge_out_nusd_per_mtok=_rates_of(backend, _OUTPUT),
+        prefill_tok_per_s=place.speed.prefill_tok_per_s,
+        decode_tok_per_s=place.speed.decode_tok_per_s,
+        overhead_s=place.speed.overhead_s,
+    )
+
+
+def _rates_of(backend: Backend, token_class: int) -> dict[str, int]:
+    """Return rates for the expectation only. A class without one adds nothing to it: the reservation refuses
+    a request that could use such a class."""
+    return {name: m.charge.rates_nusd_per_mtok[token_class] or 0 for name, m in backend.models.items()}
+
+
+def cards(settings: Settings) -> dict[str, ModelCard]:
+    """Return the card of every declared model, by name."""
+    return {name: model.card(name) for name, model in settings.models.items()}
+
+
+def route_weights(settings: Settings) -> scheduling.Weights:
+    routing = settings.routing
+    return scheduling.Weights(
+        usd_per_s=routing.usd_per_s,
+        expected_output_tok=routing.expected_output_tok,
+        bound_tok_per_tok=routing.bound_tok_per_tok,
+    )
