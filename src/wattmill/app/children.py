@@ -1,0 +1,126 @@
+"""Child processes under supervision: started, watched, restarted, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wattmill.app.state import ProcessState
+
+_BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
+_STEADY_S = 30.0  # up that long, a child has recovered: its next crash restarts at once again
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """How to start one process. `ready` is asked until it says True; until then the child is `starting`."""
+
+    role: str
+    argv: Sequence[str]
+    env: Mapping[str, str] = field(default_factory=dict)
+    ready: Callable[[], bool] | None = None
+
+
+class Child:
+    """One supervised process. All methods are called from the supervisor's main thread: on Linux a child's
+    parent-death signal follows the thread that started it, not the process."""
+
+    def __init__(self, spec: ChildSpec, *, logs: Path, lifeline_fd: int) -> None:
+        self.spec = spec
+        self._logs = logs
+        self._lifeline_fd = lifeline_fd
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_s = 0.0
+        self._started_us = 0
+        self._start_at_s = 0.0
+        self._failures = 0
+        self._is_ready = False
+        self.restarts = 0
+        self.last_exit: str | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def is_ready(self) -> bool:
+        return self._process is not None and self._is_ready
+
+    def start(self, *, now_s: float, wall_us: int) -> None:
+        log = os.open(
+            self._logs / f"{self.spec.role}.log",
+            os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
+            0o600,
+        )
+        try:
+            self._process = subprocess.Popen(
+                self.spec.argv,
+                env={**os.environ, **self.spec.env, "WATTMILL_LIFELINE": str(self._lifeline_fd)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(self._lifeline_fd,),
+                start_new_session=True,  # Ctrl-C is for the supervisor, which then ends its children in order
+            )
+        finally:
+            os.close(log)
+        self._started_s, self._started_us = now_s, wall_us
+        self._is_ready = self.spec.ready is None
+
+    def tend(self, *, now_s: float, wall_us: int) -> bool:
+        """Notice an exit, restart after a growing pause. Returns True when the child's state changed."""
+        if self._process is None:
+            if now_s < self._start_at_s:
+                return False
+            self.restarts += 1
+            self.start(now_s=now_s, wall_us=wall_us)
+            return True
+        code = self._process.poll()
+        if code is not None:
+            self.last_exit = _exit_text(code)
+            if now_s - self._started_s > _STEADY_S:
+                self._failures = 0
+            self._start_at_s = now_s + _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
+            self._failures += 1
+            self._process, self._is_ready = None, False
+            return True
+        if not self._is_ready and self.spec.ready is not None and self.spec.ready():
+            self._is_ready = True
+            return True
+        return False
+
+    def signal(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def stop(self, timeout_s: float) -> None:
+        """Ask it to end, wait, then make it end."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self.last_exit = _exit_text(self._process.returncode)
+        self._process, self._is_ready = None, False
+
+    def state(self) -> ProcessState:
+        up = "up" if self._is_ready else "starting"
+        return ProcessState(
+            role=self.spec.role,
+            pid=self.pid,
+            since_us=self._started_us,
+            restarts=self.restarts,
+            state=up if self._process is not None else "down",
+            last_exit=self.last_exit,
+        )
+
+
+def _exit_text(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,130 @@
+"""A small scripted workload, so that a newcomer sees life at once: `wattmill up --load`.
+
+Plain HTTP from the standard library, as any client would send it: streamed and not, private and public,
+pinned to each place, one in a while hung up on in the middle. It ends by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import random
+import threading
+import time
+from urllib.parse import urlsplit
+
+import msgspec
+
+_PROMPTS = (
+    "Name three uses of a heat pump.",
+    "Write one sentence about the sea.",
+    "What is a watt?",
+    "Give me a title for a talk on data centres.",
+    "Explain caching to a child in two sentences.",
+    "List four words that rhyme with light.",
+    "Why do batteries age?",
+    "Summarise: a token factory turns electricity into answers, and keeps books on both.",
+)
+
+
+class Shape(msgspec.Struct, frozen=True, kw_only=True):
+    """One kind of request, and how often it comes."""
+
+    weight: int
+    model: str
+    stream: bool
+    max_tokens: int
+    privacy: str = "internal"
+    hang_up_after_chunks: int | None = None
+
+
+def shapes(model: str, pools: list[str]) -> list[Shape]:
+    """Return the mix for a factory that serves `model` at `pools`."""
+    mix = [
+        Shape(weight=6, model=model, stream=True, max_tokens=32),
+        Shape(weight=2, model=model, stream=False, max_tokens=24),
+        Shape(weight=2, model=model, stream=True, max_tokens=32, privacy="private"),
+        Shape(weight=1, model=model, stream=True, max_tokens=64, hang_up_after_chunks=6),
+    ]
+    return mix + [
+        Shape(weight=1, model=f"{pool}/{model}", stream=True, max_tokens=24, privacy="public") for pool in pools
+    ]
+
+
+def send(url: str, key: str, shape: Shape, prompt: str, *, timeout_s: float = 60.0) -> int:
+    """Send one request and read its answer; return the HTTP status (0: the connection broke)."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=timeout_s)
+    body = msgspec.json.encode(
+        {
+            "model": shape.model,
+            "stream": shape.stream,
+            "max_tokens": shape.max_tokens,
+            "messages": [{"role": "user", "content": prompt}],
+        }
+    )
+    headers = {
+        "authorization": f"Bearer {key}",
+        "content-type": "application/json",
+        "x-wattmill-privacy": shape.privacy,
+    }
+    try:
+        connection.request("POST", f"{parts.path}/chat/completions", body, headers)
+        answer = connection.getresponse()
+        if shape.hang_up_after_chunks is None:
+            answer.read()
+        else:
+            for _ in range(shape.hang_up_after_chunks * 2):  # each event is a line and a blank one
+                answer.readline()
+        return answer.status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
+
+
+def drive(url: str, key: str, mix: list[Shape], *, seconds: float, clients: int, seed: int) -> None:
+    """Run `clients` people side by side for `seconds`; each thinks a moment between two requests."""
+    until_s = time.monotonic() + seconds
+
+    def person(number: int) -> None:
+        rng = random.Random(seed * 1_000 + number)  # noqa: S311  a workload, not a secret
+        while time.monotonic() < until_s:
+            shape = rng.choices(mix, [s.weight for s in mix])[0]
+            send(url, key, shape, rng.choice(_PROMPTS))
+            time.sleep(min(rng.expovariate(2.0), 2.0))
+
+    people = [threading.Thread(target=person, args=(n,), daemon=True) for n in range(clients)]
+    for thread in people:
+        thread.start()
+    for thread in people:
+        thread.join(max(0.0, until_s - time.monotonic()) + 1.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="wattmill.app.load")
+    parser.add_argument("--url", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--pools", default="")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--clients", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+
+    from wattmill.app import lifeline
+
+    lifeline.arm()
+    mix = shapes(args.model, [pool for pool in args.pools.split(",") if pool])
+    drive(
+        args.url,
+        os.environ["WATTMILL_LOAD_KEY"],
+        mix,
+        seconds=args.seconds,
+        clients=args.clients,
+        seed=args.seed,
+    )
+
+
+if __name__ == "__main__":
+    main()

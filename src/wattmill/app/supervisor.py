@@ -1,0 +1,364 @@
+"""The factory alive: processes started in order, watched, restarted, and ended in order.
+
+Everything here runs on the main thread of `wattmill up` (a child's parent-death signal follows the thread
+that started it), except the sampler, which has a thread and a journal of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+
+from wattmill.app import lifeline
+from wattmill.app.children import Child, ChildSpec
+from wattmill.app.clock import LiveClock
+from wattmill.app.declaration import Loaded, stored
+from wattmill.app.engines import EngineEndpoint, embedded_specs, new_key, write_endpoints
+from wattmill.app.home import Home
+from wattmill.app.plan import EMBEDDED_ADAPTER, Place, places
+from wattmill.app.publish import publish_prices
+from wattmill.app.sampler import EngineTarget, Sampler
+from wattmill.app.settings import Settings
+from wattmill.app.state import FactoryState, PlaceState, write_state
+from wattmill.app.tenants import apply_tenants
+from wattmill.app.who_listens import free_port
+from wattmill.app.worker_control import ask
+from wattmill.ledger.journal import Journal
+from wattmill.ledger.stores.control import Control
+from wattmill.models.engines.embedded import EmbeddedSpec, command
+from wattmill.power.spec import HostPower
+
+TICK_S = 0.1
+_STATE_S = 1.0
+
+
+class Factory:
+    """All processes of one running factory. `start`, then `tick` each 0.1 s, then `stop`."""
+
+    def __init__(self, home: Home, loaded: Loaded, *, env: Mapping[str, str]) -> None:
+        self.home = home
+        self.settings = _with_ports(loaded.settings)
+        self.problem: str | None = None
+        self._env = env
+        self._clock = LiveClock()
+        self._control = Control(home.control_db)
+        self._config_version = self._accept(self.settings)
+        self._child_end, self._keep_end = lifeline.make()
+        self._started_us = self._clock.wall_us()
+        self._endpoints: dict[str, EngineEndpoint] = {}
+        self._specs: dict[str, EmbeddedSpec] = {}
+        self._engines: dict[str, Child] = {}
+        self._services: list[Child] = []
+        self._sampler: Sampler | None = None
+        self._targets: list[EngineTarget] = []
+        self._stated_s = 0.0
+
+    # --- life --------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start everything; readiness comes with `tick`."""
+        self._place_engines()
+        settings = self.settings
+        python = [sys.executable, "-m"]
+        home = ["--home", str(self.home.root)]
+        self._services = [
+            self._child("ledger", [*python, "wattmill.app.ledger_process", *home]),
+            *(
+                self._child(
+                    f"gateway-{n}",
+                    [*python, "wattmill.app.worker", *home, "--worker", str(n)],
+                    ready=_answers_control(self.home.worker_socket(n)),
+                )
+                for n in range(settings.gateway.workers)
+            ),
+            self._child(
+                "admin",
+                [*python, "wattmill.app.admin_process", *home],
+                ready=_answers_http(settings.admin.host, settings.admin.port, "/healthz"),
+            ),
+        ]
+        for child in self._services:
+            child.start(now_s=self._clock.now(), wall_us=self._clock.wall_us())
+        self._sampler = Sampler(
+            host=HostPower(
+                idle_w=settings.host.idle_w,
+                max_w=settings.host.max_w,
+                alpha=settings.host.alpha,
+                cores=os.cpu_count() or 1,
+            ),
+            journal=Journal(self.home.journal, kind="meter", worker=0),
+            clock=self._clock,
+            targets=lambda: self._targets,
+        )
+        self._sampler.start()
+        self._write_state()
+
+    def tick(self) -> bool:
+        """Tend all children once; returns True if one of them changed its state."""
+        now_s, wall_us = self._clock.now(), self._clock.wall_us()
+        changed = [child.tend(now_s=now_s, wall_us=wall_us) for child in self.children()]
+        if any(changed):
+            self._targets = self._engine_targets()
+        if any(changed) or now_s - self._stated_s >= _STATE_S:
+            self._write_state()
+        return any(changed)
+
+    def children(self) -> list[Child]:
+        return [*self._engines.values(), *self._services]
+
+    @property
+    def is_ready(self) -> bool:
+        return all(child.is_ready for child in self.children())
+
+    def not_ready(self) -> list[str]:
+        return [child.spec.role for child in self.children() if not child.is_ready]
+
+    def stop(self) -> None:
+        """End in order: no new work, running answers finish, last readings, everything booked."""
+        gateways = [c for c in self._services if c.spec.role.startswith("gateway")]
+        for child in gateways:
+            child.signal(signal.SIGTERM)
+        for child in gateways:
+            child.stop(self.settings.gateway.drain_s + 5.0)
+        if self._sampler is not None:
+            self._sampler.finish()
+        for child in self._engines.values():
+            child.stop(2.0)
+        for child in self._services:
+            child.stop(30.0)
+        self._write_state()
+        self._control.close()
+        os.close(self._keep_end)
+        os.close(self._child_end)
+
+    # --- reload ------------------------------------------------------------------------------------------
+
+    def reload(self, loaded: Loaded) -> list[str]:
+        """Take a new declaration over without dropping a stream; returns what only a restart can change."""
+        new = loaded.settings
+        kept = msgspec.structs.replace(
+            new,
+            gateway=msgspec.structs.replace(
+                new.gateway,
+                host=self.settings.gateway.host,
+                port=self.settings.gateway.port,
+                workers=self.settings.gateway.workers,
+                tls=self.settings.gateway.tls,
+            ),
+            admin=self.settings.admin,
+            host=self.settings.host,
+            journal=self.settings.journal,
+        )
+        later = [
+            name
+            for name, asked, has in (
+                ("[gateway] host", new.gateway.host, self.settings.gateway.host),
+                ("[gateway] port", new.gateway.port or kept.gateway.port, kept.gateway.port),
+                ("[gateway] workers", new.gateway.workers, kept.gateway.workers),
+                ("[gateway.tls]", new.gateway.tls, kept.gateway.tls),
+                ("[admin] port", new.admin.port or kept.admin.port, kept.admin.port),
+                ("[host]", new.host, kept.host),
+                ("[journal]", new.journal, kept.journal),
+            )
+            if asked != has
+        ]
+        self._config_version = self._accept(kept)
+        self.settings = kept
+        self.problem = None
+        self._place_engines()
+        for n in range(kept.gateway.workers):
+            ask(self.home.worker_socket(n), "reload")
+        self._write_state()
+        return later
+
+    def _accept(self, settings: Settings) -> int:
+        """Write a declaration into the control database, where all processes read it."""
+        text = stored(settings)
+        before = self._control.config()
+        if before is None or before[1] != text:
+            # Caps set by hand hold until the declaration itself changes.
+            apply_tenants(self._control, settings)
+        publish_prices(self._control, settings, self._env)
+        return self._control.put_config(text, self._clock.wall_us())
+
+    # --- engines -----------------------------------------------------------------------------------------
+
+    def _place_engines(self) -> None:
+        """Start, restart or end embedded engines until they are those that the declaration names."""
+        wanted = embedded_specs(self.settings, self._env)
+        for pool in [p for p in self._engines if wanted.get(p) != self._specs.get(p)]:
+            self._engines.pop(pool).stop(2.0)
+            self._specs.pop(pool)
+            self._endpoints.pop(pool)
+        for pool, spec in wanted.items():
+            if pool in self._engines:
+                continue
+            endpoint = EngineEndpoint(port=free_port(), key=new_key())
+            argv, env = command(spec, endpoint.port)
+            child = self._child(
+                f"engine-{pool}",
+                argv,
+                env={**env, "WATTMILL_ENGINE_KEY": endpoint.key},
+                ready=_answers_http(endpoint.host, endpoint.port, "/health"),
+            )
+            child.start(now_s=self._clock.now(), wall_us=self._clock.wall_us())
+            self._engines[pool], self._specs[pool], self._endpoints[pool] = child, spec, endpoint
+        write_endpoints(self.home, self._endpoints)
+        self._targets = self._engine_targets()
+
+    def _engine_targets(self) -> list[EngineTarget]:
+        stands_in = {name for name, place in self.places().items() if place.stand_in}
+        return [
+            EngineTarget(
+                pool=pool,
+                adapter=EMBEDDED_ADAPTER,
+                root_url=endpoint.root_url,
+                headers=endpoint.headers,
+                pid=self._engines[pool].pid,
+                instance=f"{self._engines[pool].pid}-{self._engines[pool].state().since_us}",
+                joules_known=pool not in stands_in,
+            )
+            for pool, endpoint in self._endpoints.items()
+            if self._engines[pool].pid is not None
+        ]
+
+    def places(self) -> dict[str, Place]:
+        return places(self.settings, self._env)
+
+    def endpoint(self, pool: str) -> EngineEndpoint | None:
+        return self._endpoints.get(pool)
+
+    # --- state -------------------------------------------------------------------------------------------
+
+    @property
+    def gateway_url(self) -> str:
+        gateway = self.settings.gateway
+        scheme = "https" if gateway.tls.cert_file else "http"
+        return f"{scheme}://{_reachable(gateway.host)}:{gateway.port}"
+
+    @property
+    def admin_url(self) -> str:
+        return f"http://{_reachable(self.settings.admin.host)}:{self.settings.admin.port}"
+
+    def _write_state(self) -> None:
+        self._stated_s = self._clock.now()
+        power = self._sampler.power if self._sampler is not None else None
+        watts = power.by_pool_w if power is not None else {}
+        with contextlib.suppress(OSError):  # a full disk must not end the supervisor
+            write_state(
+                self.home,
+                FactoryState(
+                    name=self.settings.factory.name,
+                    supervisor_pid=os.getpid(),
+                    started_us=self._started_us,
+                    at_us=self._clock.wall_us(),
+                    gateway_url=self.gateway_url,
+                    admin_url=self.admin_url,
+                    workers=self.settings.gateway.workers,
+                    processes=[child.state() for child in self.children()],
+                    places=[
+                        PlaceState(
+                            pool=name,
+                            place=place.declared.place,
+                            engine=_engine_words(place),
+                            stand_in=place.stand_in,
+                            power_w=watts.get(name),
+                            power_provenance="modelled" if name in watts else "unknown",
+                        )
+                        for name, place in self.places().items()
+                    ],
+                    host_w=power.host_w if power is not None else None,
+                    idle_w=power.idle_w if power is not None else None,
+                    other_w=power.other_w if power is not None else None,
+                    power_provenance="modelled" if power is not None else "unknown",
+                    power_source=power.source if power is not None else "",
+                    problem=self.problem,
+                    config_version=self._config_version,
+                ),
+            )
+
+    def _child(
+        self,
+        role: str,
+        argv: list[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        ready: Callable[[], bool] | None = None,
+    ) -> Child:
+        spec = ChildSpec(role=role, argv=argv, env=env or {}, ready=ready)
+        return Child(spec, logs=self.home.logs, lifeline_fd=self._child_end)
+
+    def spawn_helper(self, role: str, argv: list[str], env: Mapping[str, str]) -> Child:
+        """Start a process beside the factory's own (the scripted workload); the caller tends and stops it."""
+        child = self._child(role, argv, env=env)
+        child.start(now_s=self._clock.now(), wall_us=self._clock.wall_us())
+        return child
+
+    @property
+    def control(self) -> Control:
+        return self._control
+
+
+def _with_ports(settings: Settings) -> Settings:
+    """Let the kernel choose where the declaration says 0."""
+    replace = msgspec.structs.replace
+    gateway, admin = settings.gateway, settings.admin
+    if gateway.port == 0:
+        gateway = replace(gateway, port=free_port(gateway.host))
+    if admin.port == 0:
+        admin = replace(admin, port=free_port(admin.host))
+    return replace(settings, gateway=gateway, admin=admin)
+
+
+def _reachable(host: str) -> str:
+    if host in {"0.0.0.0", "::"}:
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _engine_words(place: Place) -> str:
+    if place.weights is not None:
+        return f"llama.cpp, {Path(place.weights).stem if '/' in place.weights else place.weights}"
+    return f"{getattr(place.declared, 'adapter', 'openai')} at {getattr(place.declared, 'base_url', '')}"
+
+
+def _answers_http(host: str, port: int, path: str) -> Callable[[], bool]:
+    def probe() -> bool:
+        connection = http.client.HTTPConnection(_reachable(host).strip("[]"), port, timeout=0.3)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
+
+    return probe
+
+
+def _answers_control(socket_path: Path) -> Callable[[], bool]:
+    def probe() -> bool:
+        answer = ask(socket_path, "status", timeout_s=0.3)
+        return answer is not None and bool(answer.get("listening"))
+
+    return probe
+
+
+def wait_until_ready(factory: Factory, *, timeout_s: float, on_change: Callable[[], None]) -> bool:
+    """Tend the factory until all of it is ready; False at the time-out."""
+    ends_s = time.monotonic() + timeout_s
+    while not factory.is_ready:
+        if time.monotonic() > ends_s:
+            return False
+        if factory.tick():
+            on_change()
+        time.sleep(TICK_S / 2)
+    return True

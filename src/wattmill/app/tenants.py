@@ -1,0 +1,33 @@
+"""From the declaration into the control database: tenants with their caps, and price versions."""
+
+from __future__ import annotations
+
+from wattmill.app.settings import Settings
+from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_records import NoSuch
+from wattmill.units import nusd_from_usd
+
+
+def apply_tenants(control: Control, settings: Settings) -> None:
+    """Make the declared organisations and teams, with their declared caps. What is not declared stays."""
+    for org_name, org in settings.tenants.items():
+        org_node = control.put_org(org_name, _cap(org.cap_usd))
+        for team_name, team in org.teams.items():
+            control.put_team(org_node, team_name, _cap(team.cap_usd))
+
+
+def fresh_key(control: Control, team: str, name: str) -> str:
+    """Return the secret of a new key `name` for `team` ("org/team"); one of that name before it ends now."""
+    node = control.find(team)
+    for key in control.keys():
+        if key.full_name == f"{team}/{name}" and key.revoked_us is None:
+            return control.rotate_key(key.id)[1]
+    try:
+        control.find(f"{team}/{name}")
+    except NoSuch:
+        return control.create_key(node.id, name)[1]
+    return fresh_key(control, team, f"{name}-again")  # revoked by somebody: its node and name are spent
+
+
+def _cap(cap_usd: str | None) -> int | None:
+    return None if cap_usd is None else nusd_from_usd(cap_usd)

@@ -1,0 +1,66 @@
+"""The local control socket of a gateway worker: one JSON line asks, one JSON line answers.
+
+A unix socket in the factory's own folder (0700): whoever can open it may already read the books.
+Operations: `status`, `metrics`, `reload`, `drain`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+Answer = dict[str, Any]
+
+
+async def serve_control(path: Path, operations: dict[str, Callable[[], Answer]]) -> asyncio.Server:
+    """Listen on `path`; an unknown operation is answered with the known ones."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while line := await reader.readline():
+                writer.write(msgspec.json.encode(_answer(line, operations)) + b"\n")
+                await writer.drain()
+        except (ConnectionError, ValueError):
+            pass  # the asker went away, or sent a line beyond the reader's limit
+        finally:
+            writer.close()
+
+    path.unlink(missing_ok=True)  # left behind by a killed worker: the lock on its epoch says that it is gone
+    server = await asyncio.start_unix_server(serve, path=os.fspath(path))
+    path.chmod(0o600)
+    return server
+
+
+def _answer(line: bytes, operations: dict[str, Callable[[], Answer]]) -> Answer:
+    try:
+        name = msgspec.json.decode(line, type=dict[str, Any]).get("op")
+    except msgspec.DecodeError as error:
+        return {"error": f"not one JSON object on a line: {error}"}
+    operation = operations.get(str(name))
+    if operation is None:
+        return {"error": f"no operation {name!r}; there are: {', '.join(operations)}"}
+    return operation()
+
+
+def ask(path: Path, operation: str, *, timeout_s: float = 1.0) -> Answer | None:
+    """Return a worker's answer, or None if it does not answer in time. Blocks: call it off an event loop."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(timeout_s)
+            connection.connect(os.fspath(path))
+            connection.sendall(msgspec.json.encode({"op": operation}) + b"\n")
+            received = b""
+            while not received.endswith(b"\n"):
+                part = connection.recv(65_536)
+                if not part:
+                    return None
+                received += part
+        return msgspec.json.decode(received, type=dict[str, Any])
+    except (OSError, msgspec.DecodeError):
+        return None

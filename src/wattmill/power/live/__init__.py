@@ -1,0 +1,1 @@
+"""Meters: how this layer touches the world."""
