@@ -14,6 +14,7 @@ import msgspec
 
 from wattmill.ledger.stores.control_leases import full_name
 from wattmill.ledger.stores.control_records import ControlError, Credential, KeyRecord, Node, NoSuch, Taken
+from wattmill.units import US_PER_S
 from wattmill.vocab.caller import PRIVACY_CLASSES
 from wattmill.vocab.request import ENDPOINTS
 
@@ -55,10 +56,18 @@ def checked_cap(cap_nusd: int | None) -> int | None:
 
 
 def put_node(
-    db: sqlite3.Connection, parent: int | None, kind: str, name: str, cap_nusd: int | None, now_us: int
+    db: sqlite3.Connection,
+    parent: int | None,
+    kind: str,
+    name: str,
+    cap_nusd: int | None,
+    now_us: int,
+    *,
+    keep_cap: bool = False,
 ) -> tuple[int, bool]:
     """Make a node or set the cap of the one with that name. Returns its id and whether anything changed."""
-    checked_name(name), checked_cap(cap_nusd)
+    checked_name(name)
+    checked_cap(cap_nusd)
     row = db.execute(
         "SELECT id, kind, cap_nusd FROM node WHERE ifnull(parent, 0) = ? AND name = ?", (parent or 0, name)
     ).fetchone()
@@ -72,7 +81,7 @@ def put_node(
     id, found_kind, found_cap = row
     if found_kind != kind:
         raise Taken(f"{name!r} is the name of a {found_kind} there; choose another name for the {kind}")
-    if found_cap == cap_nusd:
+    if keep_cap or found_cap == cap_nusd:
         return id, False
     db.execute("UPDATE node SET cap_nusd = ? WHERE id = ?", (cap_nusd, id))
     return id, True
@@ -152,7 +161,7 @@ def rotate_key(db: sqlite3.Connection, id: int, grace_s: float, now_us: int) -> 
         raise ControlError(f"grace is {grace_s} s, must be >= 0")
     if _key_row(db, id)[1] is not None:
         raise ControlError(f"key {full_name(db, id)!r} is revoked; make a new key instead")
-    until_us = now_us + round(grace_s * 1_000_000)
+    until_us = now_us + round(grace_s * US_PER_S)
     db.execute("UPDATE secret SET until_us = min(ifnull(until_us, ?1), ?1) WHERE node = ?2", (until_us, id))
     return _add_secret(db, id, now_us)
 

@@ -75,14 +75,19 @@ class Control:
 
     # --- the tree of spenders ----------------------------------------------------------------------------
 
-    def put_org(self, name: str, cap_nusd: int | None = None) -> int:
-        """Make an organisation, or set the cap of the one with that name. Returns its node."""
-        return self._put(None, "org", name, cap_nusd)
+    def put_org(self, name: str, cap_nusd: int | None = None, *, keep_cap: bool = False) -> int:
+        """Make an organisation, or set the cap of the one with that name. Returns its node.
 
-    def put_team(self, org: int | str, name: str, cap_nusd: int | None = None) -> int:
+        With `keep_cap` an existing one stays as it is: a cap set at run time outlives a start.
+        """
+        return self._put(None, "org", name, cap_nusd, keep_cap)
+
+    def put_team(
+        self, org: int | str, name: str, cap_nusd: int | None = None, *, keep_cap: bool = False
+    ) -> int:
         """Make a team of `org` (node or name), or set the cap of the one with that name. Returns its node."""
         parent = self.find(org).id if isinstance(org, str) else org
-        return self._put(parent, "team", name, cap_nusd)
+        return self._put(parent, "team", name, cap_nusd, keep_cap)
 
     def nodes(self) -> dict[int, Node]:
         """Return all nodes by id, parents before children. See `tenancy.path_of` and `tenancy.name_of`."""
@@ -106,11 +111,13 @@ class Control:
             control_leases.recall_if_overcommitted(db, node)
             _grow(db)
 
-    def _put(self, parent: int | None, kind: str, name: str, cap_nusd: int | None) -> int:
+    def _put(self, parent: int | None, kind: str, name: str, cap_nusd: int | None, keep_cap: bool) -> int:
         with self._write() as db:
             if parent is not None and tenancy.node(db, parent).kind == "key":
                 raise ControlError(f"node {parent} is a key; a {kind} cannot stand under it")
-            id, changed = tenancy.put_node(db, parent, kind, name, cap_nusd, self._wall_us())
+            id, changed = tenancy.put_node(
+                db, parent, kind, name, cap_nusd, self._wall_us(), keep_cap=keep_cap
+            )
             if changed:
                 control_leases.recall_if_overcommitted(db, id)
                 _grow(db)

@@ -15,8 +15,9 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 
 from wattmill.ledger.stores.control_records import Ask, Budget, Denied, EpochClosed, Holding, NoSuch
+from wattmill.units import NUSD_PER_USD
 
-UNCAPPED_CHUNK_NUSD = 1_000_000 * 1_000_000_000
+UNCAPPED_CHUNK_NUSD = 1_000_000 * NUSD_PER_USD
 """Granted at a node without a cap: so much that asking again is rare, so little that sums stay
 far from 2**63. It is leased like any other money, so that a cap set later knows exactly what is out."""
 

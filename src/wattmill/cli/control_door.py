@@ -1,0 +1,88 @@
+"""How commands reach the control database of a factory, running or not, and how they answer."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import sys
+from collections.abc import Iterator, Sequence
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from wattmill.app.home import Home
+from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_records import ControlError
+from wattmill.units import US_PER_S, nusd_from_usd, usd_text
+
+HomeOption = Annotated[
+    Path,
+    typer.Option("--home", envvar="WATTMILL_HOME", help="Data folder of the factory.", show_default=True),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DEFAULT_HOME = Path(".wattmill")
+
+
+@contextlib.contextmanager
+def control_at(home: Path) -> Iterator[Control]:
+    """Open the control database under `home`; what cannot be done ends the command with its message."""
+    path = Home(home).control_db
+    if not path.exists():
+        fail(f"no factory in {home}: `wattmill up` makes one, or name its folder with --home")
+    try:
+        with Control(path) as control:
+            yield control
+    except (ControlError, LookupError) as error:
+        fail(str(error))
+
+
+def fail(message: str) -> None:
+    """Say why on stderr and exit with 1."""
+    typer.echo(f"wattmill: {message}", err=True)
+    raise typer.Exit(1)
+
+
+def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:
+    """Print a table; columns named in `numbers` stand to the right. A pipe gets its full width."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in headers:
+        table.add_column(header, justify="right" if header in numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False).print(table)
+
+
+def show_json(value: Any) -> None:
+    typer.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def usd_cell(nusd: int | None, none: str = "-") -> str:
+    return none if nusd is None else usd_text(nusd)
+
+
+def when_cell(at_us: int | None, none: str = "-") -> str:
+    """Return an instant to the second, UTC; 0 is "since ever"."""
+    if at_us is None:
+        return none
+    if at_us == 0:
+        return "since ever"
+    return dt.datetime.fromtimestamp(at_us // US_PER_S, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def cap_nusd(text: str) -> int | None:
+    """Return nano-dollars of `10`, `0.5` or `none` (no cap)."""
+    if text.strip().lower() in {"none", "unlimited"}:
+        return None
+    try:
+        usd = Decimal(text.strip().lstrip("$"))
+    except InvalidOperation:
+        usd = Decimal("NaN")
+    if not usd.is_finite() or usd < 0:
+        raise ControlError(f"cap is {text!r}, must be dollars >= 0 such as 25 or 0.5, or `none` for no cap")
+    return nusd_from_usd(usd)
