@@ -25,16 +25,20 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     output_usd_per_mtok: Annotated[Usd, Meta(description="Visible output tokens.", examples=["0.60"])]
     cached_input_usd_per_mtok: Annotated[
         Usd | None,
-        Meta(description="Prompt tokens read from the engine's prefix cache. Absent: the rate of `input`."),
+        Meta(description="Prompt tokens read from the engine's prefix cache. Absent: the rate of input."),
     ] = None
     cache_write_usd_per_mtok: Annotated[
-        Usd | None, Meta(description="Prompt tokens written to a provider's cache at a price.")
+        Usd | None, Meta(description="Prompt tokens written to a cache. Absent: the rate of input.")
     ] = None
     reasoning_usd_per_mtok: Annotated[
-        Usd | None, Meta(description="Reasoning tokens. Absent: the rate of `output`.")
+        Usd | None, Meta(description="Reasoning tokens. Absent: the rate of output.")
     ] = None
-    audio_input_usd_per_mtok: Annotated[Usd | None, Meta(description="Audio tokens of a prompt.")] = None
-    audio_output_usd_per_mtok: Annotated[Usd | None, Meta(description="Audio tokens of an answer.")] = None
+    audio_input_usd_per_mtok: Annotated[
+        Usd | None, Meta(description="Audio tokens of a prompt. Absent: not sold here.")
+    ] = None
+    audio_output_usd_per_mtok: Annotated[
+        Usd | None, Meta(description="Audio tokens of an answer. Absent: not sold here.")
+    ] = None
     request_usd: Annotated[Usd, Meta(description="Per attempt, whatever its tokens.")] = "0"
 
 
@@ -53,6 +57,7 @@ class OwnedCost(
     power_w: Annotated[
         float, Meta(ge=0, description="Electric power of the place while it works, in watts (declared).")
     ]
+    idle_w: Annotated[float, Meta(ge=0, description="Its electric power while it is idle (declared).")] = 0.0
     prefill_tok_per_s: Annotated[
         float,
         Meta(gt=0, description="Prompt tokens per second that the whole place computes when it is busy."),

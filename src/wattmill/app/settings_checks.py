@@ -11,6 +11,7 @@ from typing import Literal
 from wattmill.app.pool_settings import (
     EmbeddedPool,
     HttpPool,
+    ListPriceCost,
     Pool,
     PriceBookCharge,
     upstream_names,
@@ -131,6 +132,8 @@ def _pool(settings: Settings, name: str, pool: Pool, env: Mapping[str, str]) -> 
         served += pool.stand_in.models if pool.stand_in else ()
     if isinstance(pool.charge, PriceBookCharge):
         yield from _charge(settings, at, pool.charge.book, served)
+    if isinstance(pool.cost, ListPriceCost):
+        yield from _list_price((*at, "cost"), pool.cost)
 
 
 def _models(settings: Settings, at: Path, names: Collection[str]) -> Iterator[_Finding]:
@@ -230,6 +233,26 @@ def _charge(settings: Settings, at: Path, book: str, served: Collection[str]) ->
                 f"Declare [{dotted(('prices', book, model))}]: an unknown price is never zero",
                 f'"{book}"',
             )
+
+
+def _list_price(at: Path, cost: ListPriceCost) -> Iterator[_Finding]:
+    from wattmill.ledger.price_book import Omitted, list_price, providers, read_provider
+
+    if cost.provider not in providers():
+        yield _reference((*at, "provider"), "provider", cost.provider, providers(), "Use one of the data")
+        return
+    listed = list_price(cost.provider, cost.model)
+    if isinstance(listed, Omitted):
+        names = [other.model for other in read_provider(cost.provider)]
+        near = difflib.get_close_matches(cost.model, names, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]!r}? Else declare" if near and near[0] != cost.model else "Declare"
+        yield (
+            "error",
+            (*at, "model"),
+            f"no list price can be taken: {listed.reason}",
+            f'{hint} rates of your own with rule = "rates"',
+            f'"{cost.model}"',
+        )
 
 
 def _tenants(settings: Settings) -> Iterator[_Finding]:

@@ -104,7 +104,7 @@ def init(
             out.write(example_text())
     except FileExistsError:
         print(
-            f"wattmill init: {file} exists and was left as it is. Use --force to replace it, or name another.",
+            f"wattmill init: {file} exists and stays as it is. Use --force to replace it, or name another.",
             file=sys.stderr,
         )
         raise typer.Exit(1) from None
