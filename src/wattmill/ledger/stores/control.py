@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from wattmill.ledger import tenancy
 from wattmill.ledger.stores import control_leases, control_prices
+from wattmill.ledger.stores import control_tenants as tenants
 from wattmill.ledger.stores.control_records import (
     Ask,
     Budget,
@@ -90,13 +90,13 @@ class Control:
         return self._put(parent, "team", name, cap_nusd, keep_cap)
 
     def nodes(self) -> dict[int, Node]:
-        """Return all nodes by id, parents before children. See `tenancy.path_of` and `tenancy.name_of`."""
+        """Return all nodes by id, parents before children. See `tenants.path_of` and `tenants.name_of`."""
         with self._read() as db:
-            return tenancy.nodes(db)
+            return tenants.nodes(db)
 
     def find(self, name: str) -> Node:
         """Return the node called "org", "org/team" or "org/team/key". Raises `NoSuch`."""
-        return tenancy.find(self.nodes(), name)
+        return tenants.find(self.nodes(), name)
 
     def set_cap(self, node: int, cap_nusd: int | None) -> None:
         """Set or lift a cap. What workers already hold above a lower one is asked back at once.
@@ -104,18 +104,18 @@ class Control:
         Requests in flight are not cut, so use may pass a cap that is lowered under them; nothing more is
         granted then. Effective on each worker when it next looks (about 0.25 s).
         """
-        tenancy.checked_cap(cap_nusd)
+        tenants.checked_cap(cap_nusd)
         with self._write() as db:
-            tenancy.node(db, node)
+            tenants.node(db, node)
             db.execute("UPDATE node SET cap_nusd = ? WHERE id = ?", (cap_nusd, node))
             control_leases.recall_if_overcommitted(db, node)
             _grow(db)
 
     def _put(self, parent: int | None, kind: str, name: str, cap_nusd: int | None, keep_cap: bool) -> int:
         with self._write() as db:
-            if parent is not None and tenancy.node(db, parent).kind == "key":
+            if parent is not None and tenants.node(db, parent).kind == "key":
                 raise ControlError(f"node {parent} is a key; a {kind} cannot stand under it")
-            id, changed = tenancy.put_node(
+            id, changed = tenants.put_node(
                 db, parent, kind, name, cap_nusd, self._wall_us(), keep_cap=keep_cap
             )
             if changed:
@@ -156,21 +156,21 @@ class Control:
             cap_nusd=cap_nusd,
         )
         with self._write() as db:
-            id, secret = tenancy.create_key(db, team, name, draft, self._wall_us())
+            id, secret = tenants.create_key(db, team, name, draft, self._wall_us())
             _grow(db)
             return _key(db, id), secret
 
     def rotate_key(self, id: int, grace_s: float = 0.0) -> tuple[KeyRecord, str]:
         """Return the key with a new secret; the old one stays good for `grace_s` seconds."""
         with self._write() as db:
-            secret = tenancy.rotate_key(db, id, grace_s, self._wall_us())
+            secret = tenants.rotate_key(db, id, grace_s, self._wall_us())
             _grow(db)
             return _key(db, id), secret
 
     def revoke_key(self, id: int) -> bool:
         """End a key for good; within 1 s on every worker. False if it was revoked before."""
         with self._write() as db:
-            changed = tenancy.revoke_key(db, id, self._wall_us())
+            changed = tenants.revoke_key(db, id, self._wall_us())
             if changed:
                 _grow(db)
             return changed
@@ -178,12 +178,12 @@ class Control:
     def keys(self) -> list[KeyRecord]:
         """Return all keys, revoked ones too, oldest first."""
         with self._read() as db:
-            return tenancy.keys(db)
+            return tenants.keys(db)
 
     def credentials(self) -> tuple[list[KeyRecord], list[Credential]]:
         """Return keys and the hashes of their secrets, of one moment: what a gateway's keyring is made of."""
         with self._read() as db:
-            return tenancy.keys(db), tenancy.credentials(db)
+            return tenants.keys(db), tenants.credentials(db)
 
     # --- the admin token ---------------------------------------------------------------------------------
 
@@ -194,14 +194,14 @@ class Control:
                 db.execute("DELETE FROM admin_token")
             elif db.execute("SELECT 1 FROM admin_token").fetchone():
                 return None
-            token = tenancy.new_secret(ADMIN_MARK)
-            db.execute("INSERT INTO admin_token VALUES (?, ?)", (tenancy.secret_hash(token), self._wall_us()))
+            token = tenants.new_secret(ADMIN_MARK)
+            db.execute("INSERT INTO admin_token VALUES (?, ?)", (tenants.secret_hash(token), self._wall_us()))
             return token
 
     def check_admin_token(self, token: str) -> bool:
         with self._read() as db:
             row = db.execute(
-                "SELECT 1 FROM admin_token WHERE sha256 = ?", (tenancy.secret_hash(token),)
+                "SELECT 1 FROM admin_token WHERE sha256 = ?", (tenants.secret_hash(token),)
             ).fetchone()
             return row is not None
 
@@ -344,7 +344,7 @@ class Control:
 
 
 def _key(db: sqlite3.Connection, id: int) -> KeyRecord:
-    return next(key for key in tenancy.keys(db) if key.id == id)
+    return next(key for key in tenants.keys(db) if key.id == id)
 
 
 def _grow(db: sqlite3.Connection) -> None:
