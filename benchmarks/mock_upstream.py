@@ -5,6 +5,7 @@ It answers at once (or with a set delay between chunks), counts what it says in 
 
 Tokens are counted by a rule that a script can repeat: prompt tokens are the bytes of the JSON of `messages`
 (or `prompt`, `input`) divided by 4, rounded up; completion tokens are `min(max_tokens, --tokens)` a choice.
+With `--count o200k` the text of the messages is counted by that tokenizer instead (tiktoken must be there).
 
 Run it alone with `python benchmarks/mock_upstream.py --port 9000`; it prints `listening PORT` when it is ready.
 """
@@ -16,6 +17,7 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httptools
@@ -76,7 +78,16 @@ class Counts:
 class Mock:
     """What all connections share: settings, totals, and the bytes that do not change."""
 
-    def __init__(self, *, tokens: int, delay_s: float, answer_bytes: int, cached_part: int) -> None:
+    def __init__(
+        self,
+        *,
+        tokens: int,
+        delay_s: float,
+        answer_bytes: int,
+        cached_part: int,
+        count: Callable[[Ask], int] | None = None,
+    ) -> None:
+        self.count = quarter_of_bytes if count is None else count
         self.tokens = tokens
         self.delay_s = delay_s
         self.cached_part = cached_part  # 1/n of the prompt counts as cached; 0: none
@@ -191,7 +202,7 @@ class Connection(asyncio.Protocol):
     def complete(self, body: bytes, *, chat: bool) -> None:
         mock, counts = self.mock, self.mock.counts
         ask = mock.decode(body)
-        prompt = (len(ask.messages) + len(ask.prompt) + 3) // 4
+        prompt = mock.count(ask)
         cached = prompt // mock.cached_part if mock.cached_part else 0
         limit = ask.max_completion_tokens if ask.max_completion_tokens is not None else ask.max_tokens
         each = mock.tokens if ask.mock_tokens is None else ask.mock_tokens
@@ -264,7 +275,7 @@ class Connection(asyncio.Protocol):
     def embed(self, body: bytes) -> None:
         mock, counts = self.mock, self.mock.counts
         ask = mock.decode(body)
-        prompt = (len(ask.input) + 3) // 4
+        prompt = mock.count(ask)
         counts.requests += 1
         counts.prompt_tok += prompt
         answer = (
@@ -286,6 +297,27 @@ class Connection(asyncio.Protocol):
         self.transport.write(JSON_HEAD % len(answer) + answer)
 
 
+def quarter_of_bytes(ask: Ask) -> int:
+    return (len(ask.messages) + len(ask.prompt) + len(ask.input) + 3) // 4
+
+
+def counter_by_tokenizer(name: str) -> Callable[[Ask], int]:
+    """Return a count of the text of all messages, without a chat template. Reads TIKTOKEN_CACHE_DIR."""
+    import tiktoken
+
+    encode = tiktoken.get_encoding(name).encode_ordinary
+
+    def count(ask: Ask) -> int:
+        total = 0
+        for message in msgspec.json.decode(ask.messages):
+            content = message.get("content")
+            parts = [content] if isinstance(content, str) else [part.get("text", "") for part in content or ()]
+            total += sum(len(encode(part)) for part in parts)
+        return total
+
+    return count
+
+
 def framed(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
@@ -296,6 +328,7 @@ async def serve(args: argparse.Namespace) -> None:
         delay_s=args.delay_ms / 1000,
         answer_bytes=args.answer_bytes,
         cached_part=args.cached_part,
+        count=counter_by_tokenizer("o200k_base") if args.count == "o200k" else None,
     )
     listener = socket.create_server((args.host, args.port), backlog=1024)
     server = await asyncio.get_running_loop().create_server(lambda: Connection(mock), sock=listener)
@@ -311,6 +344,7 @@ def main() -> None:
     parser.add_argument("--delay-ms", type=float, default=0.0, help="between two chunks of a stream")
     parser.add_argument("--answer-bytes", type=int, default=1200, help="body of an answer that is not streamed")
     parser.add_argument("--cached-part", type=int, default=0, help="1/N of the prompt is told as cached; 0: none")
+    parser.add_argument("--count", choices=("bytes", "o200k"), default="bytes", help="how prompts are counted")
     parser.add_argument("--cpu", type=int, default=None, help="pin to this core")
     args = parser.parse_args()
     if args.cpu is not None:
