@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from wattmill.ledger import tenancy
 from wattmill.ledger.stores import control_leases, control_prices
 from wattmill.ledger.stores import control_tenants as tenants
 from wattmill.ledger.stores.control_records import (
@@ -90,13 +91,13 @@ class Control:
         return self._put(parent, "team", name, cap_nusd, keep_cap)
 
     def nodes(self) -> dict[int, Node]:
-        """Return all nodes by id, parents before children. See `tenants.path_of` and `tenants.name_of`."""
+        """Return all nodes by id, parents before children. See `tenancy.path_of` and `tenancy.name_of`."""
         with self._read() as db:
             return tenants.nodes(db)
 
     def find(self, name: str) -> Node:
         """Return the node called "org", "org/team" or "org/team/key". Raises `NoSuch`."""
-        return tenants.find(self.nodes(), name)
+        return tenancy.find(self.nodes(), name)
 
     def set_cap(self, node: int, cap_nusd: int | None) -> None:
         """Set or lift a cap. What workers already hold above a lower one is asked back at once.
@@ -104,7 +105,7 @@ class Control:
         Requests in flight are not cut, so use may pass a cap that is lowered under them; nothing more is
         granted then. Effective on each worker when it next looks (about 0.25 s).
         """
-        tenants.checked_cap(cap_nusd)
+        tenancy.checked_cap(cap_nusd)
         with self._write() as db:
             tenants.node(db, node)
             db.execute("UPDATE node SET cap_nusd = ? WHERE id = ?", (cap_nusd, node))
@@ -194,14 +195,14 @@ class Control:
                 db.execute("DELETE FROM admin_token")
             elif db.execute("SELECT 1 FROM admin_token").fetchone():
                 return None
-            token = tenants.new_secret(ADMIN_MARK)
-            db.execute("INSERT INTO admin_token VALUES (?, ?)", (tenants.secret_hash(token), self._wall_us()))
+            token = tenancy.new_secret(ADMIN_MARK)
+            db.execute("INSERT INTO admin_token VALUES (?, ?)", (tenancy.secret_hash(token), self._wall_us()))
             return token
 
     def check_admin_token(self, token: str) -> bool:
         with self._read() as db:
             row = db.execute(
-                "SELECT 1 FROM admin_token WHERE sha256 = ?", (tenants.secret_hash(token),)
+                "SELECT 1 FROM admin_token WHERE sha256 = ?", (tenancy.secret_hash(token),)
             ).fetchone()
             return row is not None
 

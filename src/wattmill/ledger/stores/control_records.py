@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import msgspec
 
+from wattmill.ledger.tenancy import ControlError, Node, NoSuch, Taken
 
-class ControlError(ValueError):
-    """An administrative request that cannot be done; the message names value, rule and way out."""
-
-
-class NoSuch(ControlError):
-    """The named thing does not exist."""
-
-
-class Taken(ControlError):
-    """The name is in use."""
+__all__ = [
+    "Ask",
+    "Budget",
+    "ControlError",
+    "Credential",
+    "Denied",
+    "EpochClosed",
+    "Holding",
+    "KeyRecord",
+    "NoSuch",
+    "Node",
+    "Taken",
+]
 
 
 class EpochClosed(RuntimeError):
     """The epoch was declared dead and its leases folded; a worker that sees this must not serve on."""
-
-
-class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """One spender in the tree organisation -> team -> key. Ids are never reused."""
-
-    id: int
-    parent: int | None
-    kind: str  # "org", "team", "key"
-    name: str  # unique under its parent
-    cap_nusd: int | None  # None: no cap of its own
-    created_us: int
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):

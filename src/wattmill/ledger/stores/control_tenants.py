@@ -1,58 +1,29 @@
-"""Organisation -> team -> key: the tree of spenders, its names, its keys and their secrets.
+"""The tree of spenders and their keys, as the control database keeps them.
 
-Functions with a connection run inside one transaction of the caller; see `stores.control.Control`.
+All functions run inside one transaction of the caller; see `stores.control.Control`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import msgspec
 
 from wattmill.ledger.stores.control_leases import full_name
 from wattmill.ledger.stores.control_records import ControlError, Credential, KeyRecord, Node, NoSuch, Taken
+from wattmill.ledger.tenancy import (
+    PREFIX_LEN,
+    checked_cap,
+    checked_name,
+    name_of,
+    new_secret,
+    path_of,
+    secret_hash,
+)
 from wattmill.units import US_PER_S
 from wattmill.vocab.caller import PRIVACY_CLASSES
 from wattmill.vocab.request import ENDPOINTS
-
-SECRET_MARK = "wm-"
-PREFIX_LEN = 7
-"""Characters of a secret that are kept for people to recognise it: the mark and 24 of its 256 bits."""
-
-CAP_MAX_NUSD = 4 * 10**18  # 4 billion dollars; sums of it still fit SQLite's 64-bit integers
-NAME_MAX = 64
-
-
-def new_secret(mark: str = SECRET_MARK) -> str:
-    """Return a secret with 256 random bits."""
-    return mark + secrets.token_urlsafe(32)
-
-
-def secret_hash(secret: str | bytes) -> bytes:
-    """Return what is stored and looked up instead of a secret.
-
-    A fast hash is right here: slow ones protect what people choose, by making guesses dear. 256 random bits
-    cannot be guessed at any speed, and the gateway computes this for every request.
-    """
-    return hashlib.sha256(secret.encode() if isinstance(secret, str) else secret).digest()
-
-
-def checked_name(name: str) -> str:
-    """Return `name`, or raise: 1 to 64 printable characters, no "/" (it parts "org/team"), no edge spaces."""
-    if not name or len(name) > NAME_MAX or not name.isprintable() or "/" in name or name != name.strip():
-        raise ControlError(
-            f"name is {name!r}, must be 1 to {NAME_MAX} printable characters, no '/', no spaces at the ends"
-        )
-    return name
-
-
-def checked_cap(cap_nusd: int | None) -> int | None:
-    if cap_nusd is not None and not 0 <= cap_nusd <= CAP_MAX_NUSD:
-        raise ControlError(f"cap is {cap_nusd} nano-dollars, must be 0 to {CAP_MAX_NUSD}, or None for no cap")
-    return cap_nusd
 
 
 def put_node(
@@ -100,30 +71,6 @@ def nodes(db: sqlite3.Connection) -> dict[int, Node]:
     """Return all nodes by id; a parent comes before its children."""
     rows = db.execute("SELECT id, parent, kind, name, cap_nusd, created_us FROM node ORDER BY id")
     return {row[0]: _node(row) for row in rows}
-
-
-def path_of(tree: Mapping[int, Node], id: int) -> tuple[int, ...]:
-    """Return the ids from the organisation down to `id`."""
-    path: list[int] = []
-    at: int | None = id
-    while at is not None:
-        path.append(at)
-        at = tree[at].parent
-    return tuple(reversed(path))
-
-
-def name_of(tree: Mapping[int, Node], id: int) -> str:
-    """Return "org/team/key"."""
-    return "/".join(tree[at].name for at in path_of(tree, id))
-
-
-def find(tree: Mapping[int, Node], text: str) -> Node:
-    """Return the node called "org", "org/team" or "org/team/key", or raise `NoSuch` with the near names."""
-    by_name = {name_of(tree, id): found for id, found in tree.items()}
-    if text in by_name:
-        return by_name[text]
-    near = sorted(name for name in by_name if text and text.split("/")[-1] in name)[:5] or sorted(by_name)[:5]
-    raise NoSuch(f"no {text!r} in the budget tree; there is: {', '.join(near) or 'nothing yet'}")
 
 
 def create_key(
