@@ -67,7 +67,7 @@ def decode(text: str, *, file: str, folder: Path, env: Mapping[str, str]) -> Loa
     except msgspec.ValidationError as error:
         found = settings_errors.faults(data, Settings, file=file, text=text)
         return found or [
-            Problem(file=file, key="", rule=str(error), way_out="See docs/reference/settings.md")
+            Problem(file=file, key="", rule=str(error), way_out="See docs/reference/declaration.md")
         ]
     settings = with_absolute_paths(settings, folder)
     problems = settings_checks.problems(settings, file=file, text=text, env=env)

@@ -195,9 +195,9 @@ class HttpPool(_Pool, frozen=True, kw_only=True, tag_field="engine", tag="openai
     """A pool behind any OpenAI-compatible server: a provider, or an engine that you run."""
 
     adapter: Annotated[
-        Literal["openai", "vllm", "llama.cpp", "transformers"],
+        Literal["openai", "openai-compatible", "vllm", "llama.cpp", "transformers"],
         Meta(description="Whose habits the server has: fields it knows, faults that are absorbed."),
-    ] = "openai"
+    ] = "openai-compatible"
     base_url: Annotated[
         str,
         Meta(

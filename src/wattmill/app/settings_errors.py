@@ -175,7 +175,7 @@ def _way_out(text: str, data: Any, path: Path) -> str:
         return f'Money is text, so that it stays exact: write {name} = "{data}"'
     if "matching regex" in text and "_usd" in name:
         return 'Write dollars as digits in quotes, such as "0.15"'
-    return f"See `{name}` in docs/reference/settings.md" if name else "See docs/reference/settings.md"
+    return f"See `{name}` in docs/reference/declaration.md" if name else "See docs/reference/settings.md"
 
 
 # --- types ------------------------------------------------------------------------------------------------
