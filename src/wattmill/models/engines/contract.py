@@ -1,0 +1,231 @@
+"""What every engine adapter is: a table of governed fields and the few names in which engines differ.
+
+An adapter is pure: bytes and values in, bytes and values out. The gateway owns the connection.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import msgspec
+
+from wattmill.vocab.refusal import Refusal
+from wattmill.vocab.request import Body, Endpoint
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """What happens to one governed field.
+
+    `refuses(value)` says what is wrong with a value, or None. `drop`: the field is not sent on (whatever it
+    says would be obeyed beyond our control, or wattmill sets it itself). `cap`: an integer that is
+    sent on, but never above the output clamp.
+    """
+
+    refuses: Callable[[bytes], str | None] | None = None
+    drop: bool = False
+    cap: bool = False
+
+
+class Counters(msgspec.Struct, frozen=True):
+    """An engine's own totals since it started. Token totals are None where the engine keeps none."""
+
+    prompt_tok: int | None  # computed, not taken from a cache
+    output_tok: int | None
+    running: int  # requests it works on now
+    waiting: int = 0
+    cached_tok: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """One kind of engine: how a request is put to it, and what it can and cannot do.
+
+    `always_stream`: chat and completions are streamed from the engine even if the client wants one answer
+    (`assemble.Assembler` makes it), because the engine does not stop a non-streamed request when its caller
+    leaves. `capabilities` is what the adapter can carry rightly, whatever the engine claims.
+    `counts_in`: the field of each chunk in which the engine counts what it has produced so far, if it does.
+    """
+
+    name: str
+    always_stream: bool
+    capabilities: frozenset[str]
+    rules: Mapping[str, Rule]
+    clamp_field: Mapping[Endpoint, str]
+    stream_fields: Mapping[str, msgspec.Raw]  # sent with every streamed request
+    counts_in: Literal["usage", "timings"] | None = None
+    counters_path: str | None = None  # from the root of the server; None: the engine keeps no counters
+    counter_names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # series -> field of Counters
+    keeps_stream_options: frozenset[str] = frozenset()  # of the client's, beside ours
+    extra_check: Callable[[Endpoint, Body], Refusal | None] | None = None
+
+    def check(self, endpoint: Endpoint, body: Body) -> Refusal | None:
+        """Return why this engine may not be sent `body`, or None. `endpoint` is where it would go."""
+        rules = self.rules
+        for name in body:
+            rule = rules.get(name)
+            if rule is None:
+                if "." in name and (rule := rules.get(name[: name.index(".") + 1])) is not None:
+                    return _refused(self.name, name, "is a setting of the engine")
+                continue
+            if rule.refuses is not None and (why := rule.refuses(bytes(body[name]))) is not None:
+                return _refused(self.name, name, why)
+        if self.extra_check is not None:
+            return self.extra_check(endpoint, body)
+        return None
+
+    def render(
+        self,
+        endpoint: Endpoint,
+        body: Body,
+        *,
+        model: str,
+        stream: bool,
+        max_output_tok: int,
+        choices: int,
+    ) -> bytes:
+        """Return the bytes to send: the engine's model name, the clamp where it is obeyed, usage asked for.
+
+        Values that are not governed keep their original bytes. `max_output_tok` (>= 1) is per choice and is
+        ignored for embeddings. The caller has passed `check` before.
+        """
+        rules = self.rules
+        out: dict[str, object] = {}
+        for name, value in body.items():
+            rule = rules.get(name)
+            if rule is None:
+                out[name] = value
+            elif rule.cap:
+                out[name] = _capped(value, max_output_tok)
+            elif not rule.drop:
+                out[name] = value
+        out["model"] = model
+        if endpoint == "embeddings":
+            out.pop("stream", None)
+            out.pop("stream_options", None)
+            return _encode(out)
+        out[self.clamp_field[endpoint]] = max_output_tok
+        if choices != 1 or "n" in body:
+            out["n"] = choices
+        if stream:
+            out.update(self.stream_fields)
+            if self.keeps_stream_options and "stream_options" in body:
+                out["stream_options"] = self._merged_stream_options(body["stream_options"])
+        else:
+            out["stream"] = False
+            out.pop("stream_options", None)
+        return _encode(out)
+
+    def counters(self, text: bytes) -> Counters | None:
+        """Read the engine's own totals from its answer on `counters_path`; None if they are not there."""
+        totals: dict[str, int] = {}
+        names = self.counter_names
+        for line in text.decode("utf-8", "replace").splitlines():
+            if line.startswith("#"):
+                continue
+            series, _, value = line.rpartition(" ")
+            field = names.get(series.partition("{")[0])
+            if field is not None:
+                try:
+                    totals[field] = totals.get(field, 0) + int(float(value))
+                except (ValueError, OverflowError):
+                    return None
+        if "running" not in totals:
+            return None
+        return Counters(
+            prompt_tok=totals.get("prompt_tok"),
+            output_tok=totals.get("output_tok"),
+            running=totals["running"],
+            waiting=totals.get("waiting", 0),
+            cached_tok=totals.get("cached_tok"),
+        )
+
+    def _merged_stream_options(self, asked: msgspec.Raw) -> dict[str, object]:
+        merged: dict[str, object] = {}
+        try:
+            theirs = msgspec.json.decode(asked)
+        except msgspec.DecodeError:
+            theirs = None
+        if isinstance(theirs, dict):
+            merged = {k: v for k, v in theirs.items() if k in self.keeps_stream_options}
+        merged.update(msgspec.json.decode(self.stream_fields["stream_options"]))
+        return merged
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _refused(engine: str, name: str, why: str) -> Refusal:
+    return Refusal(code="field_refused", param=name, message=f"{name!r} {why} (adapter {engine})")
+
+
+def _capped(value: msgspec.Raw, most: int) -> object:
+    try:
+        asked = msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return most
+    return min(asked, most) if isinstance(asked, int) else value
+
+
+# --- the vocabulary of rules -----------------------------------------------------------------------------
+
+
+def _is_null(value: bytes) -> bool:
+    return value.strip() == b"null"
+
+
+def refuse(why: str) -> Rule:
+    """Refuse the field unless it is null; a null is dropped."""
+    return Rule(refuses=lambda value: None if _is_null(value) else why, drop=True)
+
+
+def only(*allowed: object, why: str) -> Rule:
+    """Refuse every value but `allowed` and null; these change nothing, so the field is not sent on."""
+
+    def wrong(value: bytes) -> str | None:
+        if _is_null(value):
+            return None
+        given = msgspec.json.decode(value)
+        if any(given == one and isinstance(given, bool) == isinstance(one, bool) for one in allowed):
+            return None
+        shown = " or ".join(msgspec.json.encode(one).decode() for one in allowed)
+        return f"must be {shown}, got {_short(value)}: {why}"
+
+    return Rule(refuses=wrong, drop=True)
+
+
+def checked_by(wrong: Callable[[object], str | None]) -> Rule:
+    """Send the field on if `wrong(decoded value)` is None."""
+    return Rule(refuses=lambda value: wrong(msgspec.json.decode(value)))
+
+
+DROP = Rule(drop=True)
+"""wattmill sets this itself, or it says nothing that a client may say."""
+
+CAP = Rule(cap=True)
+
+BOUNDED = Rule()
+"""Changes length or cost, but never past the clamp and the reserved worst case: sent on as it is."""
+
+
+def _short(value: bytes) -> str:
+    text = value.decode("utf-8", "replace")
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+STREAM_FIELDS: dict[str, msgspec.Raw] = {
+    "stream": msgspec.Raw(b"true"),
+    "stream_options": msgspec.Raw(b'{"include_usage":true}'),
+}
+
+
+def function_tools(value: object) -> str | None:
+    """Tools that the engine or provider would run itself, at a price of its own, are not sent on."""
+    if value is None or not isinstance(value, list):
+        return None  # the engine says what is wrong with it
+    for tool in value:
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if kind not in ("function", "custom"):
+            return f"may hold only tools of type 'function' or 'custom', got {kind!r}: others cost unmetered money"
+    return None

@@ -1,0 +1,330 @@
+"""What one attempt has said so far: fed with each event of its stream, it counts and hides what was not asked.
+
+The engine's own final usage is the truth ("measured"). Until it comes, and if it never comes, the engine's
+counts in each chunk are the best knowledge ("estimated"), else the number of chunks that had content.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from wattmill.models.engines.contract import Adapter
+from wattmill.models.engines.usage import OpenAIUsage, Timings, from_openai, from_timings
+from wattmill.vocab.fact import UsageSource
+from wattmill.vocab.request import Endpoint
+from wattmill.vocab.usage import ImpossibleUsage, Usage
+
+_US_PER_MS = 1_000
+
+
+class _Delta(msgspec.Struct, gc=False):
+    content: Any = None
+    reasoning_content: Any = None
+    reasoning: Any = None
+    refusal: Any = None
+    tool_calls: Any = None
+    function_call: Any = None
+    audio: Any = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: int = 0
+    finish_reason: str | None = None
+    delta: _Delta | None = None
+    text: str | None = None
+
+
+class _Event(msgspec.Struct, gc=False):
+    id: str | None = None
+    choices: list[_Choice] | None = None
+    usage: OpenAIUsage | None = None
+    timings: Timings | None = None
+    error: Any = None
+
+
+_event = msgspec.json.Decoder(_Event).decode
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Tally:
+    """The running account of one attempt's stream.
+
+    `failure` says what was wrong (an error object, malformed SSE or JSON, impossible usage with its numbers);
+    from then on `feed` gives nothing to send on. It may quote the engine: redact provider keys before showing it.
+    """
+
+    __slots__ = (
+        "_adapter",
+        "_chunks",
+        "_final",
+        "_open",
+        "_show_timings",
+        "_show_usage",
+        "_timings",
+        "_usage",
+        "done",
+        "engine_id",
+        "failure",
+        "finish_reason",
+        "has_content",
+        "output_tok_so_far",
+    )
+
+    def __init__(
+        self, adapter: Adapter, endpoint: Endpoint, *, show_usage: bool, show_timings: bool = False
+    ) -> None:
+        self._adapter = adapter
+        self._show_usage = show_usage
+        self._show_timings = show_timings
+        self._usage: Usage | None = None
+        self._final = False
+        self._open: set[int] = set()  # choices that began and have not finished
+        self._timings: Timings | None = None
+        self._chunks = 0
+        self.has_content = False
+        self.done = False
+        self.failure: str | None = None
+        self.output_tok_so_far = 0
+        self.finish_reason: str | None = None
+        self.engine_id: str | None = None
+
+    def feed(self, event: bytes) -> bytes | None:
+        """Take one event without its blank line; return the bytes to send on with it, or None to hide it.
+
+        `data: [DONE]` sets `done` and is returned too: send what must come before it first.
+        """
+        if self.failure is not None or self.done:
+            return None
+        if event.startswith(b"data: {") and b"\n" not in event:
+            return self._take(event, event[6:])
+        return self._odd(event)
+
+    def _odd(self, event: bytes) -> bytes | None:
+        """Everything that is not one `data: {...}` line: [DONE], comments, CRLF, several lines, `error:`."""
+        data: list[bytes] = []
+        for line in event.splitlines():
+            name, colon, value = line.partition(b":")
+            if name == b"data" and colon:
+                data.append(value.removeprefix(b" "))
+            elif name == b"error" and colon:
+                self.failure = f"the engine sent an error: {_message_of(value)}"
+                return None
+            elif (name and name not in (b"event", b"id", b"retry")) or not colon:
+                self.failure = f"the engine sent a line that is no server-sent event ({len(line)} bytes)"
+                return None
+        if not data:
+            return event + b"\n\n" if event else None
+        payload = b"\n".join(data)
+        if payload.strip() == b"[DONE]":
+            self.done = True
+            return b"data: [DONE]\n\n"
+        joined = b"data: " + payload if len(data) == 1 else b"data: " + _compact(payload)
+        return self._take(joined, payload)
+
+    def _take(self, event: bytes, payload: bytes) -> bytes | None:
+        try:
+            said = _event(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError) as e:
+            self.failure = f"the engine sent an event that is not a chunk of an answer: {e}"
+            return None
+        if said.error is not None:
+            self.failure = f"the engine sent an error: {_message_of(_encode(said.error))}"
+            return None
+        if self.engine_id is None:
+            self.engine_id = said.id
+        content = finish = False
+        if said.choices:
+            for choice in said.choices:
+                if _has_content(choice):
+                    content = True
+                if choice.finish_reason is not None:
+                    finish = True
+                    self.finish_reason = choice.finish_reason
+                    self._open.discard(choice.index)
+                elif self.finish_reason is None or choice.index:
+                    self._open.add(choice.index)
+        if content:
+            self.has_content = True
+            self._chunks += 1
+            if self._adapter.counts_in is None and self._usage is None:
+                self.output_tok_so_far = self._chunks
+        if said.timings is not None:
+            self._timings = said.timings
+            if said.timings.predicted_n > self.output_tok_so_far:
+                self.output_tok_so_far = said.timings.predicted_n
+            if not self._show_timings:
+                event = _without(event, b"timings")
+        if said.usage is not None:
+            return self._take_usage(event, said.usage, bool(said.choices), finish)
+        if not self._show_usage and b',"usage":null' in event:
+            event = event.replace(b',"usage":null', b"", 1)
+        return event + b"\n\n"
+
+    def _take_usage(self, event: bytes, wire: OpenAIUsage, in_content: bool, finish: bool) -> bytes | None:
+        try:
+            usage = from_openai(wire)
+        except ImpossibleUsage as e:
+            self.failure = str(e)
+            return None
+        final = not self._open and (finish or not in_content or self.finish_reason is not None)
+        if final and self.has_content and usage.output_tok == 0:
+            self.failure = f"invalid usage: 0 output tokens after {self._chunks} chunks with content"
+            return None
+        self._usage = usage
+        self._final = final
+        self.output_tok_so_far = usage.output_tok
+        if not in_content:
+            return event + b"\n\n" if self._show_usage else None
+        if not self._show_usage or not final or self._adapter.counts_in == "usage":
+            event = _without(event, b"usage")
+        return event + b"\n\n"
+
+    @property
+    def prompt_tok(self) -> int | None:
+        """The engine's count of the prompt, once it has told it."""
+        if self._usage is not None:
+            return self._usage.prompt_tok
+        if self._timings is not None:
+            return self._timings.prompt_n + self._timings.cache_n
+        return None
+
+    @property
+    def queue_us(self) -> int | None:
+        return None  # no engine tells it in its stream; time to first content minus `prefill_us` bounds it
+
+    @property
+    def prefill_us(self) -> int | None:
+        return None if self._timings is None else int(self._timings.prompt_ms * _US_PER_MS)
+
+    @property
+    def decode_us(self) -> int | None:
+        return None if self._timings is None else int(self._timings.predicted_ms * _US_PER_MS)
+
+    def reading(self, prompt_tok: int | None = None) -> tuple[Usage | None, UsageSource]:
+        """Return what is known now.
+
+        ("measured") the engine's final usage; ("estimated") its counts so far, or the chunks that came;
+        (None, "unmetered") if something was produced and the prompt was never counted; (None, "none") if
+        nothing was. `prompt_tok` stands in for a prompt that the engine worked on and did not count: give it
+        if the request reached the engine (its bound, or its tokenised length).
+        """
+        if self._usage is not None and self._final:
+            return self._usage, "measured"
+        if self._usage is not None and self._adapter.counts_in == "usage":
+            return self._usage, "estimated"
+        if self._timings is not None:
+            try:
+                return from_timings(self._timings), "estimated"
+            except ImpossibleUsage:
+                pass
+        known = self.prompt_tok if self.prompt_tok is not None else prompt_tok
+        if known is not None:
+            return Usage(known, self.output_tok_so_far), "estimated"
+        return None, "unmetered" if self.has_content else "none"
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What a whole, not streamed answer says."""
+
+    usage: Usage | None
+    source: UsageSource
+    finish_reason: str | None = None
+    engine_id: str | None = None
+    prefill_us: int | None = None
+    decode_us: int | None = None
+    failure: str | None = None
+
+
+class _AnswerChoice(msgspec.Struct, gc=False):
+    finish_reason: str | None = None
+
+
+class _Answer(msgspec.Struct, gc=False):
+    id: str | None = None
+    choices: list[_AnswerChoice] | None = None
+    usage: OpenAIUsage | None = None
+    timings: Timings | None = None
+    error: Any = None
+
+
+_answer = msgspec.json.Decoder(_Answer).decode
+
+
+def read_answer(adapter: Adapter, endpoint: Endpoint, body: bytes) -> Reading:
+    """Read a whole answer of status 200. One without usage is "unmetered": produced, and counted by nobody."""
+    try:
+        said = _answer(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as e:
+        return Reading(None, "unmetered", failure=f"the engine's answer cannot be read: {e}")
+    if said.error is not None:
+        return Reading(None, "none", failure=f"the engine sent an error: {_message_of(_encode(said.error))}")
+    finish = said.choices[-1].finish_reason if said.choices else None
+    usage: Usage | None = None
+    failure: str | None = None
+    if said.usage is not None:
+        try:
+            usage = from_openai(said.usage)
+        except ImpossibleUsage as e:
+            failure = str(e)
+    times = said.timings
+    return Reading(
+        usage=usage,
+        source="unmetered" if usage is None else "measured",
+        finish_reason=finish,
+        engine_id=said.id,
+        prefill_us=None if times is None else int(times.prompt_ms * _US_PER_MS),
+        decode_us=None if times is None else int(times.predicted_ms * _US_PER_MS),
+        failure=failure,
+    )
+
+
+def _has_content(choice: _Choice) -> bool:
+    delta = choice.delta
+    if delta is None:
+        return bool(choice.text)
+    return bool(
+        delta.content
+        or delta.reasoning_content
+        or delta.tool_calls
+        or delta.reasoning
+        or delta.refusal
+        or delta.function_call
+        or delta.audio
+    )
+
+
+def _without(event: bytes, name: bytes) -> bytes:
+    """Return the event without a top-level field whose value is an object.
+
+    The usual case is cut out of the bytes: quotes inside JSON strings are escaped, so `,"name":{` can only be
+    a key, and if it is the last one and its object is flat, it is this one. Anything else is decoded.
+    """
+    start = event.rfind(b',"' + name + b'":{')
+    if start >= 0:
+        inner = start + len(name) + 5
+        end = event.find(b"}", inner)
+        if event.find(b"{", inner, end) < 0 and event[end + 1 :] == b"}":
+            return event[:start] + b"}"
+    fields = _fields(event[6:])
+    fields.pop(name.decode(), None)
+    return b"data: " + _encode(fields)
+
+
+def _compact(payload: bytes) -> bytes:
+    return payload.replace(b"\n", b" ")
+
+
+def _message_of(error: bytes) -> str:
+    """Return the engine's own words about an error, shortened."""
+    try:
+        said = msgspec.json.decode(error)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        said = error.decode("utf-8", "replace")
+    if isinstance(said, dict):
+        said = said.get("error", said)
+    if isinstance(said, dict):
+        said = said.get("message") or said.get("code") or said
+    return str(said).strip()[:300]

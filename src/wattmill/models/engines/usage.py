@@ -1,0 +1,97 @@
+"""From each wire format's words to ours: the only place that knows how an engine or provider writes usage.
+
+Streamed and not streamed go through the same functions, so the same work gives the identical `Usage`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from wattmill.vocab.usage import ImpossibleUsage, Usage, checked
+
+_MOST_TOK = 1 << 40  # beyond this a count is a defect of the engine, whatever the model
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None  # OpenRouter
+    cache_creation_tokens: int | None = None  # LiteLLM's and some clouds' name for the same
+    audio_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+    audio_tokens: int | None = None
+
+
+class OpenAIUsage(msgspec.Struct):
+    """The `usage` object of chat, completions and embeddings, with the dialects of it that are known.
+
+    - OpenAI [1]: details are parts of the totals.
+    - DeepSeek [2] names cached input `prompt_cache_hit_tokens`; Moonshot puts `cached_tokens` at the top.
+    - xAI [3] and Gemini's compatible door [4] leave reasoning out of `completion_tokens`, not of the total.
+
+    [1] platform.openai.com/docs/api-reference/chat/object  [2] api-docs.deepseek.com/guides/kv_cache
+    [3] docs.x.ai/docs/guides/reasoning  [4] ai.google.dev/gemini-api/docs/openai
+    """
+
+    prompt_tokens: int
+    completion_tokens: int | None = None  # absent in embeddings
+    total_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+    prompt_cache_hit_tokens: int | None = None
+    cached_tokens: int | None = None
+
+
+class Timings(msgspec.Struct):
+    """llama.cpp's own measurement of one request. `prompt_ms` excludes queueing."""
+
+    prompt_n: int = 0  # computed
+    cache_n: int = 0  # taken from the cache
+    predicted_n: int = 0
+    prompt_ms: float = 0.0
+    predicted_ms: float = 0.0
+
+
+def from_openai(wire: OpenAIUsage) -> Usage:
+    """Return checked usage; raises `ImpossibleUsage` with the numbers."""
+    prompt_tok = wire.prompt_tokens
+    output_tok = wire.completion_tokens or 0
+    cached_tok = wire.prompt_cache_hit_tokens or wire.cached_tokens or 0
+    cache_write_tok = audio_in_tok = reasoning_tok = audio_out_tok = 0
+    if (into := wire.prompt_tokens_details) is not None:
+        cached_tok = into.cached_tokens or cached_tok
+        cache_write_tok = into.cache_write_tokens or into.cache_creation_tokens or 0
+        audio_in_tok = into.audio_tokens or 0
+    if (out := wire.completion_tokens_details) is not None:
+        reasoning_tok = out.reasoning_tokens or 0
+        audio_out_tok = out.audio_tokens or 0
+    if wire.total_tokens is not None and (gap := wire.total_tokens - prompt_tok - output_tok):
+        if gap < 0 or reasoning_tok not in (0, gap):
+            raise ImpossibleUsage(
+                f"invalid usage: total_tokens {wire.total_tokens} is not prompt_tokens {prompt_tok} + "
+                f"completion_tokens {output_tok}, with or without reasoning_tokens {reasoning_tok}"
+            )
+        output_tok += gap
+        reasoning_tok = gap
+    if prompt_tok > _MOST_TOK or output_tok > _MOST_TOK:
+        raise ImpossibleUsage(
+            f"invalid usage: {prompt_tok} input and {output_tok} output tokens cannot be true"
+        )
+    return checked(
+        Usage(
+            prompt_tok,
+            output_tok,
+            cached_tok,
+            cache_write_tok,
+            audio_in_tok,
+            reasoning_tok,
+            audio_out_tok,
+        )
+    )
+
+
+def from_timings(timings: Timings) -> Usage:
+    """Return what llama.cpp had done when it wrote `timings`; its whole prompt is `cache_n + prompt_n`."""
+    return checked(Usage(timings.prompt_n + timings.cache_n, timings.predicted_n, timings.cache_n))
