@@ -1,0 +1,182 @@
+"""Double entry: what happened, as postings that sum to zero for each commodity.
+
+Commodities: `nusd` (nano-dollars), `uj` (microjoules) and one per token class (`tok:input` ...). A positive
+amount went to the account, a negative one came from it. A correction is a new transaction, never an edit.
+
+Accounts (a name stands once per commodity):
+    key:<node>          what a tenant's key was charged, what tokens and joules it used
+    revenue             what tenants owe for
+    overrun:<pool>      charge beyond a reservation: the operator's, never the caller's
+    cost:<pool>         what attempts cost the factory (failed ones too); payable:<pool> is its other side
+    in_doubt            charged at the reservation, outcome unknown; in_doubt_cost:<pool> is the cost leg
+    engine:<pool>       where tokens come from; unmetered:<pool> those that no attempt can be charged with
+    meter:<meter>       where joules come from; idle:<meter> and unattributed:<meter> those of no request
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from wattmill.vocab.fact import End, Intent, MeterWindow
+from wattmill.vocab.usage import TOKEN_CLASSES, Usage
+
+MONEY = "nusd"
+ENERGY = "uj"
+TOKENS = tuple(f"tok:{name}" for name in TOKEN_CLASSES)
+COMMODITIES = (MONEY, ENERGY, *TOKENS)
+
+MAX_LINES = 60
+"""Postings of one transaction; longer ones are split into several that each balance."""
+
+
+class Posting(NamedTuple):
+    commodity: str
+    account: str
+    amount: int
+
+
+class Opened(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the books keep of an intent until its end: stored, so a field may only be appended."""
+
+    seq: int
+    request: int
+    attempt: int
+    at_us: int
+    path: tuple[int, ...]
+    pool: str
+    model: str
+    endpoint: str
+    stream: bool
+    input_bound_tok: int
+    output_clamp_tok: int
+    reserved_nusd: int
+    reserved_cost_nusd: int
+    cost_price: int
+    charge_price: int
+    privacy: str
+    progress_tok: int = 0  # output that was seen delivered: lower knowledge, if it ends in doubt
+
+    @property
+    def key(self) -> int:
+        return self.path[-1]
+
+
+def opened(intent: Intent) -> Opened:
+    """Return what the books keep of `intent`; the decision's facts stay in the journal."""
+    return Opened(
+        intent.seq,
+        intent.request,
+        intent.attempt,
+        intent.at_us,
+        intent.path,
+        intent.pool,
+        intent.model,
+        intent.endpoint,
+        intent.stream,
+        intent.input_bound_tok,
+        intent.output_clamp_tok,
+        intent.reserved_nusd,
+        intent.reserved_cost_nusd,
+        intent.cost_price,
+        intent.charge_price,
+        intent.privacy,
+    )
+
+
+def end_postings(start: Opened, end: End) -> list[Posting]:
+    """Return both legs of one attempt: charge to the tenant, cost to the factory, and its tokens."""
+    key = f"key:{start.path[-1]}"
+    pool = start.pool
+    lines: list[Posting] = []
+    if end.usage is not None:
+        lines += token_postings(pool, key, end.usage)
+    lines += money_postings(pool, key, end.charge_nusd, end.cost_nusd, end.overrun_nusd)
+    return lines
+
+
+def token_postings(pool: str, to: str, usage: Usage) -> list[Posting]:
+    source = f"engine:{pool}"
+    lines = []
+    for commodity, tokens in zip(TOKENS, usage.by_class(), strict=True):
+        if tokens:
+            lines.append(Posting(commodity, source, -tokens))
+            lines.append(Posting(commodity, to, tokens))
+    return lines
+
+
+def money_postings(pool: str, key: str, charge: int, cost: int, overrun: int) -> list[Posting]:
+    lines = []
+    if charge:
+        lines.append(Posting(MONEY, key, charge))
+    if overrun:
+        lines.append(Posting(MONEY, f"overrun:{pool}", overrun))
+    if charge + overrun:
+        lines.append(Posting(MONEY, "revenue", -charge - overrun))
+    if cost:
+        lines.append(Posting(MONEY, f"cost:{pool}", cost))
+        lines.append(Posting(MONEY, f"payable:{pool}", -cost))
+    return lines
+
+
+def doubt_postings(start: Opened) -> list[Posting]:
+    """Return the charge of an attempt whose end nobody saw: its reservation, until something is known."""
+    lines = []
+    if start.reserved_nusd:
+        lines.append(Posting(MONEY, f"key:{start.key}", start.reserved_nusd))
+        lines.append(Posting(MONEY, "in_doubt", -start.reserved_nusd))
+    if start.reserved_cost_nusd:
+        lines.append(Posting(MONEY, f"cost:{start.pool}", start.reserved_cost_nusd))
+        lines.append(Posting(MONEY, f"in_doubt_cost:{start.pool}", -start.reserved_cost_nusd))
+    return lines
+
+
+def unmetered_postings(pool: str, prompt_tok: int, output_tok: int) -> list[Posting]:
+    """Return tokens that an engine counted and no attempt showed (it finished a prefill after its client
+    left). A negative figure takes back what attempts estimated beyond the engine's count."""
+    lines = []
+    for commodity, tokens in ((TOKENS[0], prompt_tok), (TOKENS[4], output_tok)):
+        if tokens:
+            lines.append(Posting(commodity, f"engine:{pool}", -tokens))
+            lines.append(Posting(commodity, f"unmetered:{pool}", tokens))
+    return lines
+
+
+def window_postings(
+    window: MeterWindow, by_key: Mapping[int, int], unattributed_uj: int
+) -> list[list[Posting]]:
+    """Return the transactions of one meter window: each microjoule has one account."""
+    meter = f"meter:{window.meter}"
+    rest = window.total_uj - sum(by_key.values())
+    first = [
+        Posting(ENERGY, meter, -rest),
+        Posting(ENERGY, f"idle:{window.meter}", window.idle_uj),
+        Posting(ENERGY, f"unattributed:{window.meter}", unattributed_uj),
+    ]
+    transactions = [[line for line in first if line.amount]]
+    keys = [(key, uj) for key, uj in sorted(by_key.items()) if uj]
+    for start in range(0, len(keys), MAX_LINES - 1):
+        some = keys[start : start + MAX_LINES - 1]
+        lines = [Posting(ENERGY, meter, -sum(uj for _, uj in some))]
+        transactions.append(lines + [Posting(ENERGY, f"key:{key}", uj) for key, uj in some])
+    return [lines for lines in transactions if lines]
+
+
+def difference(standing: Iterable[Posting], wanted: Iterable[Posting]) -> list[Posting]:
+    """Return the correction that makes books which say `standing` say `wanted`; empty if they do already."""
+    net: dict[tuple[str, str], int] = {}
+    for commodity, account, amount in wanted:
+        net[commodity, account] = net.get((commodity, account), 0) + amount
+    for commodity, account, amount in standing:
+        net[commodity, account] = net.get((commodity, account), 0) - amount
+    return [Posting(commodity, account, amount) for (commodity, account), amount in net.items() if amount]
+
+
+def imbalance(lines: Sequence[Posting]) -> dict[str, int]:
+    """Return the sum per commodity where it is not zero; empty for every transaction in the books."""
+    sums: dict[str, int] = {}
+    for commodity, _, amount in lines:
+        sums[commodity] = sums.get(commodity, 0) + amount
+    return {commodity: total for commodity, total in sums.items() if total}

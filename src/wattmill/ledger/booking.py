@@ -1,0 +1,457 @@
+"""The bookkeeper: facts of many journals in, balanced books out, each fact once, whatever dies when.
+
+All it needs to go on is in the store: the position in each journal is written in the same transaction as the
+rows that were made of what stands before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from wattmill.ledger.attribution import Work
+from wattmill.ledger.book import (
+    MONEY,
+    Opened,
+    Posting,
+    difference,
+    doubt_postings,
+    end_postings,
+    money_postings,
+    opened,
+    token_postings,
+)
+from wattmill.ledger.epoch import Who
+from wattmill.ledger.frame import Damage, encoder
+from wattmill.ledger.in_doubt import Settlement
+from wattmill.ledger.rating import Unpriced, rate
+from wattmill.ledger.stores.sqlite import LedgerDb
+from wattmill.ledger.stores.sqlite_schema import SOURCES, STATUSES
+from wattmill.ledger.tail import Found, Position
+from wattmill.vocab.fact import End, EngineAbort, EngineCount, Intent, MeterWindow, Progress, Refused
+from wattmill.vocab.price import Price
+
+_STATUS = {name: i for i, name in enumerate(STATUSES)}
+_SOURCE = {name: i for i, name in enumerate(SOURCES)}
+_NOTHING = (0,) * 7
+
+_decode_opened = msgspec.msgpack.Decoder(Opened).decode
+Held = MeterWindow | EngineCount
+_decode_held: Callable[[bytes], Held] = msgspec.msgpack.Decoder(Held).decode
+
+
+class EpochState:
+    """One journal as the books know it."""
+
+    __slots__ = ("first_seq", "id", "last_seq", "last_us", "name", "position", "records", "start_us", "state")
+
+    def __init__(
+        self, id: int, name: str, start_us: int, position: Position, records: int, state: str
+    ) -> None:
+        self.id, self.name, self.start_us = id, name, start_us
+        self.position, self.records, self.state = position, records, state
+        self.first_seq: int | None = None  # of the intents in the segment that is being read
+        self.last_seq: int | None = None
+        self.last_us = start_us
+
+
+class Bookkeeper:
+    """Books into `db`. After `book`, `bury`, `settle` or `correct`, nothing is visible before `commit`."""
+
+    def __init__(self, db: LedgerDb, prices: Callable[[], Mapping[int, Price]] = dict) -> None:
+        self.db = db
+        self.prices = prices
+        self._load()
+
+    def _load(self) -> None:
+        rows = self.db.db.execute("SELECT id, name, start_us, segment, offset, records, state FROM epoch")
+        self.epochs: dict[str, EpochState] = {
+            name: EpochState(id, name, start, Position(segment, offset), records, state)
+            for id, name, start, segment, offset, records, state in rows
+        }
+        self.open: dict[tuple[int, int], Opened] = {
+            (epoch, seq): _decode_opened(body)
+            for epoch, seq, body in self.db.db.execute("SELECT epoch, seq, body FROM open_intent")
+        }
+        self._stored_open = set(self.open)
+        self._moved: set[tuple[int, int]] = set()  # open attempts with newer progress than the store has
+        self._touched: set[str] = set()
+        self._used: dict[tuple[int, int], int] = {}
+        self.held: list[tuple[int, Held]] = [
+            (id, _decode_held(body))
+            for id, body in self.db.db.execute("SELECT id, body FROM held ORDER BY id")
+        ]
+        self.works: list[Work] = self._recent_works() if self.held else []
+
+    # -- facts -------------------------------------------------------------------------------------------
+
+    def enter(self, name: str, who: Who) -> EpochState:
+        """Return the state of an epoch, beginning to follow it if it is new."""
+        state = self.epochs.get(name)
+        if state is None:
+            self.db.begin()
+            id = len(self.epochs) + 1
+            self.db.db.execute(
+                "INSERT INTO epoch (id, name, kind, worker, start_us) VALUES (?,?,?,?,?)",
+                (id, name, who.kind, who.worker, who.start_us),
+            )
+            state = self.epochs[name] = EpochState(id, name, who.start_us, Position(), 0, "live")
+        return state
+
+    def book(
+        self, name: str, records: Sequence[Found], position: Position, damages: Sequence[Damage] = ()
+    ) -> None:
+        """Book records that follow the epoch's position, and move it."""
+        epoch = self.epochs[name]
+        self._touched.add(name)
+        for fact, segment, _offset in records:
+            if segment != epoch.position.segment:
+                self._leave_segment(epoch)
+                epoch.position = Position(segment, 0)
+            if type(fact) is Intent:
+                self.open[epoch.id, fact.seq] = opened(fact)
+                epoch.last_seq = fact.seq
+                if epoch.first_seq is None:
+                    epoch.first_seq = fact.seq
+                epoch.last_us = fact.at_us
+            elif type(fact) is End:
+                self._end(epoch, fact)
+                epoch.last_us = fact.at_us
+            elif type(fact) is Progress:
+                start = self.open.get((epoch.id, fact.seq))
+                if start is not None:
+                    self.open[epoch.id, fact.seq] = msgspec.structs.replace(
+                        start, progress_tok=fact.output_tok
+                    )
+                    self._moved.add((epoch.id, fact.seq))
+                    epoch.last_us = fact.at_us
+            elif type(fact) is Refused:
+                self._refused(epoch, fact)
+            elif isinstance(fact, MeterWindow | EngineCount):
+                self._hold(epoch, fact)
+            elif type(fact) is EngineAbort:
+                self.correct(fact)
+        epoch.records += len(records)
+        if position.segment != epoch.position.segment:
+            self._leave_segment(epoch)
+        epoch.position = position
+        for damage in damages:
+            self.db.alarm(epoch.last_us, f"journal_{damage.kind}", str(damage), name)
+
+    def _end(self, epoch: EpochState, end: End) -> None:
+        db = self.db
+        start = self.open.pop((epoch.id, end.seq), None)
+        if start is None:
+            self._end_without_open(epoch, end)
+            return
+        tx = db.post(end_postings(start, end))
+        self._insert_attempt(epoch, start, end, tx)
+        if end.charge_nusd:
+            used = self._used
+            for node in start.path:
+                used[epoch.id, node] = used.get((epoch.id, node), 0) + end.charge_nusd
+        if end.overrun_nusd:
+            text = f"{end.overrun_nusd} nUSD beyond the reservation on {start.pool}: the operator's"
+            db.alarm(end.at_us, "overrun", text, epoch.name, end.seq)
+        if end.usage_source == "unmetered":
+            db.alarm(
+                end.at_us, "unmetered", f"tokens of {start.pool} that nobody counted", epoch.name, end.seq
+            )
+
+    def _insert_attempt(
+        self, epoch: EpochState, start: Opened, end: End, tx: int, status: str | None = None
+    ) -> None:
+        db = self.db
+        name = db.name
+        pool, model = name(start.pool), name(start.model)
+        shape = db.shape(
+            pool,
+            model,
+            name(start.endpoint),
+            int(start.stream),
+            name(start.privacy),
+            start.cost_price,
+            start.charge_price,
+        )
+        usage = end.usage
+        classes = _NOTHING if usage is None else usage.by_class()
+        cached = classes[1]
+        prefill = 0 if usage is None else usage.prompt_tok - cached
+        output = 0 if usage is None else usage.output_tok
+        arrived = end.at_us - end.duration_us
+        started = end.started_us or start.at_us
+        key = start.path[-1]
+        what = status or end.status
+        db.attempt(
+            (
+                tx, epoch.id, start.seq, start.seq - start.request, start.attempt, key, shape, _STATUS[what],
+                _SOURCE[end.usage_source], end.at_us - epoch.start_us, end.duration_us, started - arrived, end.ttft_us,
+                prefill, cached, output, end.charge_nusd, end.cost_nusd, end.overrun_nusd,
+                None if end.error is None else name(end.error),
+            )
+        )  # fmt: skip
+        if start.attempt:
+            db.begin()
+            db.db.execute("INSERT INTO retry VALUES (?,?,?)", (epoch.id, start.request, start.seq))
+        ttft = end.ttft_us
+        db.bucket(
+            end.at_us, key, pool, model,
+            (
+                int(start.attempt == 0), 1, int(what == "failed"), int(what == "aborted"), *classes,
+                end.charge_nusd, end.cost_nusd, end.overrun_nusd, 0, ttft or 0, int(ttft is not None), end.duration_us,
+            ),
+        )  # fmt: skip
+        first = None if ttft is None else arrived + ttft
+        self.works.append(Work(tx, key, start.pool, start.model, started, first, end.at_us, prefill, output))
+
+    def _end_without_open(self, epoch: EpochState, end: End) -> None:
+        self.db.flush()
+        row = self.db.db.execute(
+            "SELECT attempt, body FROM doubt WHERE epoch = ? AND seq = ?", (epoch.id, end.seq)
+        ).fetchone()
+        if row is not None:
+            self._rebook(row[0], end, "late end record", "late_end")
+            return
+        known = self.db.db.execute(
+            "SELECT 1 FROM attempt WHERE epoch = ? AND seq = ?", (epoch.id, end.seq)
+        ).fetchone()
+        kind, text = (
+            ("double_end", "a second end of one attempt; the first one stands")
+            if known
+            else ("lost_intent", "an end whose intent is not in the journal; it cannot be charged to anybody")
+        )
+        self.db.alarm(end.at_us, kind, text, epoch.name, end.seq)
+
+    def _refused(self, epoch: EpochState, fact: Refused) -> None:
+        name = self.db.name
+        key, code = (fact.path[-1] if fact.path else 0), name(fact.code)
+        row = (
+            epoch.id,
+            fact.seq,
+            fact.at_us,
+            key,
+            code,
+            name(fact.model[:200]),
+            name(fact.endpoint),
+            fact.message,
+        )
+        self.db.refused(row, fact.at_us, key, code)
+
+    def _hold(self, epoch: EpochState, fact: Held) -> None:
+        self.db.begin()
+        at_us = fact.end_us if isinstance(fact, MeterWindow) else fact.at_us
+        row = self.db.db.execute(
+            "INSERT INTO held (epoch, at_us, body) VALUES (?,?,?)", (epoch.id, at_us, encoder.encode(fact))
+        )
+        assert row.lastrowid is not None
+        self.held.append((row.lastrowid, fact))
+
+    # -- in doubt ----------------------------------------------------------------------------------------
+
+    def bury(self, name: str, at_us: int) -> int:
+        """The epoch's writer is confirmed dead and its journal read to the end: what is open is in doubt.
+
+        Charged at its reservation until something better is known. Returns how many there are. Idempotent.
+        """
+        epoch = self.epochs[name]
+        if epoch.state != "live":
+            return 0
+        self._touched.add(name)
+        self._leave_segment(epoch)
+        mine = sorted(key for key in self.open if key[0] == epoch.id)
+        for place in mine:
+            start = self.open.pop(place)
+            tx = self.db.post(doubt_postings(start))
+            end = End(
+                start.seq, max(start.at_us, epoch.last_us), "failed", None, "unmetered",
+                start.reserved_cost_nusd, start.reserved_nusd, started_us=start.at_us,
+                duration_us=max(0, epoch.last_us - start.at_us), error="in_doubt",
+            )  # fmt: skip
+            self._insert_attempt(epoch, start, end, tx, "in_doubt")
+            # Energy is spread by the work that is likely: what was seen, and the prompt.
+            self.works[-1] = self.works[-1]._replace(
+                prefill_tok=start.input_bound_tok, decode_tok=start.progress_tok
+            )
+            self.db.note(tx, at_us, "in_doubt", f"{name}:{start.seq}")
+            self.db.db.execute(
+                "INSERT INTO doubt VALUES (?,?,?,?,?,'open',?)",
+                (tx, epoch.id, start.seq, start.pool, encoder.encode(start), at_us),
+            )
+            for node in start.path:
+                self._used[epoch.id, node] = self._used.get((epoch.id, node), 0) + start.reserved_nusd
+        epoch.state = "dead"
+        return len(mine)
+
+    def doubts(self, pool: str | None = None) -> list[tuple[int, Opened]]:
+        """Return (attempt id, what is known) of everything that is in doubt now."""
+        self.db.flush()
+        rows = self.db.db.execute(
+            "SELECT attempt, body FROM doubt WHERE state = 'open' AND (?1 IS NULL OR pool = ?1) ORDER BY attempt",
+            (pool,),
+        )
+        return [(attempt, _decode_opened(body)) for attempt, body in rows]
+
+    def settle(self, attempt: int, as_: Settlement, *, at_us: int) -> None:
+        """Replace a reservation by a settlement, by posting."""
+        end = End(
+            0, at_us, "aborted" if as_.usage else "failed", as_.usage, as_.source, as_.cost_nusd, as_.charge_nusd,
+            as_.overrun_nusd, error=f"reconciled:{as_.rule}",
+        )  # fmt: skip
+        self._rebook(attempt, end, f"reconciled by rule {as_.rule!r}", f"settled_{as_.rule}")
+
+    def correct(self, fact: EngineAbort) -> None:
+        """Believe an engine about an attempt that was in doubt or estimated. The charge that was told stays."""
+        self.db.flush()
+        row = self.db.db.execute(
+            "SELECT attempt.id, source, doubt.body, cost_price, charge_price, charge_nusd, overrun_nusd "
+            "FROM attempt JOIN epoch ON epoch.id = attempt.epoch JOIN shape ON shape.id = shape "
+            "LEFT JOIN doubt ON doubt.attempt = attempt.id WHERE epoch.name = ? AND attempt.seq = ?",
+            (fact.epoch, fact.seq),
+        ).fetchone()
+        if row is None:
+            text = "an engine's word on an attempt that is not in the books"
+            self.db.alarm(fact.at_us, "lost_intent", text, fact.epoch, fact.seq)
+            return
+        id, source, body, cost_price, charge_price, charge, overrun = row
+        if body is None and source == _SOURCE["measured"]:
+            return
+        prices = self.prices()
+        try:
+            cost = rate(prices[cost_price], fact.usage)
+            if body is not None:
+                rated = rate(prices[charge_price], fact.usage)
+                charge = min(rated, _decode_opened(body).reserved_nusd)
+                overrun = rated - charge
+        except (KeyError, Unpriced) as error:
+            self.db.alarm(
+                fact.at_us, "unpriced", f"an engine's word cannot be priced: {error}", fact.epoch, fact.seq
+            )
+            return
+        end = End(fact.seq, fact.at_us, "aborted", fact.usage, "measured", cost, charge, overrun)
+        self._rebook(id, end, "the engine's word", "settled_engine")
+
+    def _rebook(self, attempt: int, end: End, why: str, state: str) -> None:
+        """Make the books say `end` of an attempt: one balanced transaction of what differs from what they say."""
+        db = self.db
+        db.flush()
+        epoch_name, seq, key, status, pool, model, ended_us, body = db.db.execute(
+            "SELECT epoch.name, attempt.seq, key, attempt.status, pool, model, start_us + ended_us, doubt.body "
+            "FROM attempt JOIN epoch ON epoch.id = attempt.epoch JOIN shape ON shape.id = shape "
+            "LEFT JOIN doubt ON doubt.attempt = attempt.id WHERE attempt.id = ?",
+            (attempt,),
+        ).fetchone()
+        place = next(text for text, id in db.names.items() if id == pool)
+        usage = end.usage
+        new = token_postings(place, f"key:{key}", usage) if usage is not None else []
+        new += money_postings(place, f"key:{key}", end.charge_nusd, end.cost_nusd, end.overrun_nusd)
+        lines = difference(db.standing(attempt), new)
+        tx = db.post(lines)
+        db.note(tx, end.at_us, why, f"{epoch_name}:{seq}")
+        db.db.execute("INSERT INTO correction VALUES (?,?)", (tx, attempt))
+        was, now = STATUSES[status], end.status
+        delta = _measures(lines, key, place)
+        failed, aborted = (
+            int(now == "failed") - int(was == "failed"),
+            int(now == "aborted") - int(was == "aborted"),
+        )
+        db.roll_up(ended_us, key, pool, model, **delta, errors=failed, aborted=aborted)
+        cached = 0 if usage is None else usage.cached_tok
+        db.db.execute(
+            "UPDATE attempt SET status=?, source=?, prefill_tok=?, cached_tok=?, output_tok=?, charge_nusd=?, "
+            "cost_nusd=?, overrun_nusd=?, ttft_us=ifnull(?, ttft_us), cause=? WHERE id = ?",
+            (
+                _STATUS[now], _SOURCE[end.usage_source], 0 if usage is None else usage.prompt_tok - cached, cached,
+                0 if usage is None else usage.output_tok, end.charge_nusd, end.cost_nusd, end.overrun_nusd,
+                end.ttft_us, None if end.error is None else db.name(end.error), attempt,
+            ),
+        )  # fmt: skip
+        charged = delta.get("charge_nusd", 0)
+        if body is not None:
+            db.db.execute("UPDATE doubt SET state = ? WHERE attempt = ?", (state, attempt))
+            if charged:
+                # The epoch's use was told to the caps with the reservation in it: they learn the difference.
+                told = encoder.encode(dict.fromkeys(_decode_opened(body).path, charged))
+                db.db.execute("INSERT INTO adjustment VALUES (?,?)", (f"{epoch_name}:{seq}:{tx}", told))
+        if end.overrun_nusd:
+            text = f"{end.overrun_nusd} nUSD beyond the reservation on {place}: the operator's"
+            db.alarm(end.at_us, "overrun", text, epoch_name, seq)
+
+    # -- transactions ------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Make everything since the last commit visible and count once, in one transaction."""
+        db = self.db
+        db.begin()
+        gone = self._stored_open - self.open.keys()
+        fresh = (self.open.keys() - self._stored_open) | (self._moved & self.open.keys())
+        db.db.executemany("DELETE FROM open_intent WHERE epoch = ? AND seq = ?", gone)
+        db.db.executemany(
+            "INSERT OR REPLACE INTO open_intent VALUES (?,?,?)",
+            [(*place, encoder.encode(self.open[place])) for place in fresh],
+        )
+        self._stored_open = set(self.open)
+        self._moved.clear()
+        db.db.executemany(
+            "INSERT INTO epoch_used VALUES (?,?,?) ON CONFLICT DO UPDATE SET nusd = nusd + excluded.nusd",
+            [(epoch, node, nusd) for (epoch, node), nusd in self._used.items()],
+        )
+        self._used.clear()
+        for name in self._touched:
+            epoch = self.epochs[name]
+            db.db.execute(
+                "UPDATE epoch SET segment = ?, offset = ?, records = ?, state = ? WHERE id = ?",
+                (*epoch.position, epoch.records, epoch.state, epoch.id),
+            )
+            self._note_segment(epoch)
+        self._touched.clear()
+        db.commit()
+
+    def rollback(self) -> None:
+        self.db.rollback()
+        self._load()
+
+    def _leave_segment(self, epoch: EpochState) -> None:
+        self._note_segment(epoch)
+        epoch.first_seq = epoch.last_seq = None
+
+    def _note_segment(self, epoch: EpochState) -> None:
+        if epoch.position.segment:
+            self.db.begin()
+            self.db.db.execute(
+                "INSERT INTO segment VALUES (?1,?2,?3,?4,?5) ON CONFLICT DO UPDATE SET "
+                "first_seq = ifnull(first_seq, ?3), last_seq = ifnull(?4, last_seq), last_us = ?5",
+                (epoch.id, epoch.position.segment, epoch.first_seq, epoch.last_seq, epoch.last_us),
+            )
+
+    def _recent_works(self) -> list[Work]:
+        """Rebuild what attribution needs of booked attempts: back to a minute before the oldest held window."""
+        oldest = min(fact.start_us if isinstance(fact, MeterWindow) else fact.at_us for _, fact in self.held)
+        works = []
+        for id, key, pool, model, ended, duration, lead, ttft, prefill, output in self.db.db.execute(
+            "SELECT attempt.id, key, p.text, m.text, start_us + ended_us, duration_us, lead_us, ttft_us, prefill_tok, "
+            "output_tok FROM attempt JOIN epoch ON epoch.id = attempt.epoch JOIN shape ON shape.id = shape "
+            "JOIN name p ON p.id = pool JOIN name m ON m.id = model ORDER BY attempt.id DESC"
+        ):
+            if ended < oldest - 60_000_000:
+                break
+            arrived = ended - duration
+            first = None if ttft is None else arrived + ttft
+            works.append(Work(id, key, pool, model, arrived + lead, first, ended, prefill, output))
+        return works[::-1]
+
+
+def _measures(lines: Sequence[Posting], key: int, pool: str) -> dict[str, int]:
+    """Return what some postings say of a key, as roll-up measures."""
+    sums: dict[str, int] = {}
+    for commodity, account, amount in lines:
+        if account == f"key:{key}":
+            name = "charge_nusd" if commodity == MONEY else commodity.replace(":", "_")
+        elif account == f"cost:{pool}":
+            name = "cost_nusd"
+        elif account == f"overrun:{pool}":
+            name = "overrun_nusd"
+        else:
+            continue
+        sums[name] = sums.get(name, 0) + amount
+    return sums

@@ -1,0 +1,158 @@
+"""What can only be booked when all attempts of its time are known: joules of a window, counts of an engine.
+
+Both wait until every attempt that could have a part in them has ended or is in doubt.
+"""
+
+from __future__ import annotations
+
+from wattmill.ledger.attribution import Work, split
+from wattmill.ledger.book import TOKENS, unmetered_postings, window_postings
+from wattmill.ledger.booking import Bookkeeper
+from wattmill.ledger.in_doubt import divide, settle
+from wattmill.vocab.fact import EngineCount, MeterWindow
+from wattmill.vocab.usage import TOKEN_CLASSES, Usage
+
+KEEP_US = 15_000_000
+"""Attempts are remembered this long after their end: a meter's window arrives within that time."""
+
+_PROMPT = [
+    commodity for commodity, name in zip(TOKENS[:4], TOKEN_CLASSES[:4], strict=True) if name != "cached_input"
+]
+_OUTPUT = TOKENS[4:]
+
+
+def settle_held(books: Bookkeeper, *, read_until_us: int) -> int:
+    """Book the windows and counts that are ripe; return how many.
+
+    Args:
+        books: the books.
+        read_until_us: every fact of every journal up to this instant has been booked.
+    """
+    done = 0
+    for id, fact in sorted(books.held, key=lambda item: _at(item[1])):
+        at_us = _at(fact)
+        if at_us > read_until_us:
+            continue
+        if isinstance(fact, MeterWindow):
+            if any(start.at_us < at_us for start in books.open.values()):
+                continue
+            _book_window(books, fact)
+        else:
+            _book_count(books, fact)
+        books.db.begin()
+        books.db.db.execute("DELETE FROM held WHERE id = ?", (id,))
+        books.held = [item for item in books.held if item[0] != id]
+        done += 1
+    waiting = [fact.start_us if isinstance(fact, MeterWindow) else fact.at_us for _, fact in books.held]
+    oldest = min([read_until_us - KEEP_US, *waiting])
+    if books.works and books.works[0].end_us < oldest:
+        books.works = [work for work in books.works if work.end_us >= oldest]
+    return done
+
+
+def _at(fact: MeterWindow | EngineCount) -> int:
+    return fact.end_us if isinstance(fact, MeterWindow) else fact.at_us
+
+
+def _book_window(books: Bookkeeper, window: MeterWindow) -> None:
+    db = books.db
+    works = {work.id: work for work in books.works}
+    parts = split(window, books.works)
+    by_key: dict[int, int] = {}
+    for id, uj in parts.by_work.items():
+        if uj:
+            work = works[id]
+            by_key[work.key] = by_key.get(work.key, 0) + uj
+            db.energy(id, uj)
+            db.roll_up(work.end_us, work.key, db.name(work.pool), db.name(work.model), energy_uj=uj)
+    txs = [db.post(lines) for lines in window_postings(window, by_key, parts.unattributed_uj)]
+    tx = txs[0] if txs else db.post([])
+    db.begin()
+    db.db.execute(
+        "INSERT INTO meter_window VALUES (?,?,?,?,?,?,?,?,?)",
+        (
+            tx, db.name(window.meter), window.start_us, window.end_us - window.start_us, window.total_uj,
+            window.idle_uj, parts.unattributed_uj, db.name(window.provenance), db.name(window.source),
+        ),
+    )  # fmt: skip
+
+
+def _book_count(books: Bookkeeper, count: EngineCount) -> None:
+    """Hold an engine's counters against the books, at a moment at which nothing of its pool was in flight.
+
+    What the engine counted and no attempt shows settles attempts in doubt, or becomes unmetered.
+    """
+    at_us, pool, db = count.at_us, count.pool, books.db
+    if not count.idle:
+        return
+    if any(start.pool == pool and start.at_us <= at_us for start in books.open.values()):
+        return
+    if any(work.pool == pool and work.start_us <= at_us < work.end_us for work in books.works):
+        return
+    booked = _booked(books, pool, at_us)
+    db.flush()
+    row = db.db.execute(
+        "SELECT first_us, base_prompt_tok, base_output_tok FROM engine_count WHERE pool = ? AND instance = ?",
+        (pool, count.instance),
+    ).fetchone()
+    if row is None:
+        first_us, *base = at_us, *_base(books, count, booked)
+    else:
+        first_us, *base = row
+    prompt = count.prompt_tok - (booked[0] - base[0])
+    output = count.output_tok - (booked[1] - base[1])
+    doubts = [(id, start) for id, start in books.doubts(pool) if start.at_us >= first_us]
+    prices = books.prices()
+    doubts = [
+        (id, start) for id, start in doubts if start.charge_price in prices and start.cost_price in prices
+    ]
+    if doubts and prompt >= 0 and output >= 0:
+        for (id, start), usage in zip(doubts, divide([s for _, s in doubts], prompt, output), strict=True):
+            counted: Usage = usage
+            settlement = settle(
+                start,
+                "engine",
+                charge=prices[start.charge_price],
+                cost=prices[start.cost_price],
+                counted=counted,
+            )
+            if len(doubts) > 1:
+                settlement = settlement._replace(source="estimated")
+            books.settle(id, settlement, at_us=at_us)
+    elif prompt or output:
+        tx = db.post(unmetered_postings(pool, prompt, output))
+        text = f"engine {pool}/{count.instance} counted {prompt} prompt and {output} output tokens beyond the attempts"
+        db.note(tx, at_us, "unmetered", text)
+        db.alarm(at_us, "unmetered", text)
+    db.begin()
+    db.db.execute(
+        "INSERT OR REPLACE INTO engine_count VALUES (?,?,?,?,?,?,?,?,?,?)",
+        (
+            pool, count.instance, first_us, at_us, count.prompt_tok, count.output_tok, *base,
+            base[0] + count.prompt_tok, base[1] + count.output_tok,
+        ),
+    )  # fmt: skip
+
+
+def _booked(books: Bookkeeper, pool: str, at_us: int) -> tuple[int, int]:
+    """Return (computed prompt, output) tokens that the books took from a pool up to an instant."""
+    account = f"engine:{pool}"
+    prompt = -sum(books.db.balance(commodity, account) for commodity in _PROMPT)
+    output = -sum(books.db.balance(commodity, account) for commodity in _OUTPUT)
+    later: list[Work] = [work for work in books.works if work.pool == pool and work.start_us > at_us]
+    doubts = {id for id, _ in books.doubts(pool)}  # their tokens are not in the books yet
+    return (
+        prompt - sum(work.prefill_tok for work in later if work.id not in doubts),
+        output - sum(work.decode_tok for work in later if work.id not in doubts),
+    )
+
+
+def _base(books: Bookkeeper, count: EngineCount, booked: tuple[int, int]) -> tuple[int, int]:
+    """Return what the books had of the pool when this engine's counters stood at zero."""
+    if not count.prompt_tok and not count.output_tok:
+        return booked
+    row = books.db.db.execute(
+        "SELECT booked_prompt_tok, booked_output_tok FROM engine_count WHERE pool = ? ORDER BY at_us DESC LIMIT 1",
+        (count.pool,),
+    ).fetchone()
+    return (0, 0) if row is None else (row[0], row[1])
