@@ -69,7 +69,9 @@ class FleetView:
         """Return (id, owner) of what the caller may ask for."""
         owners = {pool.name for pool in self.fleet.pools}
         names = visible_models(caller, self.fleet)
-        return [(name, name.split("/", 1)[0] if name.split("/", 1)[0] in owners else "wattmill") for name in names]
+        return [
+            (name, name.split("/", 1)[0] if name.split("/", 1)[0] in owners else "wattmill") for name in names
+        ]
 
 
 Router = Callable[[Request, Caller], Route | Refusal]

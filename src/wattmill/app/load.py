@@ -27,6 +27,8 @@ _PROMPTS = (
     "Summarise: a token factory turns electricity into answers, and keeps books on both.",
 )
 
+_AT_ONCE = 4
+
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of request, and how often it comes."""
@@ -48,7 +50,8 @@ def shapes(model: str, pools: list[str]) -> list[Shape]:
         Shape(weight=1, model=model, stream=True, max_tokens=64, hang_up_after_chunks=6),
     ]
     return mix + [
-        Shape(weight=1, model=f"{pool}/{model}", stream=True, max_tokens=24, privacy="public") for pool in pools
+        Shape(weight=1, model=f"{pool}/{model}", stream=True, max_tokens=24, privacy="public")
+        for pool in pools
     ]
 
 
@@ -84,22 +87,30 @@ def send(url: str, key: str, shape: Shape, prompt: str, *, timeout_s: float = 60
         connection.close()
 
 
-def drive(url: str, key: str, mix: list[Shape], *, seconds: float, clients: int, seed: int) -> None:
-    """Run `clients` people side by side for `seconds`; each thinks a moment between two requests."""
-    until_s = time.monotonic() + seconds
+def drive(url: str, key: str, mix: list[Shape], *, seconds: float, rate_per_s: float, seed: int) -> None:
+    """Send requests at exponentially spaced moments for `seconds`, at most `_AT_ONCE` side by side.
 
-    def person(number: int) -> None:
-        rng = random.Random(seed * 1_000 + number)  # noqa: S311  a workload, not a secret
-        while time.monotonic() < until_s:
-            shape = rng.choices(mix, [s.weight for s in mix])[0]
-            send(url, key, shape, rng.choice(_PROMPTS))
-            time.sleep(min(rng.expovariate(2.0), 2.0))
+    Open loop up to there: what is due while all hands are full waits, as people do.
+    """
+    rng = random.Random(seed)
+    hands = threading.BoundedSemaphore(_AT_ONCE)
+    began_s = time.monotonic()
+    due_s = began_s
 
-    people = [threading.Thread(target=person, args=(n,), daemon=True) for n in range(clients)]
-    for thread in people:
-        thread.start()
-    for thread in people:
-        thread.join(max(0.0, until_s - time.monotonic()) + 1.0)
+    def one(shape: Shape, prompt: str) -> None:
+        try:
+            send(url, key, shape, prompt)
+        finally:
+            hands.release()
+
+    while due_s < began_s + seconds:
+        time.sleep(max(0.0, due_s - time.monotonic()))
+        hands.acquire()
+        shape = rng.choices(mix, [s.weight for s in mix])[0]
+        threading.Thread(target=one, args=(shape, rng.choice(_PROMPTS)), daemon=True).start()
+        due_s += rng.expovariate(rate_per_s)
+    for _ in range(_AT_ONCE):  # let the last answers finish
+        hands.acquire(timeout=5.0)
 
 
 def main() -> None:
@@ -108,7 +119,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--pools", default="")
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--clients", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=0.5, help="requests per second, mean")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
@@ -121,7 +132,7 @@ def main() -> None:
         os.environ["WATTMILL_LOAD_KEY"],
         mix,
         seconds=args.seconds,
-        clients=args.clients,
+        rate_per_s=args.rate,
         seed=args.seed,
     )
 

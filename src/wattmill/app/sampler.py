@@ -92,7 +92,9 @@ class Sampler(threading.Thread):
 
     def _is_news(self, count: EngineCount) -> bool:
         last = self._last_count.get(count.pool)
-        return last is None or msgspec.structs.replace(last, at_us=0) != msgspec.structs.replace(count, at_us=0)
+        return last is None or msgspec.structs.replace(last, at_us=0) != msgspec.structs.replace(
+            count, at_us=0
+        )
 
 
 def read_counters(target: EngineTarget, *, at_us: int, timeout_s: float = 0.5) -> EngineCount | None:

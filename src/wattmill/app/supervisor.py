@@ -24,7 +24,7 @@ from wattmill.app.declaration import Loaded, stored
 from wattmill.app.engines import EngineEndpoint, embedded_specs, new_key, write_endpoints
 from wattmill.app.home import Home
 from wattmill.app.plan import EMBEDDED_ADAPTER, Place, places
-from wattmill.app.publish import publish_prices
+from wattmill.app.price_plan import price_specs, publish
 from wattmill.app.sampler import EngineTarget, Sampler
 from wattmill.app.settings import Settings
 from wattmill.app.state import FactoryState, PlaceState, write_state
@@ -186,7 +186,7 @@ class Factory:
         if before is None or before[1] != text:
             # Caps set by hand hold until the declaration itself changes.
             apply_tenants(self._control, settings)
-        publish_prices(self._control, settings, self._env)
+        publish(self._control, price_specs(settings, self._env), now_us=self._clock.wall_us())
         return self._control.put_config(text, self._clock.wall_us())
 
     # --- engines -----------------------------------------------------------------------------------------

@@ -258,6 +258,11 @@ class Journal:
             self._retired.clear()
 
     @property
+    def records(self) -> int:
+        """Records appended so far."""
+        return self._records
+
+    @property
     def open_attempts(self) -> int:
         return self._open
 

@@ -1,0 +1,43 @@
+"""Which published prices hold now, for each model of each pool: what a worker reserves and charges by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from wattmill.app.plan import Place, Prices, places
+from wattmill.app.pool_settings import PriceBookCharge
+from wattmill.app.settings import Settings
+from wattmill.ledger.stores.control import Control
+from wattmill.vocab.price import Price
+
+
+def cost_book(place: Place) -> str:
+    return f"{place.pool} cost"
+
+
+def charge_book(place: Place) -> str:
+    charge = place.declared.charge
+    return charge.book if isinstance(charge, PriceBookCharge) else f"{place.pool} charge"
+
+
+def prices_in_force(
+    control: Control, settings: Settings, env: Mapping[str, str], *, now_us: int
+) -> dict[tuple[str, str], Prices]:
+    """Return both legs by (pool, model). Raises `LookupError` where none holds: a defect."""
+    return {
+        (name, model): Prices(
+            cost=_in_force(control, cost_book(place), model, now_us),
+            charge=_in_force(control, charge_book(place), model, now_us),
+        )
+        for name, place in places(settings, env).items()
+        for model in place.models
+    }
+
+
+def _in_force(control: Control, book: str, model: str, now_us: int) -> Price:
+    price = control.price_at(book, model, now_us)
+    if price is None:
+        raise LookupError(
+            f"no price of {model!r} in book {book!r} holds now; `wattmill prices list` shows them"
+        )
+    return price

@@ -1,0 +1,68 @@
+"""Before a factory starts: are the ports free, and is anything of the last life still about?"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from wattmill.app.home import Home
+from wattmill.app.settings import Settings
+from wattmill.app.state import read_state
+from wattmill.app.who_listens import holder_of, port_is_free
+
+_PATIENCE_S = 3.0
+
+
+def end_leftovers(home: Home) -> list[int]:
+    """End processes of the last life that outlived their supervisor; return those that had to be killed.
+
+    They die by themselves within moments (parent-death signal and lifeline); this is for a system without
+    either. A process counts as ours only if its command line names wattmill and this folder or its engine.
+    """
+    state = read_state(home)
+    if state is None:
+        return []
+    ours = [p.pid for p in state.processes if p.pid is not None and _is_ours(p.pid)]
+    ends_s = time.monotonic() + 1.0
+    while any(_is_ours(pid) for pid in ours) and time.monotonic() < ends_s:
+        time.sleep(0.02)
+    stubborn = [pid for pid in ours if _is_ours(pid)]
+    for pid in stubborn:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return stubborn
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read()
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state = file.read().rpartition(b") ")[2][:1]
+    except OSError:
+        return False
+    return b"wattmill." in words and state != b"Z"
+
+
+def port_in_the_way(settings: Settings) -> str | None:
+    """Return why one of the declared ports cannot be had, with who holds it and the way out, or None.
+
+    Waits a moment: ports of a factory that was killed just now are freed as its processes die.
+    """
+    wanted = (
+        ("gateway", settings.gateway.host, settings.gateway.port, "--port"),
+        ("admin", settings.admin.host, settings.admin.port, "--admin-port"),
+    )
+    for section, host, port, option in wanted:
+        ends_s = time.monotonic() + _PATIENCE_S
+        while port and not port_is_free(host, port):
+            if time.monotonic() > ends_s:
+                return (
+                    f"[{section}] port {port} on {host} is held by {holder_of(port)}. "
+                    f"End it, or choose another: wattmill up {option} 0 lets the kernel choose."
+                )
+            time.sleep(0.05)
+    return None

@@ -1,0 +1,78 @@
+"""The live line of `wattmill up`: one line from watts to dollars, rewritten in place on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+
+from wattmill.app.board import Figures
+from wattmill.app.figure import Figure
+from wattmill.app.figures import figures
+from wattmill.app.home import Home
+
+_MARKS = {"measured": "", "declared": "", "modelled": "~", "estimated": "≈", "unknown": ""}
+_PLAIN_EVERY_S = 10.0  # where there is no terminal, a line for the log
+
+
+class LiveLine:
+    """Prints at most one line a second; notes scroll above it."""
+
+    def __init__(self, console: Console, home: Home) -> None:
+        self._console = console
+        self._home = home
+        self._next_s = 0.0
+        self._shown = False
+        self._live = console.is_terminal
+        self.is_due = False
+
+    def tick(self) -> None:
+        now_s = time.monotonic()
+        self.is_due = now_s >= self._next_s
+        if not self.is_due:
+            return
+        self._next_s = now_s + (1.0 if self._live else _PLAIN_EVERY_S)
+        self.say(told(figures(self._home, time.time_ns() // 1_000)))
+
+    def say(self, text: str) -> None:
+        """Show `text` in the place of the line."""
+        if self._live:
+            width = max(20, self._console.width - 1)
+            sys.stdout.write("\r\x1b[2K" + text[:width])
+            sys.stdout.flush()
+            self._shown = True
+        else:
+            print(text, flush=True)
+
+    def note(self, text: str) -> None:
+        """Print a line that stays."""
+        self.clear()
+        print(text, flush=True)
+
+    def clear(self) -> None:
+        if self._shown:
+            sys.stdout.write("\r\x1b[2K")
+            sys.stdout.flush()
+            self._shown = False
+
+
+def told(f: Figures) -> str:
+    """Return the chain in one line: watts → useful share → tokens/s → $/M tokens, J/token → spend."""
+    by_id = {item.id: item.figure for item in f.line}
+    cells = (
+        ("", "host_w"),
+        ("useful ", "useful"),
+        ("", "tok_per_s"),
+        ("", "usd_per_mtok"),
+        ("", "j_per_tok"),
+        ("spent ", "spend"),
+        ("ledger difference ", "difference"),
+    )
+    return " → ".join(f"{label}{_cell(by_id.get(name))}" for label, name in cells)
+
+
+def _cell(value: Figure | None) -> str:
+    if value is None or value.value is None:
+        return "–"
+    return f"{_MARKS.get(value.provenance, '')}{value.text}"

@@ -1,0 +1,305 @@
+"""`wattmill up`: run the factory, say where everything is, and keep one live line."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import msgspec
+import typer
+from rich.console import Console
+
+from wattmill.app import declaration, home_lock
+from wattmill.app.admin_token import admin_token
+from wattmill.app.children import Child
+from wattmill.app.declaration import EXAMPLE, Loaded
+from wattmill.app.home import Home
+from wattmill.app.settings import Settings
+from wattmill.app.start import end_leftovers, port_in_the_way
+from wattmill.app.supervisor import TICK_S, Factory, wait_until_ready
+from wattmill.app.tenants import fresh_key
+from wattmill.app.worker_control import ask
+from wattmill.cli.control_door import DEFAULT_HOME, HomeOption
+from wattmill.cli.live_line import LiveLine
+from wattmill.cli.welcome import Welcome, summary, welcome
+from wattmill.ledger.stores.control_records import NoSuch
+
+up_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+_READY_S = 90.0
+EXIT_DECLARATION, EXIT_TAKEN, EXIT_WEIGHTS, EXIT_START = 2, 3, 4, 5
+
+
+@up_app.command()
+def up(
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="Declaration. Default: ./wattmill.toml, else the example."),
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+    for_: Annotated[
+        str | None,
+        typer.Option("--for", metavar="60s", help="End by itself after 30s, 5m or 1h, with an audit."),
+    ] = None,
+    load: Annotated[
+        bool, typer.Option("--load/--no-load", help="Drive the declared scripted workload through it.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Gateway processes; overrides the file.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Data port; 0: any free one.")] = None,
+    admin_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Admin port; 0: any free one.")
+    ] = None,
+) -> None:
+    """Run the factory: gateway, engines, ledger and board, supervised, until Ctrl-C."""
+    console = Console(highlight=False)
+    seconds = None if for_ is None else _seconds(for_)
+    place = Home(home.absolute())
+    place.create()
+    lock = home_lock.HomeLock(place)
+    held_by = lock.take(
+        home_lock.Holder(
+            pid=os.getpid(), since=time.strftime("%Y-%m-%d %H:%M:%S"), command=" ".join(sys.argv)[:200]
+        )
+    )
+    if held_by is not None:
+        _end(
+            EXIT_TAKEN,
+            f"a factory already runs in {place.root}: pid {held_by.pid}, since {held_by.since}. "
+            "`wattmill status` says how it is; another one needs another folder (--home) and other ports.",
+        )
+    loaded = _declaration(config)
+    loaded = msgspec.structs.replace(loaded, settings=_overridden(loaded.settings, workers, port, admin_port))
+    end_leftovers(place)
+    in_the_way = port_in_the_way(loaded.settings)
+    if in_the_way is not None:
+        _end(EXIT_TAKEN, in_the_way)
+    _check_weights(loaded.settings)
+    _Run(console, place, loaded, config, seconds=seconds, load=load).run()
+
+
+class _Run:
+    """One life of the command: start, live line, reloads, end."""
+
+    def __init__(
+        self,
+        console: Console,
+        home: Home,
+        loaded: Loaded,
+        config: Path | None,
+        *,
+        seconds: float | None,
+        load: bool,
+    ) -> None:
+        self._console = console
+        self._home = home
+        self._loaded = loaded
+        self._config = config
+        self._seconds = seconds
+        self._with_load = load
+        self._stop = False
+        self._reload = False
+        self._load: Child | None = None
+        self._load_node: int | None = None
+        self._load_until_s = 0.0
+        self._file_mark = self._mark()
+
+    def run(self) -> None:
+        signal.signal(signal.SIGINT, self._on_stop)
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGHUP, self._on_hup)
+        began_s = time.monotonic()
+        factory = Factory(self._home, self._loaded, env=os.environ)
+        line = LiveLine(self._console, self._home)
+        factory.start()
+        line.say(f"starting {len(factory.children())} processes …")
+        ready = wait_until_ready(
+            factory,
+            timeout_s=_READY_S,
+            on_change=lambda: line.say("waiting for " + ", ".join(factory.not_ready())),
+        )
+        if not ready:
+            late = ", ".join(factory.not_ready())
+            factory.stop()
+            _end(EXIT_START, f"not ready after {_READY_S:.0f} s: {late}. Their logs: {self._home.logs}")
+        key = self._console_key(factory)
+        self._console.print(
+            welcome(
+                Welcome(
+                    factory=factory,
+                    key=key,
+                    admin_token=admin_token(self._home, factory.control),
+                    started_s=time.monotonic() - began_s,
+                    example=self._loaded.file == EXAMPLE,
+                    warnings=[str(p) for p in self._loaded.warnings],
+                )
+            )
+        )
+        if self._with_load:
+            self._start_load(factory)
+        self._live(factory, line)
+        self._finish(factory, line)
+
+    def _live(self, factory: Factory, line: LiveLine) -> None:
+        ends_s = None if self._seconds is None else time.monotonic() + self._seconds
+        while not self._stop and (ends_s is None or time.monotonic() < ends_s):
+            if factory.tick():
+                for child in factory.children():
+                    if child.pid is None:
+                        line.note(f"{child.spec.role} ended ({child.last_exit}); restarting it")
+            if self._reload or self._mark() != self._file_mark:
+                self._take_over(factory, line)
+            self._tend_load(factory, line)
+            line.tick()
+            time.sleep(TICK_S)
+
+    def _finish(self, factory: Factory, line: LiveLine) -> None:
+        line.say("stopping: running answers finish, then everything is booked …")
+        if self._load is not None:
+            self._load.stop(1.0)
+        factory.stop()
+        line.clear()
+        text, ok = summary(self._home, with_audit=self._seconds is not None)
+        self._console.print(text)
+        raise typer.Exit(0 if ok else 1)
+
+    # --- reload ------------------------------------------------------------------------------------------
+
+    def _take_over(self, factory: Factory, line: LiveLine) -> None:
+        self._reload = False
+        self._file_mark = self._mark()
+        loaded = declaration.load(self._config, os.environ)
+        if isinstance(loaded, list):
+            factory.problem = str(loaded[0])
+            line.note("the changed declaration is refused, the old one goes on:")
+            for problem in loaded:
+                line.note(f"  {problem}")
+            return
+        later = factory.reload(loaded)
+        line.note(
+            "declaration taken over" + (f"; only a restart changes: {', '.join(later)}" if later else "")
+        )
+
+    def _mark(self) -> tuple[int, int] | None:
+        """Return what changes when the declaration's file does."""
+        try:
+            status = os.stat(self._config if self._config is not None else declaration.FILE_NAME)
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino
+
+    def _on_stop(self, _number: int, _frame: object) -> None:
+        if self._stop:
+            os._exit(130)  # asked twice: the children follow by their lifelines
+        self._stop = True
+
+    def _on_hup(self, _number: int, _frame: object) -> None:
+        self._reload = True
+
+    # --- keys and load -----------------------------------------------------------------------------------
+
+    def _console_key(self, factory: Factory) -> str | None:
+        team = factory.settings.factory.console_team
+        if team is None:
+            return None
+        try:
+            return fresh_key(factory.control, team, "console")
+        except NoSuch:
+            return None
+
+    def _start_load(self, factory: Factory) -> None:
+        declared = factory.settings.load
+        if declared.team is None:
+            self._console.print("no load: `[load] team` in the declaration names who pays for it")
+            return
+        model = declared.model or next(iter(next(iter(factory.places().values())).models))
+        pools = [name for name, place in factory.places().items() if model in place.models]
+        key = fresh_key(factory.control, declared.team, "load")
+        self._load_node = factory.control.find(f"{declared.team}/load").id
+        argv = [
+            sys.executable,
+            "-m",
+            "wattmill.app.load",
+            "--url",
+            f"{factory.gateway_url}/v1",
+            "--model",
+            model,
+        ]
+        argv += [
+            "--pools",
+            ",".join(pools),
+            "--seconds",
+            str(declared.duration_s),
+            "--seed",
+            str(declared.seed),
+        ]
+        argv += ["--rate", str(declared.requests_per_s)]
+        self._load = factory.spawn_helper("load", argv, {"WATTMILL_LOAD_KEY": key})
+        self._load_until_s = time.monotonic() + declared.duration_s + 2.0
+
+    def _tend_load(self, factory: Factory, line: LiveLine) -> None:
+        """End the scripted workload at its time, or as soon as somebody else sends a request."""
+        if self._load is None or not line.is_due:
+            return
+        over = time.monotonic() > self._load_until_s
+        if over or self._somebody_came(factory):
+            self._load.stop(0.5)
+            self._load = None
+            line.note("the scripted workload is over" + ("" if over else ": it leaves the floor to you"))
+
+    def _somebody_came(self, factory: Factory) -> bool:
+        keys = {record.id for record in factory.control.credentials()[0]} - {self._load_node}
+        for n in range(factory.settings.gateway.workers):
+            status = ask(self._home.worker_socket(n), "status", timeout_s=0.2)
+            if status is not None and keys & set(status.get("nodes", ())):
+                return True
+        return False
+
+
+def _declaration(config: Path | None) -> Loaded:
+    loaded = declaration.load(config, os.environ)
+    if isinstance(loaded, list):
+        for problem in loaded:
+            print(problem, file=sys.stderr)
+        _end(EXIT_DECLARATION, "the declaration has faults; `wattmill config check` lists them")
+    return loaded
+
+
+def _overridden(
+    settings: Settings, workers: int | None, port: int | None, admin_port: int | None
+) -> Settings:
+    replace = msgspec.structs.replace
+    gateway, admin = settings.gateway, settings.admin
+    if workers is not None:
+        gateway = replace(gateway, workers=workers)
+    if port is not None:
+        gateway = replace(gateway, port=port)
+    if admin_port is not None:
+        admin = replace(admin, port=admin_port)
+    return replace(settings, gateway=gateway, admin=admin)
+
+
+def _check_weights(settings: Settings) -> None:
+    from wattmill.app.engines import embedded_specs
+    from wattmill.models.weights import Missing, weights_path
+
+    for spec in embedded_specs(settings, os.environ).values():
+        found = weights_path(spec.weights)
+        if isinstance(found, Missing):
+            _end(EXIT_WEIGHTS, f"pool {spec.pool!r}: {found.message}")
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", text.strip())
+    if match is None:
+        _end(EXIT_DECLARATION, f"--for is {text!r}, must be a number with s, m or h, e.g. 60s")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, None: 1}[match[2]]
+
+
+def _end(code: int, message: str) -> NoReturn:
+    print(f"wattmill up: {message}", file=sys.stderr)
+    raise typer.Exit(code)
