@@ -113,7 +113,7 @@ def read_counters(target: EngineTarget, *, at_us: int, timeout_s: float = 0.5) -
     finally:
         connection.close()
     counters = adapter.counters(text) if answer.status == 200 else None
-    if counters is None:
+    if counters is None or counters.prompt_tok is None or counters.output_tok is None:
         return None
     return EngineCount(
         pool=target.pool,
