@@ -1,0 +1,81 @@
+"""`wattmill status`: how the factory is, in one screen; the same figures as the board."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from wattmill.app.board import Figures
+from wattmill.app.figures import figures
+from wattmill.app.home import Home
+from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption
+from wattmill.cli.live_line import told
+
+status_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@status_app.command()
+def status(home: HomeOption = DEFAULT_HOME, json: JsonOption = False) -> None:
+    """Say how the factory is. Exit code 0: all is well, 1: it does not run, or somebody must act."""
+    place = Home(home.absolute())
+    if not place.control_db.exists():
+        print(
+            f"wattmill status: no factory in {home}: `wattmill up` makes one, or name its folder with --home",
+            file=sys.stderr,
+        )
+        raise typer.Exit(1)
+    f = figures(place, time.time_ns() // 1_000)
+    if json:
+        sys.stdout.buffer.write(msgspec.json.encode(f) + b"\n")
+    else:
+        _print(f)
+    raise typer.Exit(0 if f.running and f.health.mood in {"good", "watch"} else 1)
+
+
+def _print(f: Figures) -> None:
+    console = Console(highlight=False)
+    console.print(f"[bold]{f.name}[/]  {f.health.sentence}")
+    if f.health.help:
+        console.print(f"  {f.health.help}")
+    console.print(told(f))
+    if f.gateway_url:
+        console.print(f"gateway {f.gateway_url}/v1   board {f.admin_url}")
+    places = _table(
+        "place", "pool", "engine", "up", "busy", "tokens out", "TTFT p50", "TTFT p95", "charge today"
+    )
+    for p in f.places:
+        note = " (stand-in)" if p.stand_in else ""
+        up = "–" if p.healthy is None else "yes" if p.healthy else "[red]no[/]"
+        places.add_row(
+            p.place + note, p.pool, p.engine, up, p.busy.text, p.tokens_out.text, p.ttft_p50.text, p.ttft_p95.text,
+            p.charge.text,
+        )  # fmt: skip
+    console.print(places)
+    spenders = _table("who", "today", "used in all", "cap", "share of cap")
+    for s in f.spenders:
+        spenders.add_row("  " * s.depth + s.name, s.today.text, s.used.text, s.cap.text, s.cap_used.text)
+    console.print(spenders)
+    processes = _table("process", "state", "pid", "restarts", "last exit")
+    for process in f.processes:
+        processes.add_row(
+            process.role,
+            process.state,
+            "–" if process.pid is None else str(process.pid),
+            str(process.restarts),
+            process.last_exit or "–",
+        )
+    console.print(processes)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for n, column in enumerate(columns):
+        table.add_column(
+            column, justify="left" if n == 0 or column in {"pool", "engine", "state"} else "right"
+        )
+    return table
