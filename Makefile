@@ -26,6 +26,7 @@ dev: ## .venv with the developers' packages too
 
 test: dev weights ## run the tests (PYTEST_ARGS="-k journal" narrows)
 	@scripts/system-packages.sh
+	@scripts/node-client.sh
 	$(PY) -m pytest $(PYTEST_ARGS)
 
 check: dev ## lint, format check, types, import contracts

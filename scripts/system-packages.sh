@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Installs the programs that tests and benchmarks want beside Python, where this user may:
-# `scripts/system-packages.sh [browser] [nginx] [faketime] [node]` (all without arguments).
+# `scripts/system-packages.sh [browser] [nginx] [faketime] [node] [curl]` (all without arguments).
 # A missing one makes its tests skip and say so; with CI=true it is an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 wanted=("$@")
-[ ${#wanted[@]} -gt 0 ] || wanted=(browser nginx faketime node)
+[ ${#wanted[@]} -gt 0 ] || wanted=(browser nginx faketime node curl)
 
 missing=()
 for thing in "${wanted[@]}"; do
@@ -18,7 +18,11 @@ for thing in "${wanted[@]}"; do
       command -v node >/dev/null 2>&1 || missing+=(nodejs)
       command -v npm >/dev/null 2>&1 || missing+=(npm)
       ;;
-    *) echo "system-packages: knows browser, nginx, faketime and node, not '$thing'" >&2; exit 2 ;;
+    curl)
+      command -v curl >/dev/null 2>&1 || missing+=(curl)
+      command -v openssl >/dev/null 2>&1 || missing+=(openssl)
+      ;;
+    *) echo "system-packages: knows browser, nginx, faketime, node and curl, not '$thing'" >&2; exit 2 ;;
   esac
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
