@@ -51,10 +51,8 @@ def _print(f: Figures) -> None:
     for p in f.places:
         note = " (stand-in)" if p.stand_in else ""
         up = "–" if p.healthy is None else "yes" if p.healthy else "[red]no[/]"
-        places.add_row(
-            p.place + note, p.pool, p.engine, up, p.busy.text, p.tokens_out.text, p.ttft_p50.text, p.ttft_p95.text,
-            p.charge.text,
-        )  # fmt: skip
+        today = (p.tokens_out.text, p.ttft_p50.text, p.ttft_p95.text, p.charge.text)
+        places.add_row(p.place + note, p.pool, p.engine, up, p.busy.text, *today)
     console.print(places)
     spenders = _table("who", "today", "used in all", "cap", "share of cap")
     for s in f.spenders:
