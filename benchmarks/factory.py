@@ -23,8 +23,8 @@ from typing import Any
 import procfs
 
 ROOT = Path(__file__).resolve().parents[1]
+TEAM = "bench/load"
 KEY = re.compile(r"\bwm-[A-Za-z0-9_-]{20,}")
-CONSOLE_TEAM = "bench/console"
 
 
 def free_port() -> int:
@@ -53,7 +53,7 @@ def wattmill(*args: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess
 
 
 def pool_toml(name: str, base_url: str, model: str, *, slots: int = 256) -> str:
-    """Return one openai_http pool. Its price is not zero in any class, so that a lost token shows as money."""
+    """Return one openai_http pool. No token class is free, so that a lost token shows as money."""
     return f"""
 [pools.{name}]
 engine = "openai_http"
@@ -95,12 +95,11 @@ def declaration(
     journal_toml: str = "",
 ) -> str:
     """Return a whole `wattmill.toml` whose pools stand at the given base URLs; caps hold at org and team."""
-    org, team = CONSOLE_TEAM.split("/")
+    org, team = TEAM.split("/")
     return (
         f"""
 [factory]
 name = "bench"
-console_team = "{CONSOLE_TEAM}"
 
 [gateway]
 host = "127.0.0.1"
@@ -137,7 +136,9 @@ def http(
 ) -> tuple[int, dict[str, str], bytes]:
     """Return (status, headers in lower case, body); an error status is an answer too."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, headers={"content-type": "application/json", **(headers or {})})
+    request = urllib.request.Request(
+        url, data=data, headers={"content-type": "application/json", **(headers or {})}
+    )
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as answer:
             return answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read()
@@ -177,6 +178,7 @@ class Factory:
         self.env: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self.key = ""
+        self.key_cap_usd = "800000"
 
     @property
     def url(self) -> str:
@@ -184,7 +186,6 @@ class Factory:
 
     def start(self, *, timeout_s: float = 30.0) -> float:
         """Start and wait for readiness; return the seconds to the first 200 of /readyz."""
-        at = self.log.stat().st_size if self.log.exists() else 0
         with open(self.log, "ab") as out:
             self.process = subprocess.Popen(
                 [
@@ -199,17 +200,29 @@ class Factory:
                 stderr=out,
                 start_new_session=True,
             )
-        began_s = time.monotonic()
         took_s = self._until_ready(timeout_s)
-        while not self.key and time.monotonic() - began_s < timeout_s:
-            found = KEY.search(self.log.read_text(errors="replace")[at:])
-            if found:
-                self.key = found.group()
-            else:
-                time.sleep(0.05)
         if not self.key:
-            raise RuntimeError(f"`wattmill up` printed no key:\n{self.printed()}")
+            self.key = self.new_key("bench", cap_usd=self.key_cap_usd)
         return took_s
+
+    def new_key(self, name: str, *, cap_usd: str) -> str:
+        """Make a key and wait until the gateway knows it."""
+        made = wattmill("keys", "create", TEAM, name, "--cap", cap_usd, "--json", "--home", str(self.home))
+        found = KEY.search(made.stdout)
+        if made.returncode or found is None:
+            raise RuntimeError(
+                f"`wattmill keys create` ends with {made.returncode}: {made.stdout}{made.stderr}"
+            )
+        for _ in range(100):
+            # Workers read keys a few times a second, each by itself: several yeses in a row mean all of them.
+            told = [
+                http(self.url + "/v1/models", headers={"authorization": f"Bearer {found.group()}"})[0]
+                for _ in range(6)
+            ]
+            if told == [200] * 6:
+                return found.group()
+            time.sleep(0.1)
+        raise RuntimeError(f"the gateway does not know a new key after 10 s; last answers: {told}")
 
     def _until_ready(self, timeout_s: float) -> float:
         assert self.process is not None

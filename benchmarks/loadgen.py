@@ -132,7 +132,15 @@ class Client(asyncio.Protocol):
 
 
 def request_bytes(
-    *, host: str, path: str, key: str, model: str, size: int, stream: bool, max_tokens: int, extra: dict[str, Any]
+    *,
+    host: str,
+    path: str,
+    key: str,
+    model: str,
+    size: int,
+    stream: bool,
+    max_tokens: int,
+    extra: dict[str, Any],
 ) -> bytes:
     """Return a whole HTTP request whose body is `size` bytes (or as small as it can be)."""
     body: dict[str, Any] = {"model": model, "max_tokens": max_tokens}
@@ -146,7 +154,8 @@ def request_bytes(
     payload = json.dumps(body, separators=(",", ":")).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {key}\r\n"
-        f"content-type: application/json\r\naccept: */*\r\nuser-agent: bench/1\r\ncontent-length: {len(payload)}\r\n\r\n"
+        f"content-type: application/json\r\naccept: */*\r\nuser-agent: bench/1\r\n"
+        f"content-length: {len(payload)}\r\n\r\n"
     )
     return head.encode() + payload
 
@@ -177,7 +186,10 @@ async def drive(args: argparse.Namespace) -> dict[str, Any]:
     run.open = args.connections
     began_ns, cpu_s = now_ns(), time.process_time()
     await asyncio.gather(
-        *(loop.create_connection(lambda: Client(run), url.hostname, url.port) for _ in range(args.connections))
+        *(
+            loop.create_connection(lambda: Client(run), url.hostname, url.port)
+            for _ in range(args.connections)
+        )
     )
     await asyncio.wait_for(run.done, args.timeout)
     took_s = (now_ns() - began_ns) / 1e9

@@ -1,4 +1,4 @@
-"""A fast mock engine that speaks OpenAI: the bottom of every gateway measurement, and a third witness of tokens.
+"""A fast mock engine that speaks OpenAI: the floor of each gateway measurement, a third witness of tokens.
 
 It answers at once (or with a set delay between chunks), counts what it says in its usage, and adds it up:
 `GET /counts` returns the totals. It does not import wattmill, so its count is worth something.
@@ -7,7 +7,8 @@ Tokens are counted by a rule that a script can repeat: prompt tokens are the byt
 (or `prompt`, `input`) divided by 4, rounded up; completion tokens are `min(max_tokens, --tokens)` a choice.
 With `--count o200k` the text of the messages is counted by that tokenizer instead (tiktoken must be there).
 
-Run it alone with `python benchmarks/mock_upstream.py --port 9000`; it prints `listening PORT` when it is ready.
+Run it alone with `python benchmarks/mock_upstream.py --port 9000`; it prints `listening PORT` when it is
+ready.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ SSE_HEAD = (
     b"transfer-encoding: chunked\r\n\r\n"
 )
 END = b"0\r\n\r\n"
+ROLE = b'{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}\n\n'
 DONE = b"e\r\ndata: [DONE]\n\n\r\n"
 
 
@@ -108,27 +110,37 @@ class Mock:
             % (prompt, output, prompt + output, cached)
         )
 
-    def chat_answer(self, serial: int, prompt: int, output: int, cached: int, choices: int, text: bytes) -> bytes:
+    def chat_answer(
+        self, serial: int, prompt: int, output: int, cached: int, choices: int, text: bytes
+    ) -> bytes:
         one = b",".join(
             b'{"index":%d,"message":{"role":"assistant","content":"%s"},"logprobs":null,"finish_reason":"stop"}'
             % (index, text)
             for index in range(choices)
         )
-        return b'{"id":"chatcmpl-%08x","object":"chat.completion","created":1,"model":"mock","choices":[%s],"usage":%s}' % (
-            serial,
-            one,
-            self.usage(prompt, output, cached),
+        return (
+            b'{"id":"chatcmpl-%08x","object":"chat.completion","created":1,"model":"mock","choices":[%s],"usage":%s}'
+            % (
+                serial,
+                one,
+                self.usage(prompt, output, cached),
+            )
         )
 
-    def text_answer(self, serial: int, prompt: int, output: int, cached: int, choices: int, text: bytes) -> bytes:
+    def text_answer(
+        self, serial: int, prompt: int, output: int, cached: int, choices: int, text: bytes
+    ) -> bytes:
         one = b",".join(
             b'{"index":%d,"text":"%s","logprobs":null,"finish_reason":"stop"}' % (index, text)
             for index in range(choices)
         )
-        return b'{"id":"cmpl-%08x","object":"text_completion","created":1,"model":"mock","choices":[%s],"usage":%s}' % (
-            serial,
-            one,
-            self.usage(prompt, output, cached),
+        return (
+            b'{"id":"cmpl-%08x","object":"text_completion","created":1,"model":"mock","choices":[%s],"usage":%s}'
+            % (
+                serial,
+                one,
+                self.usage(prompt, output, cached),
+            )
         )
 
 
@@ -177,7 +189,9 @@ class Connection(asyncio.Protocol):
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserCallbackError, msgspec.MsgspecError) as error:
             print("bad request:", repr(error.__context__ or error), flush=True)
-            self.transport.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            self.transport.write(
+                b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            )
             self.transport.close()
 
     def on_url(self, url: bytes) -> None:
@@ -238,15 +252,16 @@ class Connection(asyncio.Protocol):
         self.stream = tuple(
             framed(head + b'{"index":%d,%s,"logprobs":null}]}\n\n' % (index, body)) for index in range(ask.n)
         )
-        ends = [framed(head + b'{"index":%d,%s,"logprobs":null}]}\n\n' % (index, last)) for index in range(ask.n)]
+        ends = [
+            framed(head + b'{"index":%d,%s,"logprobs":null}]}\n\n' % (index, last)) for index in range(ask.n)
+        ]
         if ask.stream_options is not None and ask.stream_options.include_usage:
             ends.append(framed(head + b'],"usage":%s}\n\n' % mock.usage(prompt, output, cached)))
         self.tail = b"".join(ends) + DONE + END
         self.left = output
         self.delay_s = mock.delay_s if ask.mock_delay_ms is None else ask.mock_delay_ms / 1000
         if chat:
-            role = b'{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}\n\n'
-            self.transport.write(SSE_HEAD + framed(head + role))
+            self.transport.write(SSE_HEAD + framed(head + ROLE))
         else:
             self.transport.write(SSE_HEAD)
         if not output:
@@ -255,7 +270,7 @@ class Connection(asyncio.Protocol):
         self.timer = mock.loop.call_soon(self.pump)
 
     def pump(self) -> None:
-        """Write one chunk. The next is another turn of the loop, so that chunks are not glued together here."""
+        """Write one chunk; the next is another turn of the loop, so that chunks are not glued together."""
         self.timer = None
         if not self.writable:
             return
@@ -270,7 +285,9 @@ class Connection(asyncio.Protocol):
                 self.data_received(data)
             return
         self.transport.write(chunk)
-        self.timer = mock.loop.call_later(self.delay_s, self.pump) if self.delay_s else mock.loop.call_soon(self.pump)
+        self.timer = (
+            mock.loop.call_later(self.delay_s, self.pump) if self.delay_s else mock.loop.call_soon(self.pump)
+        )
 
     def embed(self, body: bytes) -> None:
         mock, counts = self.mock, self.mock.counts
@@ -288,7 +305,9 @@ class Connection(asyncio.Protocol):
         if path == b"/counts":
             answer = self.mock.counts.as_json()
         elif path == b"/v1/models":
-            answer = b'{"object":"list","data":[{"id":"mock","object":"model","created":1,"owned_by":"bench"}]}'
+            answer = (
+                b'{"object":"list","data":[{"id":"mock","object":"model","created":1,"owned_by":"bench"}]}'
+            )
         elif path in (b"/health", b"/"):
             answer = b'{"status":"ok"}'
         else:
@@ -311,7 +330,9 @@ def counter_by_tokenizer(name: str) -> Callable[[Ask], int]:
         total = 0
         for message in msgspec.json.decode(ask.messages):
             content = message.get("content")
-            parts = [content] if isinstance(content, str) else [part.get("text", "") for part in content or ()]
+            parts = (
+                [content] if isinstance(content, str) else [part.get("text", "") for part in content or ()]
+            )
             total += sum(len(encode(part)) for part in parts)
         return total
 
@@ -340,11 +361,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0: a free one, printed")
-    parser.add_argument("--tokens", type=int, default=64, help="completion tokens unless the request wants fewer")
+    parser.add_argument(
+        "--tokens", type=int, default=64, help="completion tokens unless the request wants fewer"
+    )
     parser.add_argument("--delay-ms", type=float, default=0.0, help="between two chunks of a stream")
-    parser.add_argument("--answer-bytes", type=int, default=1200, help="body of an answer that is not streamed")
-    parser.add_argument("--cached-part", type=int, default=0, help="1/N of the prompt is told as cached; 0: none")
-    parser.add_argument("--count", choices=("bytes", "o200k"), default="bytes", help="how prompts are counted")
+    parser.add_argument(
+        "--answer-bytes", type=int, default=1200, help="body of an answer that is not streamed"
+    )
+    parser.add_argument(
+        "--cached-part", type=int, default=0, help="1/N of the prompt is told as cached; 0: none"
+    )
+    parser.add_argument(
+        "--count", choices=("bytes", "o200k"), default="bytes", help="how prompts are counted"
+    )
     parser.add_argument("--cpu", type=int, default=None, help="pin to this core")
     args = parser.parse_args()
     if args.cpu is not None:

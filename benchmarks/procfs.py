@@ -13,7 +13,7 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 def cpu_ns(pid: int) -> int:
     """Return the CPU time of all threads of `pid` so far, in ns as the scheduler counts it.
 
-    A thread that has ended is no longer in it: take differences over times in which threads do not come and go.
+    A thread that has ended is no longer in it: take differences while threads do not come and go.
     """
     total = 0
     for task in os.listdir(f"/proc/{pid}/task"):
@@ -59,7 +59,7 @@ def parent(pid: int) -> int | None:
 
 
 def processes_with(text: str) -> dict[int, str]:
-    """Return {pid: command line} of running processes in whose command line `text` occurs, ourselves excepted."""
+    """Return {pid: command line} of running processes whose command line has `text`, ourselves excepted."""
     found: dict[int, str] = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit() or int(entry) == os.getpid():

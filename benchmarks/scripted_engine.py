@@ -1,17 +1,19 @@
-"""An engine that writes down each token before it sends it: the witness of the chaos test. No wattmill import.
+"""An engine that writes down each token before it sends it: a witness of the chaos test.
 
-It speaks OpenAI's chat and completions, streamed or not. Its log is append-only, one line an event, each written
-with one `write(2)` before the bytes leave, so what the log does not have was never produced:
+Does not import wattmill. It speaks OpenAI's chat and completions, streamed or not. Its log is append-only,
+one line an event, each written with one `write(2)` before the bytes leave, so what the log does not have
+was never produced:
 
     A ENGINE_ID TAG PROMPT_TOK WANTED_TOK STREAM POOL AT_US      a request arrived
     T ENGINE_ID INDEX AT_US                                      token INDEX (from 0) is about to be sent
-    E ENGINE_ID done|left|cut AT_US                              it ended; left: the caller closed the connection;
-                                                                 cut: this engine broke it off on purpose
+    E ENGINE_ID done|left|cut AT_US                              it ended; left: the caller closed the
+                                                                 connection; cut: broken off on purpose
 
-TAG is the field `user` of the body: what the client calls its request. ENGINE_ID is unique over restarts, and is
-the `id` of the answer. Prompt tokens are the bytes of the JSON of `messages` over 4, rounded up.
-Behaviour can be asked for in the body: `mock_delay_ms`, and `mock_fault`: "reset_0" (no byte), "reset_1" (after one
-token), "reset_half", "garbage" (malformed SSE in the middle), "no_usage", "hang" (no byte, ever).
+TAG is the field `user` of the body: what the client calls its request. ENGINE_ID is unique over restarts,
+and is the `id` of the answer. Prompt tokens are the bytes of the JSON of `messages` over 4, rounded up.
+Behaviour can be asked for in the body: `mock_delay_ms`, and `mock_fault`: "reset_0" (no byte), "reset_1"
+(after one token), "reset_half", "garbage" (malformed SSE in the middle), "no_usage", "hang" (no byte,
+ever).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any
 import httptools
 import msgspec
 import uvloop
+
 from mock_upstream import DONE, END, JSON_HEAD, SSE_HEAD, StreamOptions, framed
 
 
@@ -95,7 +98,9 @@ class Connection(asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserCallbackError):
-            self.transport.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            self.transport.write(
+                b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            )
             self.transport.close()
 
     def on_url(self, url: bytes) -> None:
