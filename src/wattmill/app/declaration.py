@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from wattmill.app.problem import Problem
 from wattmill.app.settings import Settings
-from wattmill.app.settings_errors import Problem
 
 FILE_NAME = "wattmill.toml"
 EXAMPLE = "built-in example"

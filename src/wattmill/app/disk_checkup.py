@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from wattmill.units import MS_PER_S, US_PER_S
+
 Line = tuple[str, str, Literal["good", "note", "poor", "bad"], str]
 """What, value, verdict, way out."""
 
@@ -103,7 +105,7 @@ def _promise(folder: Path) -> Iterator[Line]:
         median_s = statistics.median(writes)
         yield (
             "journal write",
-            f"median {median_s * 1e6:.0f} µs, slowest {max(writes) * 1e6:.0f} µs of {ROUNDS}",
+            f"median {median_s * US_PER_S:.0f} µs, slowest {max(writes) * US_PER_S:.0f} µs of {ROUNDS}",
             "good",
             "",
         )
@@ -111,7 +113,7 @@ def _promise(folder: Path) -> Iterator[Line]:
         slow = median_s > SLOW_SYNC_S
         yield (
             "journal fdatasync",
-            f"median {median_s * 1e3:.2f} ms, slowest {max(syncs) * 1e3:.2f} ms of {ROUNDS}",
+            f"median {median_s * MS_PER_S:.2f} ms, slowest {max(syncs) * MS_PER_S:.2f} ms of {ROUNDS}",
             "poor" if slow else "good",
             "Off the request's way, but each wait delays the next: a longer sync_ms batches more"
             if slow

@@ -207,7 +207,7 @@ class HttpPool(_Pool, frozen=True, kw_only=True, tag_field="engine", tag="openai
         ),
     ]
     api_key_env: Annotated[
-        Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None,
+        Annotated[str, Meta(pattern=r"^[A-Z_][A-Z0-9_]*$")] | None,
         Meta(description="Environment variable that holds the key.", examples=["OPENAI_API_KEY"]),
     ] = None
     api_key_file: Annotated[str | None, Meta(description="File whose first line is the key.")] = None

@@ -72,10 +72,10 @@ class Journal(_Section, frozen=True, kw_only=True):
     sync_ms: Annotated[
         int,
         Meta(
-            ge=0,
+            ge=1,
             le=60_000,
             description="Longest time between a write and its fdatasync: what the death of the machine "
-            "(not of a process) can lose. 0 syncs before each request leaves.",
+            "(not of a process) can lose, in milliseconds.",
         ),
     ] = 200
     segment_mib: Annotated[int, Meta(ge=1, le=4096, description="Size of one segment file, in MiB.")] = 64

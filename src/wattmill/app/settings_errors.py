@@ -11,31 +11,17 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
+from wattmill.app.problem import Problem
+
 Path = tuple[str, ...]
 
+# Where people paste a secret by mistake: what stands there is never repeated.
+MAY_HOLD_SECRET = ("api_key_env", "api_key_file", "base_url", "proxy")
 SECRET_WORDS = ("api_key", "apikey", "key", "token", "secret", "password")
-
-
-class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """One fault of a declaration. `key` is a dotted path, `line` counts from 1; None: not known."""
-
-    file: str
-    key: str
-    rule: str
-    way_out: str
-    value: str | None = None  # as TOML would write it; never of a secret
-    line: int | None = None
-    level: Literal["error", "warning"] = "error"
-
-    def __str__(self) -> str:
-        where = f"{self.file}:{self.line}" if self.line else self.file
-        value = "" if self.value is None else f" = {self.value}"
-        head = f"{where}: {self.level}: " + (f"{self.key}{value}: " if self.key else "")
-        return f"{head}{self.rule}. {self.way_out}"
 
 
 def faults(data: Any, kind: Any, *, file: str, text: str) -> list[Problem]:
@@ -108,7 +94,8 @@ def _walk_struct(data: dict[str, Any], structs: list[type[msgspec.Struct]], path
     for name, field in fields.items():
         if field.required and name not in data:
             words = _description(field.type)
-            yield path, f"`{name}` is missing", f"It says: {words}" if words else f"Write `{name} = …`", None
+            means = f", which means: {words}" if words else ""
+            yield path, f"`{name}` is missing", f"Write `{name} = …`{means}", None
 
 
 def _walk_table(data: dict[str, Any], kind: Any, path: Path) -> Iterator[_Fault]:
@@ -124,7 +111,9 @@ def _walk_value(data: Any, kind: Any, path: Path) -> Iterator[_Fault]:
         msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         text = str(error).split(" - at `")[0]
-        yield path, _rule(text), _way_out(text, data, path), _toml(data)
+        name = path[-1] if path else ""
+        value = None if name in MAY_HOLD_SECRET else _toml(data)
+        yield path, _rule(text, name), _way_out(name, data, _description(kind)), value
 
 
 def _unknown(name: str, value: Any, known: list[str], path: Path) -> _Fault:
@@ -156,12 +145,16 @@ _WORDS = {
 }
 
 
-def _rule(text: str) -> str:
+def _rule(text: str, name: str) -> str:
     """Return msgspec's words for people: what must hold."""
+    if "matching regex" in text and "_usd" in name:
+        return "must be dollars, 0 or more, as digits in quotes"
+    if "matching regex" in text and name == "api_key_env":
+        return "must be the name of an environment variable in capitals, never the key itself"
     if text.startswith("Invalid enum value"):
         return "is none of the values that it may have"
     if "matching regex" in text:
-        return f"must match {text.split('matching regex ')[1]}"
+        return f"must match {text.split('matching regex ')[1]}".replace("\\\\", "\\")
     head, _, got = text.partition(", got ")
     for known in sorted(_WORDS, key=len, reverse=True):
         if head.startswith(known):
@@ -169,13 +162,12 @@ def _rule(text: str) -> str:
     return head[:1].lower() + head[1:] + (f", got {got}" if got else "")
 
 
-def _way_out(text: str, data: Any, path: Path) -> str:
-    name = path[-1] if path else ""
+def _way_out(name: str, data: Any, description: str) -> str:
     if "_usd" in name and isinstance(data, int | float) and not isinstance(data, bool):
         return f'Money is text, so that it stays exact: write {name} = "{data}"'
-    if "matching regex" in text and "_usd" in name:
-        return 'Write dollars as digits in quotes, such as "0.15"'
-    return f"See `{name}` in docs/reference/declaration.md" if name else "See docs/reference/settings.md"
+    if "_usd" in name:
+        return 'Write for example "0.15"'
+    return f"`{name}` means: {description}" if description else "`wattmill config schema` has every rule"
 
 
 # --- types ------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import typer
 
 from wattmill.app.declaration import FILE_NAME, Loaded, example_text, load
 from wattmill.app.effective import Effective, effective
+from wattmill.app.problem import Problem
 from wattmill.app.schema import settings_schema
-from wattmill.app.settings_errors import Problem
 
 config_app = typer.Typer(
     help="Check, show or describe the declaration (wattmill.toml).",

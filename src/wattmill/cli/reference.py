@@ -1,0 +1,314 @@
+"""The reference pages, written from the code: `python -m wattmill.cli.reference docs/reference`.
+
+Each page has one source: the settings' schema, the table of refusals, the table of metrics, the commands.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer.main
+
+from wattmill.app.pool_settings import Usd
+from wattmill.app.schema import settings_schema
+from wattmill.cli.main import COMMANDS
+from wattmill.distribution.metrics import METRICS
+from wattmill.vocab.refusal import CODES
+
+NOTE = "<!-- Written by `make docs` from {source}. Change it there. -->"
+
+Schema = dict[str, Any]
+
+USD_PATTERN = msgspec.json.schema(Usd)["pattern"]
+
+
+def pages() -> dict[str, Callable[[], str]]:
+    """Return the writers of all reference pages, by file name."""
+    return {
+        "declaration.md": declaration_page,
+        "errors.md": errors_page,
+        "metrics.md": metrics_page,
+        "cli.md": cli_page,
+    }
+
+
+# --- the declaration --------------------------------------------------------------------------------------
+
+
+def declaration_page() -> str:
+    """Return every setting with its type, default, rule and meaning."""
+    schema = settings_schema()
+    defs: dict[str, Schema] = schema["$defs"]
+    root = defs["Settings"]
+    lines = [
+        "# The declaration: `wattmill.toml`",
+        "",
+        NOTE.format(source="src/wattmill/app/settings.py"),
+        "",
+        "One file declares a factory. `wattmill init` writes a commented example, `wattmill config",
+        "check` says",
+        "what is wrong, `wattmill config show` what holds and where it comes from, and `wattmill",
+        "config schema`",
+        "prints the JSON schema for an editor.",
+        "",
+        'Unknown keys are errors. Names carry their unit. Money that is booked is text (`"0.15"`), so',
+        "that it",
+        "stays exact. Secrets never stand in the file: name an environment variable or a file that",
+        "holds them.",
+        "Relative paths are meant from the folder of the file.",
+        "",
+    ]
+    sections: dict[str, list[str]] = {}  # both kinds of pool have the same tables: each is told once
+    for name, prop in root["properties"].items():
+        for section in _sections((name,), prop, defs, required=name in root.get("required", ())):
+            sections.setdefault(section[0], section)
+    lines += [line for section in sections.values() for line in section]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _sections(
+    path: tuple[str, ...], prop: Schema, defs: dict[str, Schema], *, required: bool
+) -> Iterator[list[str]]:
+    """Yield the section of a table, and the sections of the tables inside it, each as lines."""
+    table = _table_of(prop)
+    if table is not None:
+        yield from _sections((*path, _placeholder(path)), table, defs, required=required)
+    for struct in _structs(prop, defs):
+        yield from _section(path, struct, defs, required=required)
+
+
+def _section(
+    path: tuple[str, ...], struct: Schema, defs: dict[str, Schema], *, required: bool
+) -> Iterator[list[str]]:
+    rows, inner, tag = [], [], ""
+    must = struct.get("required", ())
+    for name, prop in struct["properties"].items():
+        if len(prop.get("enum", ())) == 1 and "description" not in prop:
+            tag = f' with `{name} = "{prop["enum"][0]}"`'
+        elif _structs(prop, defs) or _holds_structs(prop, defs):
+            inner.append((name, prop))
+        else:
+            rows.append(_row(name, prop, name in must))
+    words = " ".join(struct.get("description", "").split())
+    lines = [f"## `[{'.'.join(path)}]`{tag}", "", words + (" **Required.**" if required else ""), ""]
+    if rows:
+        lines += ["| key | type | default | rule | meaning |", "|---|---|---|---|---|", *rows, ""]
+    yield lines
+    for name, prop in inner:
+        yield from _sections((*path, name), prop, defs, required=name in must)
+
+
+def _row(name: str, prop: Schema, required: bool) -> str:
+    kind, rule = _kind(prop)
+    default = "**required**" if required else _code(prop.get("default"))
+    example = ", ".join(_code(e) for e in prop.get("examples", ()))
+    meaning = prop.get("description", "") + (f" Example: {example}." if example else "")
+    return "| " + " | ".join(_cell(c) for c in (f"`{name}`", kind, default, rule, meaning)) + " |"
+
+
+def _kind(prop: Schema) -> tuple[str, str]:
+    """Return the type and the rule of a value in words."""
+    options = [o for o in prop.get("anyOf", [prop]) if o.get("type") != "null"]
+    kinds, rules = zip(*(_one_kind(o) for o in options), strict=True)
+    return " or ".join(dict.fromkeys(kinds)), " or ".join(dict.fromkeys(r for r in rules if r))
+
+
+def _one_kind(prop: Schema) -> tuple[str, str]:
+    words = {
+        "integer": "whole number",
+        "number": "number",
+        "string": "text",
+        "boolean": "true or false",
+        "array": "list",
+        "object": "table",
+    }
+    if "enum" in prop:
+        return "text", " or ".join(_code(v) for v in prop["enum"] if v is not None)
+    bounds = [
+        f"{sign} {prop[key]}"
+        for key, sign in (
+            ("minimum", "≥"),
+            ("exclusiveMinimum", ">"),
+            ("maximum", "≤"),
+            ("exclusiveMaximum", "<"),
+        )
+        if key in prop
+    ]
+    if prop.get("minItems") or prop.get("minProperties") or prop.get("minLength"):
+        bounds.append("not empty")
+    if "maxLength" in prop:
+        bounds.append(f"at most {prop['maxLength']} characters")
+    if "pattern" in prop:
+        bounds.append("digits, in quotes" if prop["pattern"] == USD_PATTERN else f"`{prop['pattern']}`")
+    return words.get(prop.get("type", ""), "value"), ", ".join(bounds)
+
+
+def _structs(prop: Schema, defs: dict[str, Schema]) -> list[Schema]:
+    """Return the tables with fixed keys that a value is or may be."""
+    options = [o for o in prop.get("anyOf", [prop]) if o.get("type") != "null"]
+    if options and all("$ref" in o for o in options):
+        return [defs[o["$ref"].rsplit("/", 1)[1]] for o in options]
+    return []
+
+
+def _table_of(prop: Schema) -> Schema | None:
+    inner = prop.get("additionalProperties")
+    return inner if isinstance(inner, dict) else None
+
+
+def _holds_structs(prop: Schema, defs: dict[str, Schema]) -> bool:
+    inner = _table_of(prop)
+    return inner is not None and (bool(_structs(inner, defs)) or _holds_structs(inner, defs))
+
+
+def _placeholder(path: tuple[str, ...]) -> str:
+    if path == ("prices",):
+        return "BOOK"
+    if path[0] == "prices":
+        return "MODEL"
+    return {"models": "NAME", "pools": "NAME", "tenants": "ORG", "teams": "TEAM"}[path[-1]]
+
+
+def _code(value: Any) -> str:
+    return "—" if value is None else f"`{msgspec.json.encode(value).decode()}`"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+# --- errors and metrics -----------------------------------------------------------------------------------
+
+
+def errors_page() -> str:
+    """Return every refusal code with its status, type and whether waiting can cure it."""
+    lines = [
+        "# Errors",
+        "",
+        NOTE.format(source="src/wattmill/vocab/refusal.py"),
+        "",
+        "Every error has OpenAI's shape, so that any client library understands it:",
+        "",
+        "```json",
+        '{"error": {"message": "…", "type": "…", "code": "…", "param": null, "request_id": "req_…"}}',
+        "```",
+        "",
+        "`message` says what was wrong, the value and the way out; `code` is one of these. Where waiting can",
+        "cure it the answer may carry `retry-after`; where it cannot, it carries `x-should-retry:",
+        "false`, which",
+        "the OpenAI clients obey.",
+        "",
+        "| code | HTTP | type | retry | meaning |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{name}` | {code.status} | `{code.type}` | {_yes(code.retry)} | {_cell(code.meaning)} |"
+        for name, code in CODES.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def metrics_page() -> str:
+    """Return every metric of the gateway with its type, labels and meaning."""
+    lines = [
+        "# Metrics",
+        "",
+        NOTE.format(source="src/wattmill/distribution/metrics.py"),
+        "",
+        "`GET /metrics` on the admin listener, in Prometheus' text format, summed over the workers. Every",
+        "label has a closed set of values: no client can add one.",
+        "",
+        "| metric | type | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels) or "—"
+        meaning = metric.help
+        if metric.buckets:
+            meaning += " Buckets (s): " + ", ".join(f"{b:g}" for b in metric.buckets) + "."
+        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {_cell(meaning)} |")
+    return "\n".join(lines) + "\n"
+
+
+# --- commands ---------------------------------------------------------------------------------------------
+
+
+def cli_page() -> str:
+    """Return every command with its arguments and options."""
+    lines = [
+        "# Commands",
+        "",
+        NOTE.format(source="src/wattmill/cli/"),
+        "",
+        "Each command answers one question. Output for people is a table with units; `--json`, where a",
+        "command has it, gives the same facts to programs. The exit code is 0 when it worked, 1 when",
+        "the answer is",
+        "no, 2 when the command was not understood.",
+        "",
+    ]
+    for name, (module, summary) in COMMANDS.items():
+        app = getattr(importlib.import_module(module), f"{name}_app")
+        lines += _command_section(f"wattmill {name}", typer.main.get_command(app), summary)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _command_section(title: str, command: Any, summary: str) -> Iterator[str]:
+    subcommands: dict[str, Any] = getattr(command, "commands", {})
+    words = [_argument(p) for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option" and "--help" not in p.opts]
+    yield f"## `{' '.join([title, *words])}`"
+    yield ""
+    yield _paragraphs(command.help or summary)
+    yield ""
+    arguments = [p for p in command.params if p.param_type_name == "argument" and getattr(p, "help", None)]
+    if arguments or options:
+        yield "| argument or option | default | meaning |"
+        yield "|---|---|---|"
+        for param in arguments:
+            yield f"| `{_argument(param)}` | {_default(param)} | {_cell(param.help or '')} |"
+        for param in options:
+            names = ", ".join([*param.opts, *param.secondary_opts])
+            meaning = (param.help or "") + (f" Environment: `{param.envvar}`." if param.envvar else "")
+            yield f"| `{names}` | {_default(param)} | {_cell(meaning)} |"
+        yield ""
+    for name, inner in subcommands.items():
+        yield from _command_section(f"{title} {name}", inner, "")
+
+
+def _argument(param: Any) -> str:
+    name = param.metavar or (param.name or "").upper()
+    return name if param.required else f"[{name}]"
+
+
+def _default(param: Any) -> str:
+    value = param.default
+    if param.required:
+        return "**required**"
+    if value is None or value is False or callable(value) or value in ((), [], ""):
+        return "—"
+    return f"`{value}`"
+
+
+def _paragraphs(text: str) -> str:
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+def main(folder: Path) -> None:
+    """Write all pages into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, write in pages().items():
+        (folder / name).write_text(write(), encoding="utf-8")
+        print(f"wrote {folder / name}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/reference"))
