@@ -41,13 +41,13 @@ format: dev ## put the code into the project's format
 
 bench: dev ## the gateway against direct and nginx; writes benchmarks/results/gateway.json
 	@scripts/system-packages.sh nginx
-	$(PY) -m benchmarks.gateway $(ARGS)
+	$(PY) benchmarks/gateway.py $(ARGS)
 
 chaos: dev weights ## 50 random kills under load; the last line says what was lost and doubled
-	$(PY) -m benchmarks.chaos $(ARGS)
+	$(PY) benchmarks/chaos.py $(ARGS)
 
 aiperf: dev ## replay a trace by a neutral client (installs aiperf into its own .venv-aiperf)
-	$(PY) -m benchmarks.aiperf $(ARGS)
+	$(PY) benchmarks/aiperf_replay.py $(ARGS)
 
 test-engines: dev weights ## the engines' conformance suite against vLLM's CPU build and transformers serve
 	$(PY) -m pytest -m slow tests/engines $(PYTEST_ARGS)
@@ -56,6 +56,7 @@ lock: dev ## resolve pyproject.toml into both locks (ARGS=--upgrade for the newe
 	@scripts/lock.sh $(ARGS)
 
 docs: dev ## write docs/reference from the code, and README's figures from the results
+	$(PY) -m wattmill.cli.reference docs/reference
 	$(PY) scripts/readme_figures.py
 
 fresh-machine: ## try `make up` in a bare Debian folder (needs root and debootstrap)
