@@ -256,8 +256,9 @@ def test_a_cancelled_wait_leaves_nothing_reserved(control: Control) -> None:
         with pytest.raises(asyncio.CancelledError):
             await waiting
         leave.set()
-        while money.reserve(path, 10 * USD) is None:
-            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            while money.reserve(path, 10 * USD) is None:
+                await asyncio.sleep(0)
 
     asyncio.run(main())
 

@@ -88,5 +88,8 @@ def find(tree: Mapping[int, Node], text: str) -> Node:
     by_name = {name_of(tree, id): found for id, found in tree.items()}
     if text in by_name:
         return by_name[text]
-    near = sorted(name for name in by_name if text and text.split("/")[-1] in name)[:5] or sorted(by_name)[:5]
+    near = (
+        sorted(name for name in by_name if text and text.split("/")[-1] in name.split("/")[-1])[:5]
+        or sorted(by_name)[:5]
+    )
     raise NoSuch(f"no {text!r} in the budget tree; there is: {', '.join(near) or 'nothing yet'}")
