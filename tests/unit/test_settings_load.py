@@ -1,5 +1,7 @@
 """Reading a declaration: what is right is kept whole, what is wrong is named with its way out."""
 
+# ruff: noqa: E501  (messages stand here whole, as a person reads them)
+
 from __future__ import annotations
 
 import subprocess

@@ -51,6 +51,9 @@ def published(settings: Settings, env: Mapping[str, str], folder: Path) -> dict[
         return publish(control, price_specs(settings, env), now_us=NOW_US)
 
 
+EXAMPLE = example({})
+
+
 def test_every_model_of_every_pool_has_a_cost_and_a_charge(tmp_path: Path):
     prices = published(example({}), {}, tmp_path)
     assert set(prices) == {(pool, "smollm2-135m") for pool in ("edge", "local", "cloud")}
@@ -98,7 +101,7 @@ def test_a_changed_markup_is_a_new_version_and_the_old_one_stays(tmp_path: Path)
     tokens=st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)),
 )
 def test_at_any_markup_the_charge_is_never_below_the_cost(markup: float, tokens: tuple[int, int]):
-    settings = example_without_files()
+    settings = EXAMPLE
     edge = msgspec.structs.replace(settings.pools["edge"], charge=CostPlus(markup=markup))
     settings = msgspec.structs.replace(settings, pools={"edge": edge})
     rows = {spec.leg: spec.listing.versions[0].rates_nusd_per_mtok for spec in price_specs(settings, {})}
@@ -108,13 +111,6 @@ def test_at_any_markup_the_charge_is_never_below_the_cost(markup: float, tokens:
             exact = cost * (1 + markup)
             assert charge >= cost
             assert abs(charge - exact) <= 1 + exact * 1e-12
-
-
-def example_without_files() -> Settings:
-    return _EXAMPLE
-
-
-_EXAMPLE = example({})
 
 
 def test_a_part_without_a_rate_costs_what_the_whole_costs_and_audio_is_not_sold():
@@ -164,7 +160,7 @@ def test_a_declared_list_narrows_what_an_adapter_can_do(tmp_path: Path):
 
 
 def test_cards_carry_the_name_that_clients_use():
-    assert {name: card.name for name, card in cards(_EXAMPLE).items()} == {
+    assert {name: card.name for name, card in cards(EXAMPLE).items()} == {
         "smollm2-135m": "smollm2-135m",
         "gpt-4o-mini": "gpt-4o-mini",
     }

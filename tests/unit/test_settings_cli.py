@@ -1,0 +1,149 @@
+"""`wattmill init`, `config` and `doctor`, as a person runs them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from wattmill.app import checkup, disk_checkup
+from wattmill.app.checkup import Finding
+from wattmill.app.declaration import Loaded, decode, example_text
+from wattmill.power.live.ladder import ladder
+
+SECRET = "sk-live-0123456789abcdef"
+
+
+def run(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "wattmill", *words],
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "200", **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_init_writes_an_example_that_checks(tmp_path: Path):
+    assert run(tmp_path, "init").returncode == 0
+    assert (tmp_path / "wattmill.toml").read_text(encoding="utf-8") == example_text()
+    checked = run(tmp_path, "config", "check")
+    assert checked.returncode == 0
+    assert "wattmill.toml: right" in checked.stdout
+
+
+def test_init_leaves_a_file_that_is_there_unless_forced(tmp_path: Path):
+    mine = tmp_path / "wattmill.toml"
+    mine.write_text("# mine\n", encoding="utf-8")
+    refused = run(tmp_path, "init")
+    assert refused.returncode == 1
+    assert "--force" in refused.stderr
+    assert mine.read_text(encoding="utf-8") == "# mine\n"
+    assert run(tmp_path, "init", "--force").returncode == 0
+    assert mine.read_text(encoding="utf-8") == example_text()
+
+
+def test_check_ends_with_1_and_names_what_is_wrong(tmp_path: Path):
+    (tmp_path / "x.toml").write_text(example_text().replace("workers", "wrokers"), encoding="utf-8")
+    checked = run(tmp_path, "config", "check", "x.toml")
+    assert checked.returncode == 1
+    assert "Did you mean `workers`?" in checked.stderr
+    told = msgspec.json.decode(run(tmp_path, "config", "check", "x.toml", "--json").stdout)
+    assert told["ok"] is False
+    assert told["problems"][0]["key"] == "gateway.wrokers"
+
+
+def test_show_tells_where_each_value_comes_from_and_no_secret(tmp_path: Path):
+    (tmp_path / "wattmill.toml").write_text(example_text(), encoding="utf-8")
+    shown = run(tmp_path, "config", "show", "--json", OPENAI_API_KEY=SECRET)
+    rows = {row["key"]: row for row in msgspec.json.decode(shown.stdout)}
+    assert rows["gateway.port"] == {"key": "gateway.port", "value": 8686, "origin": "file"}
+    assert rows["journal.sync_ms"]["origin"] == "default"
+    assert rows["pools.cloud.key"] == {"key": "pools.cloud.key", "value": "present", "origin": "derived"}
+    assert SECRET not in shown.stdout + shown.stderr
+    assert SECRET not in run(tmp_path, "config", "show", OPENAI_API_KEY=SECRET).stdout
+
+
+def test_schema_prints_a_schema(tmp_path: Path):
+    schema = msgspec.json.decode(run(tmp_path, "config", "schema").stdout)
+    assert "pools" in schema["$defs"]["Settings"]["required"]
+
+
+def test_doctor_says_what_is_modelled_and_leaves_nothing_behind(tmp_path: Path):
+    ports = example_text().replace("port = 8686", "port = 0").replace("port = 8687", "port = 0")
+    (tmp_path / "wattmill.toml").write_text(ports, encoding="utf-8")
+    before = sorted(tmp_path.iterdir())
+    told = run(tmp_path, "doctor", "--json", OPENAI_API_KEY=SECRET)
+    findings = {f["what"]: f for f in msgspec.json.decode(told.stdout)["findings"]}
+    assert findings["joules"]["value"].startswith("modelled: idle 20 W, max 65 W")
+    assert findings["key of cloud"]["verdict"] == "good"
+    assert findings["file lock"]["verdict"] == "good"
+    assert SECRET not in told.stdout
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_doctor_ends_with_1_when_the_declaration_is_wrong(tmp_path: Path):
+    (tmp_path / "wattmill.toml").write_text("", encoding="utf-8")
+    told = run(tmp_path, "doctor")
+    assert told.returncode == 1
+    assert "`pools` is missing" in told.stdout
+
+
+# --- findings, each on a machine that we pretend to have ---------------------------------------------------
+
+
+def found(home: Path, text: str | None = None) -> dict[str, Finding]:
+    free = example_text().replace("port = 8686", "port = 0").replace("port = 8687", "port = 0")
+    loaded = decode(text or free, file="wattmill.toml", folder=home, env={})
+    assert isinstance(loaded, Loaded), [str(p) for p in loaded]
+    return {finding.what: finding for finding in checkup.checkup(loaded.settings, home, {})}
+
+
+def test_a_port_in_use_names_its_holder(tmp_path: Path):
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        text = example_text().replace("8686", str(port)).replace("port = 8687", "port = 0")
+        finding = found(tmp_path, text)["gateway port"]
+    assert finding.verdict == "bad"
+    assert f"pid {os.getpid()}" in finding.value
+
+
+def test_too_little_memory_says_how_to_need_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkup, "_memory_bytes", lambda: (1 << 30, 300 << 20))
+    assert found(tmp_path)["memory"].verdict == "poor"
+
+
+def test_a_quota_below_the_affinity_counts(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkup, "_read", lambda path: "150000 100000" if path.endswith("cpu.max") else None)
+    assert checkup.usable_cores() <= 1.5
+
+
+def test_a_folder_that_cannot_be_written_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(disk_checkup.os, "access", lambda *_: False)
+    assert [line[2] for line in disk_checkup.disk(tmp_path)] == ["bad"]
+
+
+@pytest.mark.parametrize(("kind", "verdict"), [("nfs4", "bad"), ("tmpfs", "poor"), ("ext4", "good")])
+def test_the_file_system_under_the_books_matters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, verdict: str
+):
+    monkeypatch.setattr(disk_checkup, "filesystem_of", lambda _: kind)
+    assert next(iter(disk_checkup.disk(tmp_path)))[2] == verdict
+
+
+def test_the_last_mount_over_a_folder_is_the_one_that_counts():
+    assert disk_checkup.filesystem_of(Path("/proc/self")) == "proc"
+
+
+def test_every_rung_that_cannot_be_read_says_why():
+    for rung in ladder():
+        assert rung.readable or rung.reason
