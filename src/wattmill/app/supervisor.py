@@ -20,7 +20,7 @@ import msgspec
 from wattmill.app import lifeline
 from wattmill.app.children import Child, ChildSpec
 from wattmill.app.clock import LiveClock
-from wattmill.app.declaration import Loaded, stored
+from wattmill.app.declaration import Loaded, restored, stored
 from wattmill.app.engines import EngineEndpoint, embedded_specs, new_key, write_endpoints
 from wattmill.app.home import Home
 from wattmill.app.plan import EMBEDDED_ADAPTER, Place, places
@@ -183,9 +183,7 @@ class Factory:
         """Write a declaration into the control database, where all processes read it."""
         text = stored(settings)
         before = self._control.config()
-        if before is None or before[1] != text:
-            # Caps set by hand hold until the declaration itself changes.
-            apply_tenants(self._control, settings)
+        apply_tenants(self._control, settings, _known(before))
         publish(self._control, price_specs(settings, self._env), now_us=self._clock.wall_us())
         return self._control.put_config(text, self._clock.wall_us())
 
@@ -305,6 +303,16 @@ class Factory:
     @property
     def control(self) -> Control:
         return self._control
+
+
+def _known(config: tuple[int, str] | None) -> Settings | None:
+    """Return the declaration of the last life, or None if there was none or a release of wattmill lies between."""
+    if config is None:
+        return None
+    try:
+        return restored(config[1])
+    except msgspec.ValidationError:
+        return None
 
 
 def _with_ports(settings: Settings) -> Settings:

@@ -8,12 +8,19 @@ from wattmill.ledger.stores.control_records import NoSuch
 from wattmill.units import nusd_from_usd
 
 
-def apply_tenants(control: Control, settings: Settings) -> None:
-    """Make the declared organisations and teams, with their declared caps. What is not declared stays."""
+def apply_tenants(control: Control, settings: Settings, before: Settings | None) -> None:
+    """Make the declared organisations and teams. What is not declared stays.
+
+    A cap is set where the declaration changed it since `before`: one set by hand holds until then.
+    """
     for org_name, org in settings.tenants.items():
-        org_node = control.put_org(org_name, _cap(org.cap_usd))
+        old = before.tenants.get(org_name) if before is not None else None
+        keep = old is not None and old.cap_usd == org.cap_usd
+        org_node = control.put_org(org_name, _cap(org.cap_usd), keep_cap=keep)
         for team_name, team in org.teams.items():
-            control.put_team(org_node, team_name, _cap(team.cap_usd))
+            old_team = old.teams.get(team_name) if old is not None else None
+            keep = old_team is not None and old_team.cap_usd == team.cap_usd
+            control.put_team(org_node, team_name, _cap(team.cap_usd), keep_cap=keep)
 
 
 def fresh_key(control: Control, team: str, name: str) -> str:
