@@ -306,7 +306,7 @@ class Factory:
 
 
 def _known(config: tuple[int, str] | None) -> Settings | None:
-    """Return the declaration of the last life, or None if there was none or a release of wattmill lies between."""
+    """Return the declaration of the last life; None if there was none, or none that this release reads."""
     if config is None:
         return None
     try:

@@ -26,7 +26,8 @@ def apply_tenants(control: Control, settings: Settings, before: Settings | None)
 def fresh_key(control: Control, team: str, name: str) -> str:
     """Return the secret of a new key `name` for `team` ("org/team"); one of that name before it ends now."""
     node = control.find(team)
-    for key in control.keys():
+    records, _ = control.credentials()
+    for key in records:
         if key.full_name == f"{team}/{name}" and key.revoked_us is None:
             return control.rotate_key(key.id)[1]
     try:
