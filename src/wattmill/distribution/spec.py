@@ -17,6 +17,7 @@ class BackendModel(msgspec.Struct, frozen=True, kw_only=True):
     upstream: str  # as the engine calls it
     cost: Price  # what it costs the factory
     charge: Price  # what the tenant pays
+    context_tok: int | None = None  # no answer is longer, so no more than this is reserved for one
 
 
 class Backend(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,451 @@
+"""One attempt at one pool: it leaves with an intent in the journal, and ends with exactly one end.
+
+What is charged (`book`): the tenant pays for what was produced once something reached it, whether the answer
+finished, was aborted by the client, cut at its clamp, or broke off in the middle. An attempt that failed
+before it gave anything is charged 0; its cost leg is what it used. Where an answer's tokens could not be
+counted at all (`unmetered`) and the attempt did not fail, charge and cost stay at the reservation, as for an
+attempt in doubt, until reconciled: a cap that has been spent is never given back on a guess.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from wattmill.distribution.spec import Backend, BackendModel
+from wattmill.distribution.upstream_conn import Handle
+from wattmill.models.engines.adapter import Adapter
+from wattmill.ports import Grant, JournalUnavailable
+from wattmill.units import US_PER_S
+from wattmill.vocab.fact import End, Intent, Status, UsageSource
+from wattmill.vocab.refusal import Refusal
+from wattmill.vocab.route import Candidate
+from wattmill.vocab.usage import Usage
+
+if TYPE_CHECKING:
+    from wattmill.distribution.exchange import Exchange
+
+PATHS = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+_ERROR_BYTES = 65_536  # of an engine's refusal that are read
+_OUR_CREDENTIALS = (401, 402, 403)
+_OUR_ADDRESS = (404, 405)
+
+
+class Attempt:
+    """Implements `upstream_conn.Sink`. The forms of answers are its subclasses (`attempt_forms`)."""
+
+    __slots__ = (
+        "_error",
+        "_error_bytes",
+        "_started_s",
+        "_started_us",
+        "adapter",
+        "backend",
+        "booked",
+        "charge_nusd",
+        "clamp_tok",
+        "energy_j",
+        "exchange",
+        "first_s",
+        "grant",
+        "handle",
+        "holds_slot",
+        "model",
+        "per_choice_tok",
+        "pool",
+        "retry_after",
+        "sent",
+        "seq",
+        "status",
+        "upstream",
+        "was_slow",
+        "written",
+    )
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        candidate: Candidate,
+        backend: Backend,
+        model: BackendModel,
+        adapter: Adapter,
+        grant: Grant,
+        per_choice_tok: int,
+    ) -> None:
+        self.exchange = exchange
+        self.backend = backend
+        self.pool = candidate.pool
+        self.upstream = exchange.upstreams[candidate.pool]
+        self.model = model
+        self.adapter = adapter
+        self.grant = grant
+        self.per_choice_tok = per_choice_tok
+        self.clamp_tok = per_choice_tok * exchange.ask.choices
+        self.handle: Handle | None = None
+        self.seq = exchange.seq if not exchange.attempts else exchange.gateway.next_seq()
+        self.written = False  # its intent
+        self.sent = False  # it may have reached the engine
+        self.holds_slot = False
+        self.booked = False
+        self.status = 0  # of the engine's HTTP answer
+        self.first_s: float | None = None  # first content
+        self.charge_nusd = 0
+        self.energy_j: float | None = None
+        self.retry_after: float | None = None
+        self.was_slow = False
+        self._error: list[bytes] = []
+        self._error_bytes = 0
+        self._started_s = 0.0
+        self._started_us = 0
+
+    # ---- leaving
+
+    def start(self) -> None:
+        """Write the intent and send. Raises `JournalUnavailable`; then nothing has left."""
+        exchange = self.exchange
+        services, ask, draft = exchange.services, exchange.ask, exchange.draft
+        streamed = self.streamed
+        body = self.adapter.render(
+            ask.endpoint,
+            draft.body,
+            model=self.model.upstream,
+            stream=streamed,
+            max_output_tok=self.per_choice_tok,
+            choices=draft.n,
+        )
+        caller = exchange.caller
+        assert caller is not None
+        at_us = self._started_us = services.clock.wall_us()
+        model = self.model
+        services.journal.append_intent(
+            Intent(
+                self.seq,
+                exchange.seq,
+                exchange.attempts - 1,
+                at_us,
+                caller.path,
+                self.pool,
+                draft.model,
+                ask.endpoint,
+                ask.stream,
+                ask.input_bound_tok,
+                self.clamp_tok,
+                self.grant.nusd,
+                model.cost.id,
+                model.charge.id,
+                ask.max_output_tok,
+                exchange.route if exchange.attempts == 1 else None,
+                exchange.http.label,
+                ask.privacy,
+                services.worst_case(model.cost, ask.input_bound_tok, self.clamp_tok),
+                ask.choices,
+                tuple(sorted(ask.needs)) if ask.needs else (),
+                ask.pool is not None,
+            )
+        )
+        self.written = True
+        upstream = self.upstream
+        upstream.state.took()
+        exchange.gateway.attempts.add(self)
+        now = self._started_s = services.clock.now()
+        self.sent = self.holds_slot = True
+        upstream.post(PATHS[ask.endpoint], body, self, now)
+        if exchange.slow and self.handle is not None:
+            self.handle.pause()
+
+    def release(self) -> None:
+        """Give the reservation back: nothing has left."""
+        if not self.booked:
+            self.booked = True
+            self.exchange.services.purse.settle(self.grant, 0)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the engine is asked for a stream."""
+        return False
+
+    def output_tok_so_far(self) -> int:
+        return 0
+
+    # ---- upstream_conn.Sink
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        self.status = status
+        wait = headers.get(b"retry-after", b"").strip()
+        if wait.isdigit() and len(wait) < 8:
+            self.retry_after = float(wait)
+        if status == 200:
+            self.exchange.guarded(self.began, headers.get(b"content-type", b""))
+
+    def on_body(self, data: bytes) -> None:
+        if self.booked:
+            return
+        if self.status == 200:
+            self.exchange.guarded(self.took, data)
+        elif self._error_bytes < _ERROR_BYTES:
+            self._error.append(data)
+            self._error_bytes += len(data)
+
+    def on_end(self) -> None:
+        if not self.booked:
+            self.exchange.guarded(self.ended if self.status == 200 else self._engine_said_no)
+
+    def on_lost(self, kind: str, text: str) -> None:
+        if not self.booked:
+            self.exchange.guarded(self._lost, kind, text)
+
+    # ---- what a form adds
+
+    def began(self, content_type: bytes) -> None:
+        """The head of a good answer is here."""
+
+    def took(self, data: bytes) -> None:
+        """Body bytes of a good answer."""
+        raise NotImplementedError
+
+    def ended(self) -> None:
+        """The good answer's body has ended."""
+        raise NotImplementedError
+
+    @property
+    def committed(self) -> bool:
+        """Whether the client has seen anything of this attempt."""
+        return False
+
+    def so_far(self, *, worked: bool) -> tuple[Usage | None, UsageSource]:
+        """What was used until now, as far as it can be said. `worked`: the engine has had the prompt, and
+        nothing says that it did not read it."""
+        return (None, "unmetered") if worked and self.sent else (None, "none")
+
+    def reading_times(self) -> tuple[int | None, int | None, int | None]:
+        """The engine's own queue, prefill and decode times in microseconds."""
+        return None, None, None
+
+    def reading_names(self) -> tuple[str | None, str | None]:
+        """Finish reason and the engine's id of the answer."""
+        return None, None
+
+    def break_off(self, refusal: Refusal) -> None:
+        """Tell a client that has already seen a part why there will be no more."""
+        raise NotImplementedError
+
+    # ---- ends that are no answers
+
+    def _engine_said_no(self) -> None:
+        """The engine answered with another status than 200."""
+        text = self.upstream.redacted(_error_text(b"".join(self._error))) or "no reason given"
+        status, pool = self.status, self.pool
+        final = False
+        if status in _OUR_CREDENTIALS:
+            refusal = Refusal(
+                code="provider_auth", message=f"pool {pool!r} refused the factory's credentials ({status})"
+            )
+        elif status == 429:
+            refusal = Refusal(
+                code="upstream_rate_limited",
+                message=f"pool {pool!r} limits the factory's rate: {text}",
+                retry_after_s=self.retry_after,
+            )
+        elif 400 <= status < 500 and status not in _OUR_ADDRESS:
+            final = True
+            refusal = Refusal(
+                code="upstream_rejected", message=f"pool {pool!r} refused the request ({status}): {text}"
+            )
+        else:
+            refusal = Refusal(
+                code="upstream_failed",
+                message=f"pool {pool!r} answered {status}: {text}",
+                retry_after_s=self.retry_after,
+            )
+            if status >= 500:
+                self._unwell(f"status {status}")
+        self.book("failed", None, "none", error=refusal.code)
+        self.exchange.attempt_failed(refusal, final=final)
+
+    def _lost(self, kind: str, text: str) -> None:
+        """The connection broke, could not be made, or the engine was silent for too long."""
+        code = (
+            "upstream_timeout" if kind == "timeout" else "overloaded" if kind == "busy" else "upstream_failed"
+        )
+        if kind != "busy":
+            self._unwell(text, surely_down=kind == "connect")
+        if kind in ("connect", "busy"):
+            self.sent = False
+        self.fail(
+            Refusal(code=code, message=f"pool {self.pool!r}: {text}"), error=kind, worked=kind == "timeout"
+        )
+
+    def malformed(self, text: str) -> None:
+        """The engine's answer is not what it should be."""
+        self._unwell(text)
+        text = f"pool {self.pool!r}: {self.upstream.redacted(text)}"
+        self.fail(Refusal(code="upstream_failed", message=text), error="malformed", worked=True)
+
+    def fail(self, refusal: Refusal, *, error: str, worked: bool) -> None:
+        """End this attempt as failed: on to the next place, or a word after what the client has seen."""
+        if worked:
+            self._abort()
+        else:
+            self._let_go()
+        usage, source = self.so_far(worked=worked)
+        self.book("failed", usage, source, error=error)
+        if self.committed:
+            self._broken_off(refusal)
+        else:
+            self.exchange.attempt_failed(refusal, final=False)
+
+    def stop(self, refusal: Refusal) -> None:
+        """End this attempt for a reason of the gateway's own (time, shutdown); no other place is tried."""
+        self._abort()
+        usage, source = self.so_far(worked=True)
+        self.book("failed", usage, source, error=refusal.code)
+        if self.committed:
+            self._broken_off(refusal)
+        else:
+            self.exchange.refuse(refusal)
+
+    def client_gone(self) -> None:
+        """Close the way to the engine now and book what was produced."""
+        self._abort()
+        usage, source = self.so_far(worked=True)
+        self.book("aborted", usage, source)
+
+    def crashed(self, refusal: Refusal) -> None:
+        """A defect: settle without asking anything that may have caused it."""
+        self._let_go()
+        if not self.written:
+            self.release()
+        elif not self.booked:
+            self.book("failed", None, "unmetered" if self.sent else "none", error="internal")
+        if self.exchange.over:
+            return
+        if self.committed:
+            self._broken_off(refusal)
+        else:
+            self.exchange.refuse(refusal)
+
+    def _broken_off(self, refusal: Refusal) -> None:
+        self.exchange.gateway.metrics.count("wattmill_refusals_total", refusal.code)
+        self.exchange.finished(self.pool, "5xx")
+        self.break_off(refusal)
+
+    def _unwell(self, text: str, *, surely_down: bool = False) -> None:
+        self.upstream.state.failed(text, now_s=self.exchange.services.clock.now(), surely_down=surely_down)
+
+    def _let_go(self) -> None:
+        handle, self.handle = self.handle, None
+        if handle is not None:
+            handle.abort()
+
+    def _abort(self) -> None:
+        """Close the way to an engine that may be working. Where it keeps counters, its slot stays taken."""
+        at_work = self.handle is not None and self.sent
+        self._let_go()
+        if at_work and not self.booked and self.adapter.counters_path is not None:
+            self.exchange.gateway.lingers(self.upstream)
+            self.holds_slot = False  # it is the watch's now
+
+    # ---- the books
+
+    def book(
+        self, status: Status, usage: Usage | None, source: UsageSource, *, error: str | None = None
+    ) -> None:
+        """Write the end, settle the purse, free the slot: once, whatever comes later."""
+        if self.booked:
+            return
+        exchange = self.exchange
+        services = exchange.services
+        rated = cost = 0
+        if usage is not None:
+            try:
+                cost = services.rate(self.model.cost, usage)
+                rated = services.rate(self.model.charge, usage)
+            except LookupError:  # a class without a price: the reservation stands, and the row says why
+                cost = services.worst_case(self.model.cost, exchange.ask.input_bound_tok, self.clamp_tok)
+                rated, error = self.grant.nusd, error or "unpriced"
+        elif source == "unmetered" and status != "failed":
+            cost = services.worst_case(self.model.cost, exchange.ask.input_bound_tok, self.clamp_tok)
+            rated = self.grant.nusd
+        if status == "failed" and not self.committed:
+            rated = 0
+        charge = min(rated, self.grant.nusd)
+        self.booked = True
+        self.charge_nusd = charge
+        now = services.clock.now()
+        arrived = exchange.http.arrived_s
+        gateway = exchange.gateway
+        metrics = gateway.metrics
+        queue_us, prefill_us, decode_us = self.reading_times()
+        finish_reason, engine_id = self.reading_names()
+        try:
+            services.journal.append_end(
+                End(
+                    self.seq,
+                    services.clock.wall_us(),
+                    status,
+                    usage,
+                    source,
+                    cost,
+                    charge,
+                    rated - charge,
+                    self.status,
+                    None if self.first_s is None else int((self.first_s - arrived) * US_PER_S),
+                    int((now - arrived) * US_PER_S),
+                    self._started_us,
+                    queue_us,
+                    prefill_us,
+                    decode_us,
+                    finish_reason,
+                    error,
+                    engine_id,
+                )
+            )
+        except (JournalUnavailable, OSError):
+            # The attempt is in doubt now, and stays charged at its reservation until it is reconciled.
+            metrics.count("wattmill_journal_failures_total")
+            gateway.journal_failed_s = now
+            charge = self.grant.nusd
+        finally:
+            services.purse.settle(self.grant, charge)
+            gateway.attempts.discard(self)
+            if self.holds_slot:
+                self.holds_slot = False
+                self.upstream.state.gave_back()
+        metrics.ended(self.pool, status, usage, cost, charge)
+        if rated > charge:
+            metrics.count("wattmill_overrun_nusd_total", self.pool, by=rated - charge)
+        if source == "unmetered":
+            metrics.count("wattmill_unmetered_total", self.pool)
+        if status == "finished":
+            metrics.observe("wattmill_duration_seconds", self.pool, now - arrived)
+            if self.first_s is not None:
+                metrics.observe("wattmill_ttft_seconds", self.pool, self.first_s - arrived)
+            self._learn(usage, now, prefill_us, decode_us)
+        if usage is not None:
+            self.energy_j = services.energy(self.pool, usage)
+
+    def _learn(self, usage: Usage | None, now: float, prefill_us: int | None, decode_us: int | None) -> None:
+        state = self.upstream.state
+        state.succeeded()
+        if usage is not None and self.first_s is not None:
+            state.observe(
+                computed_tok=usage.prompt_tok - usage.cached_tok,
+                output_tok=usage.output_tok,
+                ttft_s=self.first_s - self._started_s,
+                decode_s=0.0 if self.was_slow else now - self.first_s,
+                prefill_us=prefill_us,
+                decode_us=decode_us,
+            )
+
+
+def _error_text(body: bytes) -> str:
+    """Return the words of an engine's error, at most 500 characters of them."""
+    try:
+        decoded = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return body[:500].decode("utf-8", "replace").strip()
+    error = decoded.get("error", decoded) if isinstance(decoded, dict) else decoded
+    if isinstance(error, dict):
+        error = error.get("message") or error.get("detail") or error
+    return str(error)[:500]

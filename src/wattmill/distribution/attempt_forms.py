@@ -1,0 +1,321 @@
+"""The three forms in which an engine's answer reaches a client.
+
+`Passing`: a stream goes on as a stream, event by event. `Assembling`: the engine streams, the client wants
+one answer. `Whole`: one answer in, one answer out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wattmill.distribution import answers
+from wattmill.distribution.attempt import Attempt
+from wattmill.distribution.sse import EventTooLongError, Splitter
+from wattmill.models.engines.assemble import Assembler
+from wattmill.models.engines.tally import Reading, Tally, read_answer
+from wattmill.vocab.fact import UsageSource
+from wattmill.vocab.refusal import Refusal
+from wattmill.vocab.usage import Usage
+
+_HELD_EVENTS = 64  # before the first content; more than any engine sends
+_MAX_WHOLE_BYTES = 64 * 1024 * 1024
+_ENDS_BYTES = 32_768  # kept of each end of an answer that is passed on unread, to find its usage
+_NO_READING = Reading(usage=None, source="unmetered")
+
+
+class _Streamed(Attempt):
+    """What `Passing` and `Assembling` share: events, counted one by one, and the clamp."""
+
+    __slots__ = ("_splitter", "tally")
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        draft = self.exchange.draft
+        # An assembled answer always has its usage, like any answer that is not streamed.
+        self.tally = Tally(
+            self.adapter, self.exchange.endpoint, show_usage=draft.show_usage or not draft.stream
+        )
+        self._splitter = Splitter()
+
+    @property
+    def streamed(self) -> bool:
+        return True
+
+    def output_tok_so_far(self) -> int:
+        return self.tally.output_tok_so_far
+
+    def began(self, content_type: bytes) -> None:
+        if content_type.startswith(b"application/json"):
+            self.malformed("asked for a stream, the engine answered with application/json")
+
+    def so_far(self, *, worked: bool) -> tuple[Usage | None, UsageSource]:
+        if not self.sent:
+            return None, "none"
+        return self.tally.reading(self.exchange.ask.input_bound_tok if worked else None)
+
+    def reading_times(self) -> tuple[int | None, int | None, int | None]:
+        return self.tally.queue_us, self.tally.prefill_us, self.tally.decode_us
+
+    def reading_names(self) -> tuple[str | None, str | None]:
+        return self.tally.finish_reason, self.tally.engine_id
+
+    def took(self, data: bytes) -> None:
+        tally = self.tally
+        try:
+            events = self._splitter.feed(data)
+        except EventTooLongError as error:
+            self.malformed(str(error))
+            return
+        shown: list[bytes] = []
+        for event in events:
+            if not event:
+                continue
+            out = tally.feed(event)
+            if tally.failure is not None or tally.output_tok_so_far > self.clamp_tok or tally.done:
+                break
+            if out is not None:
+                shown.append(out)
+        if self.first_s is None and tally.has_content:
+            self.first_s = self.exchange.services.clock.now()
+        if tally.failure is not None:
+            self.show(shown)
+            self.malformed(tally.failure)
+        elif tally.output_tok_so_far > self.clamp_tok:
+            self._cut(shown)
+        elif tally.done:
+            self._done(shown)
+        else:
+            self.show(shown)
+
+    def ended(self) -> None:
+        rest = self._splitter.rest
+        if rest:  # a last event without its blank line
+            self.took(b"\n\n")
+        if self.booked:
+            return
+        if self.tally.finish_reason is not None:
+            self._done([])  # everything came but the [DONE]
+        else:
+            self.malformed("the stream ended before the answer did")
+
+    def _done(self, shown: list[bytes]) -> None:
+        usage, source = self.tally.reading(self.exchange.ask.input_bound_tok)
+        self.book("finished", usage, source)
+        self._detach()
+        self.exchange.finished(self.pool, "2xx")
+        self.close(shown, usage)
+
+    def _cut(self, shown: list[bytes]) -> None:
+        """The engine went past its clamp: stop it, book all of it, and give the client a proper end."""
+        tally = self.tally
+        usage, source = tally.reading(self.exchange.ask.input_bound_tok)
+        self._abort()
+        self.book("cut", usage, source, error="clamp")
+        self.exchange.finished(self.pool, "2xx")
+        endpoint, model = self.exchange.endpoint, self.model.upstream
+        shown.append(answers.length_event(endpoint, engine_id=tally.engine_id, model=model))
+        if usage is not None and (self.exchange.draft.show_usage or not self.exchange.draft.stream):
+            shown.append(answers.usage_event(endpoint, engine_id=tally.engine_id, model=model, usage=usage))
+        self.close(shown, usage)
+
+    def _detach(self) -> None:
+        handle, self.handle = self.handle, None
+        if handle is not None:
+            handle.detach()
+
+    def show(self, events: list[bytes]) -> None:
+        """Take events that the client may see."""
+        raise NotImplementedError
+
+    def close(self, events: list[bytes], usage: Usage | None) -> None:
+        """Take the last events; the attempt is booked."""
+        raise NotImplementedError
+
+
+class Passing(_Streamed):
+    """The client sees each event as it comes; what precedes the first content waits for it, so that another
+    place can take over unseen."""
+
+    __slots__ = ("_begun", "_held")
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._held: list[bytes] = []
+        self._begun = False
+
+    @property
+    def committed(self) -> bool:
+        return self._begun
+
+    def show(self, events: list[bytes]) -> None:
+        if not events:
+            return
+        conn = self.exchange.conn
+        if self._begun:
+            if len(events) == 1:
+                conn.send(conn.framed(events[0]))
+            else:
+                conn.send(b"".join([conn.framed(event) for event in events]))
+            return
+        self._held += events
+        if self.tally.has_content or len(self._held) > _HELD_EVENTS:
+            self._begin()
+
+    def _begin(self) -> None:
+        """Send the head and what was held in one write, each event in a frame of its own."""
+        self._begun = True
+        exchange = self.exchange
+        conn = exchange.conn
+        head = answers.routed_head(
+            exchange.id, stream=True, pool=self.pool, expected_nusd=exchange.expected_nusd
+        )
+        held, self._held = self._held, []
+        conn.begin(head, held)
+
+    def close(self, events: list[bytes], usage: Usage | None) -> None:
+        conn = self.exchange.conn
+        if not self._begun:
+            self._held += events
+            events = []
+            self._begin()
+        events.append(answers.charge_comment(self.exchange.id, self.charge_nusd, self.energy_j))
+        events.append(answers.DONE)
+        conn.end(b"".join([conn.framed(event) for event in events]))
+
+    def break_off(self, refusal: Refusal) -> None:
+        conn = self.exchange.conn
+        conn.end(conn.framed(answers.error_event(refusal, self.exchange.id)))
+
+
+class Assembling(_Streamed):
+    """The client sees nothing until all is there: until then another place can take over."""
+
+    __slots__ = ("_assembler", "_bytes")
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._assembler = Assembler(self.exchange.endpoint)
+        self._bytes = 0
+
+    def show(self, events: list[bytes]) -> None:
+        for event in events:
+            self._bytes += len(event)
+            self._assembler.add(event)
+        if self._bytes > _MAX_WHOLE_BYTES and not self.booked:
+            self.malformed(f"an answer of more than {_MAX_WHOLE_BYTES} bytes cannot be assembled")
+
+    def close(self, events: list[bytes], usage: Usage | None) -> None:
+        for event in events:
+            self._assembler.add(event)
+        exchange = self.exchange
+        head = answers.routed_head(
+            exchange.id, stream=False, pool=self.pool, expected_nusd=exchange.expected_nusd
+        )
+        exchange.conn.answer(
+            head + answers.charge_lines(self.charge_nusd, usage, self.energy_j), self._assembler.answer()
+        )
+
+    def break_off(self, refusal: Refusal) -> None:
+        raise AssertionError("nothing was shown")
+
+
+class Whole(Attempt):
+    """One answer, kept until it is complete and then told with its charge; a very long one is passed on as it
+    comes, without the charge, and its usage is read from its ends."""
+
+    __slots__ = ("_begun", "_bytes", "_head", "_parts", "_reading", "_tail")
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._parts: list[bytes] = []
+        self._bytes = 0
+        self._begun = False
+        self._head = b""
+        self._tail = b""
+        self._reading = _NO_READING
+
+    @property
+    def committed(self) -> bool:
+        return self._begun
+
+    def took(self, data: bytes) -> None:
+        self._bytes += len(data)
+        if self._begun:
+            self._tail = (self._tail + data)[-_ENDS_BYTES:]
+            conn = self.exchange.conn
+            conn.send(conn.framed(data))
+            return
+        self._parts.append(data)
+        if self._bytes > self.exchange.services.limits.answer_buffer_bytes:
+            self._begin()
+
+    def _begin(self) -> None:
+        exchange = self.exchange
+        self._begun = True
+        self.first_s = exchange.services.clock.now()
+        whole = b"".join(self._parts)
+        self._parts.clear()
+        self._head, self._tail = whole[:_ENDS_BYTES], whole[-_ENDS_BYTES:]
+        head = answers.routed_head(
+            exchange.id, stream=False, pool=self.pool, expected_nusd=exchange.expected_nusd
+        )
+        exchange.conn.begin(head, [whole])
+
+    def ended(self) -> None:
+        exchange = self.exchange
+        if self._begun:
+            self._reading = _usage_of_ends(self, self._head, self._tail)
+            self.book("finished", self._reading.usage, self._reading.source)
+            exchange.finished(self.pool, "2xx")
+            exchange.conn.end()
+            return
+        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        reading = self._reading = read_answer(self.adapter, exchange.endpoint, body)
+        if reading.failure is not None:
+            self.malformed(reading.failure)
+            return
+        self.first_s = exchange.services.clock.now()
+        self.book("finished", reading.usage, reading.source)
+        exchange.finished(self.pool, "2xx")
+        head = answers.routed_head(
+            exchange.id, stream=False, pool=self.pool, expected_nusd=exchange.expected_nusd
+        )
+        exchange.conn.answer(
+            head + answers.charge_lines(self.charge_nusd, reading.usage, self.energy_j), body
+        )
+
+    def so_far(self, *, worked: bool) -> tuple[Usage | None, UsageSource]:
+        if self._reading is not _NO_READING:
+            return self._reading.usage, self._reading.source
+        return super().so_far(worked=worked or self.status == 200)
+
+    def reading_times(self) -> tuple[int | None, int | None, int | None]:
+        return None, self._reading.prefill_us, self._reading.decode_us
+
+    def reading_names(self) -> tuple[str | None, str | None]:
+        return self._reading.finish_reason, self._reading.engine_id
+
+    def break_off(self, refusal: Refusal) -> None:
+        self.exchange.conn.break_off()  # half of a JSON text cannot be ended well
+
+
+def _usage_of_ends(attempt: Whole, head: bytes, tail: bytes) -> Reading:
+    """Find the usage object of an answer of which only the ends were kept.
+
+    The last `"usage":{` of the tail, else the first of the head: a JSON string cannot hold it unescaped.
+    """
+    for part, at in ((tail, tail.rfind(b'"usage"')), (head, head.find(b'"usage"'))):
+        if at < 0:
+            continue
+        start = part.find(b"{", at)
+        depth = 0
+        for end in range(start, len(part)) if start >= 0 else ():
+            depth += (part[end] == 123) - (part[end] == 125)
+            if depth == 0:
+                found = read_answer(
+                    attempt.adapter, attempt.exchange.endpoint, b'{"usage":%b}' % part[start : end + 1]
+                )
+                if found.usage is not None:
+                    return found
+                break
+    return _NO_READING

@@ -1,0 +1,396 @@
+"""One request from its bytes to its last byte: who asks, what, where to, and on to the next place if need be.
+
+No task per request: an exchange is a small state machine that the client's and the engine's connections call.
+`guarded` is the one boundary where an unexpected exception becomes an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from wattmill.distribution import answers
+from wattmill.distribution.attempt import Attempt
+from wattmill.distribution.attempt_forms import Assembling, Passing, Whole
+from wattmill.distribution.http import HttpRequest
+from wattmill.distribution.spec import Backend, BackendModel
+from wattmill.distribution.wire import Draft, parse
+from wattmill.models.bound import input_bound_tok
+from wattmill.models.engines.adapter import ADAPTERS, Adapter
+from wattmill.models.spec import TokenizerBound
+from wattmill.ports import Grant, JournalUnavailable
+from wattmill.vocab.caller import PRIVACY_CLASSES, Caller, out_of_scope
+from wattmill.vocab.fact import Refused
+from wattmill.vocab.ids import Epoch, request_id
+from wattmill.vocab.refusal import Refusal
+from wattmill.vocab.request import Endpoint, Request
+from wattmill.vocab.route import Candidate, Route
+
+if TYPE_CHECKING:
+    from wattmill.distribution.gateway import Gateway
+
+_PLAIN = TokenizerBound()
+
+
+class Exchange:
+    """Implements `server.Client`. `over` is final: what comes later changes nothing."""
+
+    __slots__ = (
+        "_lease",
+        "_next",
+        "ask",
+        "attempt",
+        "attempts",
+        "caller",
+        "conn",
+        "draft",
+        "endpoint",
+        "expected_nusd",
+        "failure",
+        "gateway",
+        "http",
+        "id",
+        "over",
+        "route",
+        "seq",
+        "services",
+        "slow",
+        "upstreams",
+    )
+
+    def __init__(self, gateway: Gateway, http: HttpRequest, endpoint: Endpoint) -> None:
+        self.gateway = gateway
+        self.services = gateway.services
+        self.upstreams = gateway.upstreams
+        self.http = http
+        self.conn = http.conn
+        self.endpoint = endpoint
+        self.seq = gateway.next_seq()
+        self.id = request_id(Epoch(self.services.epoch), self.seq)
+        self.caller: Caller | None = None
+        self.draft: Draft
+        self.ask: Request
+        self.route: Route
+        self.attempt: Attempt | None = None
+        self.attempts = 0
+        self.expected_nusd = 0
+        self.failure: Refusal | None = None  # of the last candidate
+        self.over = False
+        self.slow = False
+        self._next = 0
+        self._lease: asyncio.Task[None] | None = None
+        gateway.in_flight += 1
+        http.conn.client = self
+
+    # ---- before anything leaves
+
+    def begin(self) -> None:
+        self.guarded(self._begin)
+
+    def _begin(self) -> None:
+        refusal = self._understand()
+        if refusal is None:
+            route = self.services.route(self.ask, self.caller)  # type: ignore[arg-type]
+            if isinstance(route, Refusal):
+                refusal = route
+            else:
+                self.route = route
+                self._try_next()
+        if refusal is not None:
+            self.refuse(refusal)
+
+    def _understand(self) -> Refusal | None:
+        """Fill caller, draft and ask; or say why not."""
+        services, http = self.services, self.http
+        caller = services.identify(http.headers.get(b"authorization"), services.clock.wall_us())
+        if isinstance(caller, Refusal):
+            return caller
+        self.caller = caller
+        refusal = out_of_scope(caller, endpoint=self.endpoint) or services.admit()
+        if refusal is not None:
+            return refusal
+        if self.gateway.in_flight > services.limits.in_flight:
+            most = services.limits.in_flight
+            return Refusal(
+                code="overloaded",
+                message=f"{most} requests are in flight already (limits.in_flight)",
+                retry_after_s=1,
+            )
+        draft = parse(self.endpoint, http.body)
+        if isinstance(draft, Refusal):
+            return draft
+        self.draft = draft
+        privacy = caller.privacy
+        said = http.headers.get(b"x-wattmill-privacy")
+        if said is not None:
+            asked = said.decode("latin-1").strip().lower()
+            if asked not in PRIVACY_CLASSES:
+                return Refusal(
+                    code="bad_header",
+                    message="header 'x-wattmill-privacy' must be one of "
+                    f"{', '.join(PRIVACY_CLASSES)}, got {asked[:64]!r}",
+                    param="x-wattmill-privacy",
+                )
+            privacy = max(privacy, asked, key=PRIVACY_CLASSES.index)  # a request may say more, never less
+        model, pool = draft.model, None
+        place, slash, rest = model.partition("/")
+        if slash and place in services.backends:
+            model, pool = rest, place
+        try:
+            bound = input_bound_tok(self.endpoint, draft.body, services.bound.get(model, _PLAIN))
+        except (msgspec.MsgspecError, RecursionError) as error:
+            return Refusal(code="bad_value", message=f"the prompt cannot be read: {error}")
+        if isinstance(bound, Refusal):
+            return bound
+        self.ask = Request(
+            id=self.id,
+            endpoint=self.endpoint,
+            model=model,
+            pool=pool,
+            stream=draft.stream,
+            input_bound_tok=bound,
+            max_output_tok=draft.max_output_tok,
+            choices=draft.choices,
+            needs=draft.needs,
+            privacy=privacy,
+        )
+        return None
+
+    # ---- candidates, best first
+
+    def _try_next(self) -> None:
+        """Send to the next candidate that accepts the request and that the caps still allow."""
+        candidates = self.route.candidates
+        while self._next < len(candidates):
+            candidate = candidates[self._next]
+            self._next += 1
+            backend = self.services.backends.get(candidate.pool)
+            model = backend.models.get(self.ask.model) if backend is not None else None
+            if backend is None or model is None or candidate.pool not in self.upstreams:
+                continue  # a reload has just taken it away
+            adapter = ADAPTERS[backend.adapter]
+            self.failure = self._prepare(candidate, backend, model, adapter)
+            if self.failure is None:
+                return
+        if self.failure is None:
+            self.failure = Refusal(
+                code="no_healthy_place", message=f"no place is left that serves {self.ask.model!r}"
+            )
+        self.refuse(self.failure)
+
+    def _prepare(
+        self, candidate: Candidate, backend: Backend, model: BackendModel, adapter: Adapter
+    ) -> Refusal | None:
+        """Reserve the worst case and send, or begin to lease what is missing; or say why not here."""
+        services, ask = self.services, self.ask
+        try:
+            refusal = adapter.check(self.endpoint, self.draft.body)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            return Refusal(code="bad_value", message=f"a field cannot be read: {error}")
+        if refusal is not None:
+            return refusal
+        clamp = 0 if self.endpoint == "embeddings" else ask.max_output_tok or services.default_output_tok
+        if clamp and model.context_tok is not None:
+            clamp = min(clamp, model.context_tok)
+        try:
+            worst = services.worst_case(model.charge, ask.input_bound_tok, clamp * ask.choices)
+            services.worst_case(model.cost, ask.input_bound_tok, clamp * ask.choices)
+        except LookupError as error:
+            return Refusal(
+                code="unpriced", message=f"pool {candidate.pool!r}: {error.args[0] if error.args else error}"
+            )
+        assert self.caller is not None
+        grant = services.purse.reserve(self.caller.path, worst)
+        if grant is not None:
+            return self._send(candidate, backend, model, adapter, grant, clamp)
+        floor = services.worst_case(model.charge, ask.input_bound_tok, min(1, clamp) * ask.choices)
+
+        async def lease() -> None:
+            assert self.caller is not None
+            answer: Grant | Refusal | Exception
+            try:
+                answer = await services.purse.lease(self.caller.path, worst, floor)
+            except Exception as error:  # noqa: BLE001 - carried to the boundary, where it becomes the answer
+                answer = error
+            self.guarded(self._leased, candidate, backend, model, adapter, answer, worst, clamp)
+
+        self._lease = asyncio.get_running_loop().create_task(lease())
+        return None
+
+    def _leased(
+        self,
+        candidate: Candidate,
+        backend: Backend,
+        model: BackendModel,
+        adapter: Adapter,
+        answer: Grant | Refusal | Exception,
+        worst: int,
+        clamp: int,
+    ) -> None:
+        self._lease = None
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, Refusal):
+            self.failure = answer
+            if not self.over:
+                self._try_next()
+            return
+        if self.over:  # the client left while we asked
+            self.services.purse.settle(answer, 0)
+            return
+        if answer.nusd < worst and clamp:
+            total = self.services.affordable(model.charge, answer.nusd, self.ask.input_bound_tok)
+            clamp = min(clamp, total // self.ask.choices)
+            if clamp < 1:
+                self.services.purse.settle(answer, 0)
+                self.failure = Refusal(
+                    code="budget_exceeded", message="the caps do not allow one token of this answer"
+                )
+                self._try_next()
+                return
+        self.failure = self._send(candidate, backend, model, adapter, answer, clamp)
+        if self.failure is not None and not self.over:
+            self._try_next()
+
+    def _send(
+        self,
+        candidate: Candidate,
+        backend: Backend,
+        model: BackendModel,
+        adapter: Adapter,
+        grant: Grant,
+        clamp: int,
+    ) -> Refusal | None:
+        """Journal and send one attempt. From here on the attempt settles its grant, whatever happens."""
+        streamed = self.endpoint != "embeddings" and (self.draft.stream or adapter.always_stream)
+        form = (Passing if self.draft.stream else Assembling) if streamed else Whole
+        attempt = form(self, candidate, backend, model, adapter, grant, clamp)
+        self.attempt = attempt
+        self.attempts += 1
+        self.expected_nusd = candidate.expected_nusd
+        try:
+            attempt.start()
+        except JournalUnavailable as error:
+            self.gateway.journal_failed_s = self.services.clock.now()
+            self.gateway.metrics.count("wattmill_journal_failures_total")
+            attempt.release()
+            self.attempt = None
+            self.attempts -= 1
+            self.refuse(
+                Refusal(
+                    code="journal_unavailable",
+                    message=f"nothing is served unbooked: {error}",
+                    retry_after_s=2,
+                )
+            )
+        return None
+
+    def attempt_failed(self, refusal: Refusal, *, final: bool) -> None:
+        """The present attempt is booked as failed and the client has seen nothing of it."""
+        self.attempt = None
+        self.failure = refusal
+        if final or self._next >= len(self.route.candidates):
+            self.refuse(refusal)
+        else:
+            self.gateway.metrics.count("wattmill_failovers_total", self.route.candidates[self._next].pool)
+            self._try_next()
+
+    # ---- the end
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer no. An identified caller's refusal is written down if no attempt tells the story."""
+        if self.over:
+            return
+        gateway = self.gateway
+        gateway.metrics.count("wattmill_refusals_total", refusal.code)
+        caller = self.caller
+        if caller is not None and not self.attempts:
+            draft = getattr(self, "draft", None)
+            self.services.journal.append_note(
+                Refused(
+                    self.seq,
+                    self.services.clock.wall_us(),
+                    caller.path,
+                    self.endpoint,
+                    draft.model if draft is not None else "",
+                    refusal.code,
+                    refusal.message[:512],
+                    self.http.label,
+                )
+            )
+        self.finished("", f"{refusal.status // 100}xx")
+        self.conn.answer(*answers.error_answer(refusal, self.id))
+
+    def finished(self, pool: str, status: str) -> None:
+        """Count the exchange as over. Call it before the last byte is written: a pipelined request may begin
+        inside that call."""
+        self.over = True
+        self.attempt = None
+        gateway = self.gateway
+        gateway.in_flight -= 1
+        gateway.metrics.answered(self.endpoint, pool, status)
+
+    # ---- server.Client
+
+    def client_gone(self) -> None:
+        self.guarded(self._client_gone)
+
+    def _client_gone(self) -> None:
+        if self.over:
+            return
+        attempt = self.attempt
+        pool = ""
+        if attempt is not None:
+            pool = attempt.backend.pool
+            self.gateway.metrics.count("wattmill_aborts_total", pool)
+            attempt.client_gone()
+        self.finished(pool, "gone")
+
+    def client_slow(self) -> None:
+        self.slow = True
+        if self.attempt is not None and self.attempt.handle is not None:
+            self.attempt.was_slow = True
+            self.attempt.handle.pause()
+
+    def client_ready(self) -> None:
+        self.slow = False
+        if self.attempt is not None and self.attempt.handle is not None:
+            self.attempt.handle.resume()
+
+    def timed_out(self) -> None:
+        self.guarded(self._timed_out)
+
+    def _timed_out(self) -> None:
+        if self.over:
+            return
+        if self.gateway.draining:
+            refusal = Refusal(code="draining", message="this gateway shut down before the answer ended")
+        else:
+            limit_s = self.services.limits.total_s
+            refusal = Refusal(
+                code="upstream_timeout", message=f"no end within {limit_s:g} s (limits.total_s)"
+            )
+        if self.attempt is not None:
+            self.attempt.stop(refusal)
+        else:
+            self.refuse(refusal)
+
+    # ---- the boundary
+
+    def guarded(self, step: Callable[..., None], *args: object) -> None:
+        """Run one step of this exchange; an exception nobody planned becomes a 500, booked and logged."""
+        try:
+            step(*args)
+        except Exception as error:  # noqa: BLE001 - the one boundary that turns defects into answers
+            self._crashed(error)
+
+    def _crashed(self, error: Exception) -> None:
+        self.gateway.defect(self.id, error)
+        refusal = Refusal(code="internal", message=f"a defect in wattmill, logged under {self.id}")
+        if self.attempt is not None:
+            self.attempt.crashed(refusal)
+        elif not self.over:
+            self.refuse(refusal)

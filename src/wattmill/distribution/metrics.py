@@ -1,0 +1,160 @@
+"""What a worker counts: one table of metrics with closed label sets, and counters that add up over workers.
+
+`METRICS` is the source of the reference page and of the Prometheus text; a label's value always comes from a
+closed set (endpoints, pools, refusal codes, token classes), never from a client.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from wattmill.vocab.usage import TOKEN_CLASSES, Usage
+
+TTFT_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+DURATION_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Metric(msgspec.Struct, frozen=True):
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "wattmill_requests_total",
+        "counter",
+        "Requests answered, by the class of their HTTP status; 'gone' where the client left first.",
+        ("endpoint", "pool", "status"),
+    ),
+    Metric("wattmill_refusals_total", "counter", "Requests refused, by refusal code.", ("code",)),
+    Metric("wattmill_attempts_total", "counter", "Attempts by how they ended.", ("pool", "status")),
+    Metric("wattmill_tokens_total", "counter", "Tokens by pool and token class.", ("pool", "class")),
+    Metric("wattmill_charge_nusd_total", "counter", "Charged to tenants, nano-dollars.", ("pool",)),
+    Metric("wattmill_cost_nusd_total", "counter", "Cost to the factory, nano-dollars.", ("pool",)),
+    Metric("wattmill_overrun_nusd_total", "counter", "Beyond the reservation, nano-dollars.", ("pool",)),
+    Metric("wattmill_unmetered_total", "counter", "Attempts whose tokens could not be counted.", ("pool",)),
+    Metric(
+        "wattmill_ttft_seconds",
+        "histogram",
+        "From a request's arrival to its first content.",
+        ("pool",),
+        TTFT_BUCKETS_S,
+    ),
+    Metric(
+        "wattmill_duration_seconds",
+        "histogram",
+        "From a request's arrival to its end.",
+        ("pool",),
+        DURATION_BUCKETS_S,
+    ),
+    Metric("wattmill_in_flight", "gauge", "Requests admitted and not ended."),
+    Metric("wattmill_connections", "gauge", "Open client connections."),
+    Metric("wattmill_pool_busy", "gauge", "Slots taken at a pool.", ("pool",)),
+    Metric("wattmill_pool_lingering", "gauge", "Slots of aborted requests not yet free.", ("pool",)),
+    Metric("wattmill_pool_up", "gauge", "Workers that see the pool as healthy.", ("pool",)),
+    Metric("wattmill_aborts_total", "counter", "Requests whose client left before the end.", ("pool",)),
+    Metric("wattmill_failovers_total", "counter", "Requests sent on to another pool.", ("pool",)),
+    Metric(
+        "wattmill_abort_linger_seconds_total",
+        "counter",
+        "Time that engines worked on after an abort.",
+        ("pool",),
+    ),
+    Metric("wattmill_journal_failures_total", "counter", "Records that the journal would not take."),
+    Metric("wattmill_defects_total", "counter", "Unexpected exceptions; each is in the log."),
+)
+
+BY_NAME = {metric.name: metric for metric in METRICS}
+
+_Labels = tuple[str, ...]
+
+
+class Metrics:
+    """Counters of one worker. The methods are named for what happened."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, dict[_Labels, float]] = {
+            m.name: ({} if m.labels else {(): 0}) for m in METRICS if m.kind != "histogram"
+        }
+        self.histograms: dict[str, dict[_Labels, list[float]]] = {
+            m.name: {} for m in METRICS if m.kind == "histogram"
+        }
+        self._requests = self.values["wattmill_requests_total"]
+        self._attempts = self.values["wattmill_attempts_total"]
+        self._tokens = self.values["wattmill_tokens_total"]
+        self._charge = self.values["wattmill_charge_nusd_total"]
+        self._cost = self.values["wattmill_cost_nusd_total"]
+
+    def count(self, name: str, *labels: str, by: float = 1) -> None:
+        family = self.values[name]
+        family[labels] = family.get(labels, 0) + by
+
+    def answered(self, endpoint: str, pool: str, status: str) -> None:
+        key = (endpoint, pool, status)
+        self._requests[key] = self._requests.get(key, 0) + 1
+
+    def ended(self, pool: str, status: str, usage: Usage | None, cost_nusd: int, charge_nusd: int) -> None:
+        key = (pool, status)
+        self._attempts[key] = self._attempts.get(key, 0) + 1
+        if cost_nusd or charge_nusd:
+            one = (pool,)
+            self._charge[one] = self._charge.get(one, 0) + charge_nusd
+            self._cost[one] = self._cost.get(one, 0) + cost_nusd
+        if usage is not None:
+            tokens = self._tokens
+            for name, amount in zip(TOKEN_CLASSES, usage.by_class(), strict=True):
+                if amount:
+                    key = (pool, name)
+                    tokens[key] = tokens.get(key, 0) + amount
+
+    def observe(self, name: str, pool: str, seconds: float) -> None:
+        """Add one measurement: counts per bucket, then +Inf, then the sum."""
+        family = self.histograms[name]
+        series = family.get((pool,))
+        buckets = BY_NAME[name].buckets
+        if series is None:
+            series = family[(pool,)] = [0.0] * (len(buckets) + 2)
+        series[bisect_left(buckets, seconds)] += 1
+        series[-1] += seconds
+
+    def snapshot(self, gauges: dict[str, list[tuple[_Labels, float]]] | None = None) -> dict[str, Any]:
+        """Return {name: [[labels, value or buckets], …]}, JSON-able; snapshots of workers add up."""
+        taken: dict[str, Any] = {
+            name: [[list(labels), value] for labels, value in family.items()]
+            for name, family in self.values.items()
+        }
+        for name, series in self.histograms.items():
+            taken[name] = [[list(labels), list(buckets)] for labels, buckets in series.items()]
+        for name, rows in (gauges or {}).items():
+            taken[name] = [[list(labels), value] for labels, value in rows]
+        return taken
+
+
+def merge(snapshots: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Add snapshots of several workers: sums per metric and labels; histograms per bucket.
+
+    Metrics this version does not know are left out, so that workers of two versions can be summed.
+    """
+    sums: dict[str, dict[_Labels, Any]] = {metric.name: {} for metric in METRICS}
+    for snapshot in snapshots:
+        for name, rows in snapshot.items():
+            family = sums.get(name)
+            if family is None:
+                continue
+            for labels, value in rows:
+                key = tuple(labels)
+                old = family.get(key)
+                if old is None:
+                    family[key] = list(value) if isinstance(value, list) else value
+                elif isinstance(value, list):
+                    family[key] = [a + b for a, b in zip(old, value, strict=True)]
+                else:
+                    family[key] = old + value
+    return {name: [[list(k), v] for k, v in sorted(rows.items())] for name, rows in sums.items()}

@@ -1,0 +1,273 @@
+"""One connection to an engine: it writes requests, parses answers, and hands their bytes to a sink."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import httptools
+
+if TYPE_CHECKING:
+    from wattmill.distribution.upstream import Upstream
+
+_HEAD_LIMIT = 65_536
+_STALE_S = 1.0
+_REST_S = 1.0  # for what an engine still sends after all the content was there
+_READ_BYTES = 65_536
+_shared = memoryview(bytearray(_READ_BYTES))
+"""Every upstream connection of the process reads into this buffer: bytes are parsed before the loop reads on.
+It bounds what one read can add to a slow client's memory."""
+
+
+class Handle(Protocol):
+    """A request on its way."""
+
+    def abort(self) -> None:
+        """Close the connection at once; the sink hears no more."""
+
+    def detach(self) -> None:
+        """The sink has all it wants; what is left of the answer is dropped, and the connection kept."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Who wants the answer. Calls come in this order; after `on_end` or `on_lost` none comes."""
+
+    handle: Handle | None
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
+        """`headers` holds content-type and retry-after, where given."""
+
+    def on_body(self, data: bytes) -> None:
+        """All body bytes of one read."""
+
+    def on_end(self) -> None: ...
+
+    def on_lost(self, kind: str, text: str) -> None:
+        """`kind`: "connect", "busy", "reset", "timeout", "protocol"."""
+
+
+class UpstreamConnection(asyncio.BufferedProtocol):
+    """At most one request at a time. Idle ones are kept by their `Upstream`."""
+
+    __slots__ = (
+        "_chunked",
+        "_complete",
+        "_head_given",
+        "_headers",
+        "_interim",
+        "_length",
+        "_parser",
+        "_parts",
+        "_raw_head",
+        "_status",
+        "alive",
+        "dead",
+        "deadline_s",
+        "got_byte",
+        "idle_since_s",
+        "last_s",
+        "moved",
+        "owner",
+        "paused",
+        "request",
+        "reused",
+        "sent_s",
+        "sink",
+        "transport",
+    )
+
+    def __init__(self, owner: Upstream) -> None:
+        self.owner = owner
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self.sink: Sink | None = None
+        self.request: bytes | None = None  # kept until the first byte of the answer, to send it again
+        self.reused = False
+        self.paused = False
+        self.dead = False
+        self.moved = False  # bytes came since the last sweep
+        self.got_byte = False
+        self.sent_s = self.last_s = self.idle_since_s = 0.0
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._parts: list[bytes] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self._headers: dict[bytes, bytes] = {}
+        self._status = 0  # 0: the head is not complete
+        self._raw_head = 0
+        self._head_given = False
+        self._complete = False
+        self._interim = False
+        self._length = self._chunked = False
+        self.got_byte = False
+
+    # ---- the owner's side
+
+    def send(self, request: bytes, sink: Sink, now_s: float) -> None:
+        self.sink = sink
+        self.request = request
+        self.sent_s = self.last_s = now_s
+        self.moved = False
+        sink.handle = self
+        self.transport.write(request)
+
+    def abort(self) -> None:
+        self.sink = None
+        self.request = None
+        self.owner.gone(self)
+        self.transport.abort()
+
+    def pause(self) -> None:
+        if not self.paused and not self.dead:
+            self.paused = True
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.paused:
+            self.paused = False
+            if not self.dead:
+                self.transport.resume_reading()
+
+    def sweep(self, now_s: float) -> None:
+        """Fail the request if its engine has been silent for too long."""
+        backend = self.owner.backend
+        if self.sink is None:
+            if now_s - self.last_s > _REST_S:
+                self.abort()
+            return
+        if self.moved or self.paused:
+            self.moved = False
+            self.last_s = now_s
+        if now_s - self.sent_s > backend.total_timeout_s:
+            self._lose("timeout", f"no end within {backend.total_timeout_s:g} s (total_timeout_s)")
+        elif not self._status or not self.got_byte:
+            if now_s - self.sent_s > backend.first_byte_timeout_s:
+                text = f"no answer within {backend.first_byte_timeout_s:g} s (first_byte_timeout_s)"
+                self._lose("timeout", text)
+        elif now_s - self.last_s > backend.idle_timeout_s:
+            self._lose("timeout", f"silent for {backend.idle_timeout_s:g} s in mid-answer (idle_timeout_s)")
+
+    def _lose(self, kind: str, text: str) -> None:
+        sink, self.sink = self.sink, None
+        self.request = None
+        self.owner.gone(self)
+        self.transport.abort()
+        if sink is not None:
+            sink.handle = None
+            sink.on_lost(kind, text)
+
+    # ---- the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _shared
+
+    def buffer_updated(self, nbytes: int) -> None:
+        sink = self.sink
+        if self.dead:
+            return
+        if sink is None and not self.got_byte:
+            self.abort()  # bytes nobody asked for: whatever they are, they are not the next answer
+            return
+        self.moved = self.got_byte = True
+        self.request = None
+        if not self._status:
+            self._raw_head += nbytes
+        try:
+            self._parser.feed_data(_shared[:nbytes])
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._give()
+            if self._complete:
+                self._finished(keep=False)  # bytes after the end of a whole answer
+            else:
+                self._lose("protocol", f"the answer is not HTTP/1.1: {error}")
+            return
+        if not self._status and self._raw_head > _HEAD_LIMIT:
+            self._lose("protocol", f"the answer's headers exceed {_HEAD_LIMIT} bytes")
+            return
+        self._give()
+        if self._complete:
+            self._finished(keep=self._parser.should_keep_alive())
+
+    def _give(self) -> None:
+        if self._status and not self._head_given:
+            self._head_given = True
+            if self.sink is not None:
+                self.sink.on_head(self._status, self._headers)
+        parts, self._parts = self._parts, []
+        if parts and self.sink is not None:
+            self.sink.on_body(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def _finished(self, *, keep: bool) -> None:
+        sink, self.sink = self.sink, None
+        self._reset()
+        if keep and not self.dead:
+            self.owner.idle(self)
+        else:
+            self.owner.gone(self)
+            self.transport.close()
+        if sink is not None:
+            sink.handle = None
+            sink.on_end()
+
+    def detach(self) -> None:
+        self.sink = None
+        self.last_s = self.owner.now_s()
+        self.resume()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        was_dead, self.dead = self.dead, True
+        self.owner.gone(self)
+        sink, self.sink = self.sink, None
+        if sink is None or was_dead:
+            return
+        sink.handle = None
+        if self._status and not self._length and not self._chunked and exc is None:
+            sink.on_end()  # a body that ends with its connection
+            return
+        if self.request is not None and self.reused and self.owner.now_s() - self.sent_s < _STALE_S:
+            request, self.request = self.request, None
+            self.owner.send_again(request, sink)
+            return
+        before = "before its first byte" if not self.got_byte else "in mid-answer"
+        sink.on_lost("reset", f"the engine closed the connection {before}" + (f" ({exc})" if exc else ""))
+
+    # ---- the parser's side
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"content-length":
+            self._length = True
+        elif name == b"transfer-encoding":
+            self._chunked = True
+        elif name == b"content-type" or name == b"retry-after":
+            self._headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._interim = True
+            return
+        self._status = status
+
+    def on_body(self, data: bytes) -> None:
+        self._parts.append(data)
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            self._interim = False
+            self._headers = {}
+            return
+        self._complete = True
