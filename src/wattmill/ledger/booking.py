@@ -78,6 +78,7 @@ class Bookkeeper:
         self._moved: set[tuple[int, int]] = set()  # open attempts with newer progress than the store has
         self._touched: set[str] = set()
         self._used: dict[tuple[int, int], int] = {}
+        self.adjusted = True  # there may be corrections that the caps were not told
         self.held: list[tuple[int, Held]] = [
             (id, _decode_held(body))
             for id, body in self.db.db.execute("SELECT id, body FROM held ORDER BY id")
@@ -336,7 +337,7 @@ class Bookkeeper:
         db = self.db
         db.flush()
         epoch_name, seq, key, status, pool, model, ended_us, body = db.db.execute(
-            "SELECT epoch.name, attempt.seq, key, attempt.status, pool, model, start_us + ended_us, doubt.body "
+            "SELECT epoch.name, attempt.seq, key, attempt.status, shape.pool, model, start_us + ended_us, doubt.body "
             "FROM attempt JOIN epoch ON epoch.id = attempt.epoch JOIN shape ON shape.id = shape "
             "LEFT JOIN doubt ON doubt.attempt = attempt.id WHERE attempt.id = ?",
             (attempt,),
@@ -372,6 +373,7 @@ class Bookkeeper:
             if charged:
                 # The epoch's use was told to the caps with the reservation in it: they learn the difference.
                 told = encoder.encode(dict.fromkeys(_decode_opened(body).path, charged))
+                self.adjusted = True
                 db.db.execute("INSERT INTO adjustment VALUES (?,?)", (f"{epoch_name}:{seq}:{tx}", told))
         if end.overrun_nusd:
             text = f"{end.overrun_nusd} nUSD beyond the reservation on {place}: the operator's"
@@ -406,6 +408,16 @@ class Bookkeeper:
             self._note_segment(epoch)
         self._touched.clear()
         db.commit()
+
+    @property
+    def pending(self) -> bool:
+        """True when there is something to commit."""
+        return bool(self._touched)
+
+    def folded(self, name: str) -> None:
+        """The caps know what a dead epoch used."""
+        self.epochs[name].state = "folded"
+        self._touched.add(name)
 
     def rollback(self) -> None:
         self.db.rollback()
