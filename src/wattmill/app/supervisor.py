@@ -21,7 +21,8 @@ from wattmill.app import lifeline
 from wattmill.app.children import Child, ChildSpec
 from wattmill.app.clock import LiveClock
 from wattmill.app.declaration import Loaded, restored, stored
-from wattmill.app.engines import EngineEndpoint, embedded_specs, new_key, write_endpoints
+from wattmill.app.engine_endpoints import EngineEndpoint, new_key, write_endpoints
+from wattmill.app.engines import embedded_specs
 from wattmill.app.home import Home
 from wattmill.app.plan import EMBEDDED_ADAPTER, Place, places
 from wattmill.app.price_plan import price_specs, publish

@@ -23,7 +23,7 @@ import msgspec
 from wattmill.app import lifeline
 from wattmill.app.clock import LiveClock
 from wattmill.app.declaration import restored
-from wattmill.app.engines import EngineEndpoint, read_endpoints
+from wattmill.app.engine_endpoints import EngineEndpoint, read_endpoints
 from wattmill.app.fleet import FleetView
 from wattmill.app.home import Home
 from wattmill.app.identify import Entry, Keyring, read_entries
