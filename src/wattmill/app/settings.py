@@ -154,7 +154,7 @@ class Routing(_Section, frozen=True, kw_only=True):
     usd_per_s: Annotated[
         float,
         Meta(ge=0, description="What a second of waiting is worth, in dollars. Steers, is never booked."),
-    ] = 0.0001
+    ] = 0.00005
     expected_output_tok: Annotated[
         int, Meta(ge=1, description="Output length that is expected where a request allows at least so much.")
     ] = 128
