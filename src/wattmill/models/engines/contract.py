@@ -227,5 +227,7 @@ def function_tools(value: object) -> str | None:
     for tool in value:
         kind = tool.get("type") if isinstance(tool, dict) else None
         if kind not in ("function", "custom"):
-            return f"may hold only tools of type 'function' or 'custom', got {kind!r}: others cost unmetered money"
+            return (
+                f"may hold tools of type 'function' or 'custom' only, got {kind!r}: others cost extra money"
+            )
     return None

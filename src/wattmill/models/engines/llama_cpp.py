@@ -1,4 +1,21 @@
-"""llama.cpp's server (and xllamacpp, which is that server in a wheel)."""
+"""llama.cpp's server (and xllamacpp, which is that server in a wheel).
+
+What its release of October 2026 does, found by experiment and pinned by `tests/engines`:
+
+- A streamed request whose client leaves is stopped within 0.1 s in decode. In prefill it looks at the socket
+  only when it has something to send: with `return_progress` that is after each batch, without it at the end
+  of the prompt (26 s were seen). So progress is always asked for, and embedded engines have small batches.
+- A request that is not streamed goes on to its end whatever its client does: `always_stream`.
+- `timings_per_token` gives the exact cumulative count with each chunk, `prompt_progress` that of the prompt.
+- `prompt_tokens_total` (without cached ones) moves at the end of prefill, `tokens_predicted_total` when the
+  slot is free again; what was produced for a client that had left is in both. At rest (`running` and
+  `waiting` 0) they equal the sums of `usage`, plus what was produced after the last chunk that anybody read.
+- A waiting request whose client left is started all the same: never send more than there are slots.
+- `usage` counts one choice of `n` > 1, and one prompt of several: both are refused. Several inputs of an
+  embeddings request are counted rightly. Embedded inputs must fit one batch.
+- `n_predict` and `max_completion_tokens` both win over `max_tokens`; 0 means 1; any model name is accepted.
+- `tool_choice` is ignored where the model's template has no tools (SmolLM2's has none).
+"""
 
 from __future__ import annotations
 
@@ -56,7 +73,11 @@ LLAMA_CPP = Adapter(
         "model": DROP,
     },
     clamp_field={"chat": "max_tokens", "completions": "max_tokens"},
-    stream_fields={**STREAM_FIELDS, "timings_per_token": msgspec.Raw(b"true")},
+    stream_fields={
+        **STREAM_FIELDS,
+        "timings_per_token": msgspec.Raw(b"true"),
+        "return_progress": msgspec.Raw(b"true"),
+    },
     counts_in="timings",
     counters_path="/metrics",
     counter_names={

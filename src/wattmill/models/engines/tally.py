@@ -1,4 +1,4 @@
-"""What one attempt has said so far: fed with each event of its stream, it counts and hides what was not asked.
+"""What one attempt has said so far: fed with each event of its stream, it counts, and hides what is ours.
 
 The engine's own final usage is the truth ("measured"). Until it comes, and if it never comes, the engine's
 counts in each chunk are the best knowledge ("estimated"), else the number of chunks that had content.
@@ -41,6 +41,7 @@ class _Event(msgspec.Struct, gc=False):
     choices: list[_Choice] | None = None
     usage: OpenAIUsage | None = None
     timings: Timings | None = None
+    prompt_progress: Any = None
     error: Any = None
 
 
@@ -53,7 +54,7 @@ class Tally:
     """The running account of one attempt's stream.
 
     `failure` says what was wrong (an error object, malformed SSE or JSON, impossible usage with its numbers);
-    from then on `feed` gives nothing to send on. It may quote the engine: redact provider keys before showing it.
+    then `feed` gives nothing more to send on. It may quote the engine: redact provider keys before showing it.
     """
 
     __slots__ = (
@@ -155,6 +156,8 @@ class Tally:
             self._timings = said.timings
             if said.timings.predicted_n > self.output_tok_so_far:
                 self.output_tok_so_far = said.timings.predicted_n
+            if said.prompt_progress is not None:
+                return None  # ours: it makes the engine see a client that leaves during prefill
             if not self._show_timings:
                 event = _without(event, b"timings")
         if said.usage is not None:
@@ -254,7 +257,7 @@ _answer = msgspec.json.Decoder(_Answer).decode
 
 
 def read_answer(adapter: Adapter, endpoint: Endpoint, body: bytes) -> Reading:
-    """Read a whole answer of status 200. One without usage is "unmetered": produced, and counted by nobody."""
+    """Read a whole answer of status 200. One without usage is "unmetered": produced, counted by nobody."""
     try:
         said = _answer(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
