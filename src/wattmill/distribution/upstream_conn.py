@@ -59,6 +59,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_head_given",
         "_headers",
         "_interim",
+        "_keep",
         "_length",
         "_parser",
         "_parts",
@@ -100,7 +101,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._status = 0  # 0: the head is not complete
         self._raw_head = 0
         self._head_given = False
-        self._complete = False
+        self._complete = self._keep = False
         self._interim = False
         self._length = self._chunked = False
         self.got_byte = False
@@ -196,7 +197,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             return
         self._give()
         if self._complete:
-            self._finished(keep=self._parser.should_keep_alive())
+            self._finished(keep=self._keep)
 
     def _give(self) -> None:
         if self._status and not self._head_given:
@@ -270,4 +271,5 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._interim = False
             self._headers = {}
             return
+        self._keep = self._parser.should_keep_alive()  # the parser forgets it when the callback returns
         self._complete = True

@@ -23,6 +23,9 @@ MAX_OUTPUT_TOK = 2**31 - 1
 _SURROGATES = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..)")
 """Pairs, so that they are passed over; what the group holds stands alone."""
 _SPACE = b" \t\r\n"
+_TELLING = frozenset(
+    ("tools", "functions", "response_format", "logprobs", "top_logprobs", "audio", "modalities")
+)
 _NO_NEEDS: frozenset[str] = frozenset()
 _EMPTY = (b"null", b"[]", b"{}", b"false")
 
@@ -45,8 +48,14 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.n * self.prompts
 
 
+class _Message(msgspec.Struct, gc=False):
+    content: Raw | None = None
+
+
 _body_decoder = msgspec.json.Decoder(dict[str, Raw])
 _encoder = msgspec.json.Encoder()
+_messages_decoder = msgspec.json.Decoder(list[_Message])
+_parts_decoder = msgspec.json.Decoder(list[dict[str, Raw]])
 _str_decoder = msgspec.json.Decoder(str)
 _int_decoder = msgspec.json.Decoder(int)
 
@@ -213,6 +222,10 @@ def _needs(endpoint: Endpoint, body: Body, choices: int) -> frozenset[str] | Ref
     found: list[str] = []
     if choices > 1:
         found.append("n")
+    if endpoint == "chat":
+        found.extend(_media(body["messages"]))
+    if _TELLING.isdisjoint(body):
+        return frozenset(found) if found else _NO_NEEDS
     if _given(body, "tools") or _given(body, "functions"):
         found.append("tools")
     if _given(body, "response_format"):
@@ -226,29 +239,26 @@ def _needs(endpoint: Endpoint, body: Body, choices: int) -> frozenset[str] | Ref
             found.append("json_schema")
     if _given(body, "logprobs") or _given(body, "top_logprobs"):
         found.append("logprobs")
-    if endpoint == "chat":
-        found.extend(_media(body["messages"]))
-        if "audio" not in found and (_given(body, "audio") or b"audio" in bytes(body.get("modalities", b""))):
-            found.append("audio")
+    if _given(body, "audio") or b"audio" in bytes(body.get("modalities", b"")):
+        found.append("audio")
     return frozenset(found) if found else _NO_NEEDS
 
 
 def _media(messages: Raw) -> list[str]:
-    """Return "vision" and "audio" where a message has such a part. Builds the messages only where one may."""
-    text = bytes(messages)
-    if not (b"image" in text or b"audio" in text or b"\\u" in text):
-        return []
+    """Return "vision" and "audio" where a message has such a part; the texts themselves are not built."""
+    if bytes(messages).find(b"[", 1) < 0:
+        return []  # no list but the outer one, so no parts: the usual case, found by looking for a byte
     kinds: set[str] = set()
     try:
-        decoded = msgspec.json.decode(text)
+        for message in _messages_decoder.decode(messages):
+            if not _starts(message.content, b"["):
+                continue
+            for part in _parts_decoder.decode(message.content):
+                kinds.update(part)
+                if "type" in part:
+                    kinds.add(str(msgspec.json.decode(part["type"])))
     except msgspec.MsgspecError:
-        return []  # unusual text, and no part that any engine could read
-    for message in decoded if isinstance(decoded, list) else ():
-        content = message.get("content") if isinstance(message, dict) else None
-        for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict):
-                kinds.update(str(key) for key in part)
-                kinds.add(str(part.get("type")))
+        return []  # no list of parts that any engine could read
     found = []
     if any("image" in kind for kind in kinds):
         found.append("vision")
@@ -267,7 +277,7 @@ def _given(body: Body, name: str) -> bool:
 
 
 def _starts(raw: Raw | None, text: bytes) -> bool:
-    return raw is not None and bytes(raw)[:1] == text
+    return raw is not None and memoryview(raw)[:1] == text
 
 
 def _is_whole(body: Body, data: bytes) -> bool:
