@@ -263,11 +263,6 @@ class Journal:
         return self._records
 
     @property
-    def records(self) -> int:
-        """How many records were written in this epoch."""
-        return self._records
-
-    @property
     def open_attempts(self) -> int:
         return self._open
 

@@ -1,0 +1,259 @@
+"""The whole story of one request: from the books, and from the journal for what is not booked (yet)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from wattmill.app.home import Home
+from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.sqlite_read import AttemptRow, Books, RefusedRow
+from wattmill.ledger.story import Told, told
+from wattmill.vocab.fact import End, Intent
+from wattmill.vocab.ids import split_request_id
+from wattmill.vocab.price import Price
+from wattmill.vocab.refusal import CODES
+from wattmill.vocab.usage import TOKEN_CLASSES
+
+
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """A place that could have served it."""
+
+    pool: str
+    expected_nusd: int
+    expected_ttft_s: float
+    expected_s: float
+
+
+class Try(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt. What only the journal knows is None once the journal is gone."""
+
+    pool: str
+    status: str  # vocab.fact.Status, "in_doubt", or "running"
+    booked: bool
+    source: str | None  # of the token counts
+    tokens: dict[str, int]  # by class
+    started_us: int
+    ended_us: int | None
+    ttft_us: int | None  # from the request's arrival
+    duration_us: int | None  # from the request's arrival
+    queue_us: int | None
+    prefill_us: int | None
+    decode_us: int | None
+    reserved_nusd: int | None
+    charge_nusd: int | None
+    cost_nusd: int | None
+    overrun_nusd: int
+    energy_uj: int | None  # settled
+    charge_price: str | None  # version in words
+    finish_reason: str | None
+    cause: str | None
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    request_id: str
+    label: str | None  # the client's own id
+    spender: str  # "org/team/key"
+    model: str
+    endpoint: str
+    stream: bool | None
+    privacy: str | None
+    at_us: int
+    input_bound_tok: int | None
+    output_clamp_tok: int | None
+    asked_output_tok: int | None
+    refusal: str | None  # code
+    message: str | None
+    reason: str | None  # of the route
+    candidates: tuple[Expected, ...]
+    excluded: dict[str, str]  # pool -> rule
+    tries: tuple[Try, ...]
+    charge_nusd: int
+    cost_nusd: int
+    energy_uj: int | None
+    energy_provenance: str
+    energy_source: str
+    budget: tuple[str, ...]  # in words, organisation first
+    journal_kept: bool
+
+
+class UnknownRequest(LookupError):
+    """No such request; the message says where it was looked for."""
+
+
+def explain(home: Home, request_id: str) -> Story:
+    """Return the story of a request. Raises `UnknownRequest`."""
+    parts = split_request_id(request_id)
+    if parts is None:
+        raise UnknownRequest(
+            f"{request_id!r} is no request id: it looks like req_5f0c1e2d3a4b_1f, see the header x-request-id of an answer"
+        )
+    epoch, seq = parts
+    rows: list[AttemptRow] = []
+    refused: RefusedRow | None = None
+    energy = ("unknown", "")
+    segment = 0
+    if home.ledger_db.exists():
+        with Books(home.ledger_db) as books:
+            rows = books.request(epoch, seq)
+            refused = books.refused(epoch, seq)
+            tokens = {row.id: books.tokens(row.id) for row in rows}
+            sums = books.energy()
+            energy = (sums.provenance, sums.source)
+            segment = _segment(books, epoch, seq)
+    else:
+        tokens = {}
+    journal = told(home.journal, epoch, seq, first_segment=segment)
+    if not rows and not journal and refused is None:
+        raise UnknownRequest(
+            f"no request {request_id} in {home.root}: neither in the books nor in a journal that is still kept; "
+            "is it from another factory (--home)?"
+        )
+    names, prices, budget = _control(
+        home, _path(journal), rows[0].key if rows else refused.key if refused else 0
+    )
+    return _story(request_id, rows, tokens, refused, journal, energy, names, prices, budget)
+
+
+def as_builtins(story: Story) -> dict[str, Any]:
+    return msgspec.to_builtins(story)  # type: ignore[no-any-return]
+
+
+def _segment(books: Books, epoch: str, seq: int) -> int:
+    row = books.db.execute(
+        "SELECT max(segment) FROM segment WHERE epoch = (SELECT id FROM epoch WHERE name = ?) AND first_seq <= ?",
+        (epoch, seq),
+    ).fetchone()
+    # Attempts that overlap make the order of their numbers a little loose: one segment earlier is safe.
+    return max(0, (row[0] or 0) - 1)
+
+
+def _path(journal: Told) -> tuple[int, ...]:
+    if journal.intents:
+        return journal.intents[0].path
+    return journal.refused.path if journal.refused else ()
+
+
+def _control(
+    home: Home, path: tuple[int, ...], key: int
+) -> tuple[dict[int, str], Mapping[int, Price], dict[int, str]]:
+    """Return (full names of nodes, prices, budgets in words), empty where the control database is gone."""
+    if not home.control_db.exists():
+        return {}, {}, {}
+    with Control(home.control_db) as control:
+        nodes = control.nodes()
+        if not path:
+            chain: list[int] = []
+            node = nodes.get(key)
+            while node is not None:
+                chain.insert(0, node.id)
+                node = nodes.get(node.parent) if node.parent is not None else None
+            path = tuple(chain)
+        budgets = {budget.node: budget for budget in control.summaries()}
+        words = {}
+        for id in path:
+            if id in budgets:
+                found = budgets[id]
+                share = f"{found.used_nusd / found.cap_nusd:.0%} used" if found.cap_nusd else "no cap"
+                words[id] = f"{found.kind} {found.name} {share}"
+        return {id: budget.name for id, budget in budgets.items()}, control.prices(), words
+
+
+def _story(
+    request_id: str,
+    rows: list[AttemptRow],
+    tokens: dict[int, dict[str, int]],
+    refused: RefusedRow | None,
+    journal: Told,
+    energy: tuple[str, str],
+    names: Mapping[int, str],
+    prices: Mapping[int, Price],
+    budget: Mapping[int, str],
+) -> Story:
+    by_seq = {row.seq: row for row in rows}
+    intents = {intent.seq: intent for intent in journal.intents}
+    ends = {end.seq: end for end in journal.ends}
+    tries = tuple(
+        _try(by_seq.get(seq), tokens, intents.get(seq), ends.get(seq), prices)
+        for seq in sorted(by_seq.keys() | intents.keys())
+    )
+    first = intents[min(intents)] if intents else None
+    row = rows[0] if rows else None
+    no = journal.refused
+    route = first.route if first is not None else None
+    path = _path(journal)
+    key = path[-1] if path else row.key if row else refused.key if refused else 0
+    settled = [one.energy_uj for one in tries if one.energy_uj is not None]
+    code = no.code if no else refused.code if refused else None
+    return Story(
+        request_id=request_id,
+        label=first.label if first else no.label if no else None,
+        spender=names.get(key, f"node {key}"),
+        model=(first or no or row or refused).model,  # type: ignore[union-attr]
+        endpoint=(first or no or row or refused).endpoint,  # type: ignore[union-attr]
+        stream=first.stream if first else row.stream if row else None,
+        privacy=first.privacy if first else row.privacy if row else None,
+        at_us=first.at_us if first else no.at_us if no else row.started_us if row else refused.at_us if refused else 0,
+        input_bound_tok=first.input_bound_tok if first else None,
+        output_clamp_tok=first.output_clamp_tok if first else None,
+        asked_output_tok=first.asked_output_tok if first else None,
+        refusal=code,
+        message=no.message if no else refused.message if refused else None,
+        reason=route.reason if route else CODES[code].meaning if code in CODES else None,
+        candidates=tuple(
+            Expected(
+                pool=c.pool, expected_nusd=c.expected_nusd, expected_ttft_s=c.expected_ttft_s, expected_s=c.expected_s
+            )
+            for c in (route.candidates if route else ())
+        ),
+        excluded={e.pool: e.rule for e in route.excluded} if route else {},
+        tries=tries,
+        charge_nusd=sum(one.charge_nusd or 0 for one in tries),
+        cost_nusd=sum(one.cost_nusd or 0 for one in tries),
+        energy_uj=sum(settled) if settled else None,
+        energy_provenance=energy[0] if settled else "unknown",
+        energy_source=energy[1] if settled else "",
+        budget=tuple(budget.values()),
+        journal_kept=bool(journal),
+    )  # fmt: skip
+
+
+def _try(
+    row: AttemptRow | None,
+    tokens: Mapping[int, dict[str, int]],
+    intent: Intent | None,
+    end: End | None,
+    prices: Mapping[int, Price],
+) -> Try:
+    seen = row or intent
+    assert seen is not None
+    price = prices.get(seen.charge_price)
+    used: dict[str, int] = {}
+    if row is not None:
+        used = tokens[row.id]
+    elif end is not None and end.usage is not None:
+        used = {name: n for name, n in zip(TOKEN_CLASSES, end.usage.by_class(), strict=True) if n}
+    return Try(
+        pool=seen.pool,
+        status=row.status if row else end.status if end else "running",
+        booked=row is not None,
+        source=row.source if row else end.usage_source if end else None,
+        tokens=used,
+        started_us=row.started_us if row else intent.at_us if intent else 0,
+        ended_us=row.ended_us if row else end.at_us if end else None,
+        ttft_us=row.ttft_us if row else end.ttft_us if end else None,
+        duration_us=row.duration_us if row else end.duration_us if end else None,
+        queue_us=end.queue_us if end else None,
+        prefill_us=end.prefill_us if end else None,
+        decode_us=end.decode_us if end else None,
+        reserved_nusd=intent.reserved_nusd if intent else None,
+        charge_nusd=row.charge_nusd if row else end.charge_nusd if end else None,
+        cost_nusd=row.cost_nusd if row else end.cost_nusd if end else None,
+        overrun_nusd=row.overrun_nusd if row else end.overrun_nusd if end else 0,
+        energy_uj=row.energy_uj if row else None,
+        charge_price=None if price is None else f"{price.book} version {price.id} ({price.model})",
+        finish_reason=end.finish_reason if end else None,
+        cause=(row.cause if row else None) or (end.error if end else None),
+    )

@@ -1,0 +1,68 @@
+"""`wattmill audit`: prove that the books balance, or name the rows that do not."""
+
+from __future__ import annotations
+
+import typer
+
+from wattmill.app.auditing import audit_home
+from wattmill.app.home import Home
+from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json, show_table
+from wattmill.ledger.audit import PlaceTokens, as_builtins
+from wattmill.units import usd_text
+
+audit_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@audit_app.command()
+def main(home: HomeOption = DEFAULT_HOME, json: JsonOption = False) -> None:
+    """Check every law of the books from the postings up. Exit code 1 when one does not hold."""
+    try:
+        report = audit_home(Home(home))
+    except FileNotFoundError as error:
+        fail(str(error))
+        return
+    if json:
+        show_json(as_builtins(report))
+        raise typer.Exit(0 if report.holds else 1)
+    show_table(
+        ["law", "holds", "checked"],
+        [[check.name, "yes" if check.holds else "NO", check.detail] for check in report.checks],
+    )
+    if report.places:
+        show_table(_HEADERS, [_row(place) for place in report.places], numbers=_HEADERS[2:])
+    for check in report.checks:
+        for row in check.rows:
+            typer.echo(f"  {check.name}: {row}")
+        if check.broken > len(check.rows):
+            typer.echo(f"  ... and {check.broken - len(check.rows)} more")
+    if report.in_doubt:
+        typer.echo(
+            f"in doubt: {len(report.in_doubt)} attempts at {usd_text(report.in_doubt_nusd)} USD; "
+            "`wattmill reconcile` lists and settles them"
+        )
+    if report.overrun_nusd:
+        typer.echo(f"overrun: {usd_text(report.overrun_nusd)} USD beyond reservations, the operator's")
+    verdict = "every law holds" if report.holds else "the books are broken"
+    typer.echo(f"{report.attempts} attempts, difference {report.difference_tok} tok: {verdict}")
+    raise typer.Exit(0 if report.holds else 1)
+
+
+_HEADERS = [
+    "place", "witness", "engine, tok", "books, tok", "difference, tok", "newer, tok", "unmetered, tok",
+    "partial", "uncounted", "in doubt",
+]  # fmt: skip
+
+
+def _row(place: PlaceTokens) -> list[str]:
+    return [
+        place.pool,
+        place.witness,
+        "-" if place.engine_tok is None else str(sum(place.engine_tok)),
+        str(sum(place.books_tok)),
+        "-" if place.engine_tok is None else str(place.difference_tok),
+        str(sum(place.since_tok)),
+        str(place.unmetered_tok),
+        str(place.estimated),
+        str(place.unmetered),
+        str(place.in_doubt),
+    ]

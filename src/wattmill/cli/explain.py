@@ -1,0 +1,134 @@
+"""`wattmill explain`: the whole story of one request."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from wattmill.app.explain import Story, Try, UnknownRequest, as_builtins, explain
+from wattmill.app.home import Home
+from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json
+from wattmill.units import UJ_PER_J, US_PER_S, usd_text
+
+explain_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@explain_app.command()
+def main(
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST_ID", help="As in the header x-request-id.")],
+    home: HomeOption = DEFAULT_HOME,
+    json: JsonOption = False,
+) -> None:
+    """Tell what was asked, by whom, where it went and why, and what it took. Reads what is not booked yet too."""
+    try:
+        story = explain(Home(home), request_id)
+    except UnknownRequest as error:
+        fail(str(error))
+        return
+    if json:
+        show_json(as_builtins(story))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in lines(story):
+        table.add_row(name, text)
+    Console(highlight=False, markup=False, soft_wrap=False).print(table)
+
+
+def lines(story: Story) -> list[tuple[str, str]]:
+    """Return the story as labelled lines for people, units in every one."""
+    when = dt.datetime.fromtimestamp(story.at_us / US_PER_S, dt.UTC)
+    mode = "" if story.stream is None else ", streamed" if story.stream else ", not streamed"
+    out = [
+        ("request", f"{story.request_id}  {when:%Y-%m-%d %H:%M:%S} UTC  {story.endpoint}{mode}"),
+        ("spender", story.spender + (f"  (own id {story.label!r})" if story.label else "")),
+        ("model", story.model + (f"  data {story.privacy}" if story.privacy else "")),
+    ]
+    if story.input_bound_tok is not None:
+        asked = "no limit" if story.asked_output_tok is None else f"{story.asked_output_tok} tok"
+        out.append(
+            (
+                "asked",
+                f"at most {story.input_bound_tok} tok in; {asked} out asked, clamped to {story.output_clamp_tok} tok",
+            )
+        )
+    if story.refusal:
+        out.append(("refused", f"{story.refusal}: {story.message}"))
+        out.append(("charge", "0 USD: nothing left, nothing is owed"))
+    if story.reason and not story.refusal:
+        out.append(("route", story.reason))
+    for number, one in enumerate(story.candidates):
+        word = "first choice" if number == 0 else "runner-up"
+        out.append(
+            (
+                "" if number else "expected",
+                f"{one.pool}: {usd_text(one.expected_nusd)} USD, first token {one.expected_ttft_s:.2f} s, "
+                f"all {one.expected_s:.2f} s  ({word})",
+            )
+        )
+    out += [("excluded", f"{pool}: {rule}") for pool, rule in story.excluded.items()]
+    for number, attempt in enumerate(story.tries):
+        out += _attempt(number, attempt)
+    if story.tries:
+        out += _totals(story)
+    out += [("budget" if i == 0 else "", text) for i, text in enumerate(story.budget)]
+    if not story.journal_kept:
+        out.append(("note", "the journal of that time is gone (retention): the decision's facts with it"))
+    return out
+
+
+def _attempt(number: int, one: Try) -> list[tuple[str, str]]:
+    how = one.status + (f" ({one.finish_reason})" if one.finish_reason else "")
+    why = f": {one.cause}" if one.cause else ""
+    booked = "" if one.booked or one.status == "running" else "  not booked yet"
+    out = [(f"attempt {number}", f"{one.pool}  {how}{why}{booked}")]
+    times = [
+        f"{value / US_PER_S:.3f} s {word}"
+        for value, word in (
+            (one.queue_us, "queued"), (one.prefill_us, "prefill"), (one.decode_us, "decode"),
+            (one.ttft_us, "to first token"), (one.duration_us, "in all"),
+        )
+        if value is not None
+    ]  # fmt: skip
+    if times:
+        out.append(("  time", ", ".join(times)))
+    if one.tokens or one.source:
+        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in one.tokens.items()) or "0"
+        out.append(("  tokens", f"{counts}  ({one.source})"))
+    if one.charge_nusd is not None and one.cost_nusd is not None:
+        price = f"  {one.charge_price}" if one.charge_price else ""
+        over = f", overrun {usd_text(one.overrun_nusd)} USD (operator's)" if one.overrun_nusd else ""
+        held = f", reserved {usd_text(one.reserved_nusd)} USD" if one.reserved_nusd is not None else ""
+        out.append(
+            (
+                "  money",
+                f"charge {usd_text(one.charge_nusd)} USD, cost {usd_text(one.cost_nusd)} USD{over}{held}{price}",
+            )
+        )
+    elif one.reserved_nusd is not None:
+        out.append(("  money", f"reserved {usd_text(one.reserved_nusd)} USD, not ended yet"))
+    return out
+
+
+def _totals(story: Story) -> list[tuple[str, str]]:
+    output = sum(sum(n for name, n in one.tokens.items() if name in _OUT) for one in story.tries)
+    if story.energy_uj is None:
+        energy = "unknown: no meter window is settled for it"
+    else:
+        joules = story.energy_uj / UJ_PER_J
+        each = f", {joules / output:.3f} J per output token" if output else ""
+        energy = f"{joules:.2f} J{each}  ({story.energy_provenance}; {story.energy_source})"
+    margin = usd_text(story.charge_nusd - story.cost_nusd)
+    return [
+        ("energy", energy),
+        ("charge", f"{usd_text(story.charge_nusd)} USD"),
+        ("cost", f"{usd_text(story.cost_nusd)} USD, margin {margin} USD"),
+    ]
+
+
+_OUT = ("output", "reasoning", "audio_output")

@@ -1,0 +1,467 @@
+"""Proving the books on the spot: each law as a check that holds, or names the rows that break it.
+
+Everything is computed again from the postings and the journals; nothing is believed because it was written.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from wattmill.ledger import epoch as epochs
+from wattmill.ledger.frame import BadHeader
+from wattmill.ledger.stores.sqlite_read import Books
+from wattmill.ledger.stores.sqlite_schema import MEASURES, SOURCES, STATUSES
+from wattmill.ledger.tail import Tail
+from wattmill.vocab.price import Price
+from wattmill.vocab.usage import TOKEN_CLASSES
+
+SHOWN = 20  # broken rows that are named; all of them are counted
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One law. `rows` names what breaks it; `broken` counts that, also beyond the rows that are named."""
+
+    name: str
+    holds: bool
+    detail: str
+    rows: tuple[str, ...] = ()
+    broken: int = 0
+
+
+class PlaceTokens(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens that an engine says against tokens in the books, as (computed prompt, output)."""
+
+    pool: str
+    witness: str  # "engine counter", "own log", "none"
+    engine_tok: tuple[int, int] | None  # what its counters said, all its lives, at the last quiet reading
+    books_tok: tuple[int, int]  # up to then, or all if there is no counter
+    since_tok: tuple[int, int]  # booked since that reading: no witness yet
+    unmetered_tok: int  # counted by the engine, of no attempt
+    estimated: int  # attempts whose tokens are partial counts or bounds
+    unmetered: int  # attempts whose tokens nobody counted
+    in_doubt: int
+    difference_tok: int
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    checks: tuple[Check, ...]
+    places: tuple[PlaceTokens, ...]
+    attempts: int
+    in_doubt: tuple[str, ...]  # request ids
+    in_doubt_nusd: int
+    overrun_nusd: int
+    alarms: int
+
+    @property
+    def holds(self) -> bool:
+        return all(check.holds for check in self.checks)
+
+    @property
+    def difference_tok(self) -> int:
+        return sum(abs(place.difference_tok) for place in self.places)
+
+
+def audit(
+    books: Books,
+    journal: Path,
+    *,
+    prices: Mapping[int, Price],
+    parents: Mapping[int, int | None],
+    used: Mapping[int, int] | None = None,
+) -> Report:
+    """Return the proof or its failure.
+
+    Args:
+        books: a reader; everything is read at one moment.
+        journal: the folder of the epochs.
+        prices: price versions by id.
+        parents: the budget tree, node to parent.
+        used: what the caps count as used, by node, if no worker is alive (a living one tells it a little later).
+    """
+    db = books.db
+    db.execute("BEGIN")
+    try:
+        places = tuple(_places(db))
+        doubts = books.doubts()
+        checks = (
+            _commodities(db),
+            _transactions(db),
+            _balances(db),
+            _rollups(db, "minute"),
+            _rollups(db, "hour"),
+            _attempts(db),
+            _energy(db),
+            _tokens(places),
+            _rated(db, prices),
+            _tree(db, parents),
+            _caps(books, parents, used),
+            _checksums(journal),
+        )
+        return Report(
+            checks=checks,
+            places=places,
+            attempts=db.execute("SELECT count(*) FROM attempt").fetchone()[0],
+            in_doubt=tuple(doubt.request_id for doubt in doubts),
+            in_doubt_nusd=sum(doubt.reserved_nusd for doubt in doubts),
+            overrun_nusd=db.execute("SELECT ifnull(sum(overrun_nusd), 0) FROM attempt").fetchone()[0],
+            alarms=db.execute("SELECT count(*) FROM alarm").fetchone()[0],
+        )
+    finally:
+        db.execute("COMMIT")
+
+
+def _check(name: str, detail: str, broken: Iterable[str]) -> Check:
+    rows = list(broken)
+    return Check(name=name, holds=not rows, detail=detail, rows=tuple(rows[:SHOWN]), broken=len(rows))
+
+
+def _commodities(db: sqlite3.Connection) -> Check:
+    rows = db.execute(
+        "SELECT commodity, sum(amount), count(*) FROM posting JOIN account ON account.id = account GROUP BY commodity"
+    ).fetchall()
+    lines = sum(row[2] for row in rows)
+    return _check(
+        "every commodity sums to zero",
+        f"{len(rows)} commodities, {lines} postings",
+        (f"{commodity}: {total} over all accounts" for commodity, total, _ in rows if total),
+    )
+
+
+def _transactions(db: sqlite3.Connection) -> Check:
+    rows = db.execute(
+        "SELECT p.id >> 6 AS tx, commodity, sum(amount) FROM posting p JOIN account ON account.id = account "
+        "GROUP BY tx, commodity HAVING sum(amount) <> 0"
+    )
+    count = db.execute("SELECT count(DISTINCT id >> 6) FROM posting").fetchone()[0]
+    return _check(
+        "every transaction sums to zero",
+        f"{count} transactions",
+        (f"transaction {tx}: {commodity} {total}" for tx, commodity, total in rows),
+    )
+
+
+def _balances(db: sqlite3.Connection) -> Check:
+    rows = db.execute(
+        "SELECT a.commodity, a.name, a.balance, ifnull(s.total, 0) FROM account a LEFT JOIN "
+        "(SELECT account, sum(amount) AS total FROM posting GROUP BY account) s ON s.account = a.id "
+        "WHERE a.balance <> ifnull(s.total, 0)"
+    )
+    strays = db.execute(
+        "SELECT count(*) FROM posting WHERE account NOT IN (SELECT id FROM account)"
+    ).fetchone()[0]
+    broken = [
+        f"{name} ({commodity}): balance {balance}, postings {total}"
+        for commodity, name, balance, total in rows
+    ]
+    if strays:
+        broken.append(f"{strays} postings to accounts that do not exist")
+    accounts = db.execute("SELECT count(*) FROM account").fetchone()[0]
+    return _check("balances are the sums of their postings", f"{accounts} accounts", broken)
+
+
+def _rollups(db: sqlite3.Connection, step: str) -> Check:
+    """Roll-ups per key (charge, tokens, joules) and per pool (cost) against the accounts' postings."""
+    broken = []
+    found = dict(
+        db.execute(
+            "SELECT a.id, sum(p.amount) FROM posting p JOIN account a ON a.id = p.account GROUP BY a.id"
+        )
+    )
+    accounts = {
+        (c, n): found.get(id, 0) for id, c, n in db.execute("SELECT id, commodity, name FROM account")
+    }
+    columns = {"charge_nusd": "nusd", "energy_uj": "uj"} | {
+        f"tok_{name}": f"tok:{name}" for name in TOKEN_CLASSES
+    }
+    sums = ", ".join(f"sum({name})" for name in columns)
+    keys = {row[0]: row[1:] for row in db.execute(f"SELECT key, {sums} FROM rollup_{step} GROUP BY key")}
+    ids = {int(name[4:]) for _, name in accounts if name.startswith("key:")} | keys.keys()
+    for key in sorted(ids):
+        row = keys.get(key, (0,) * len(columns))
+        for (column, commodity), value in zip(columns.items(), row, strict=True):
+            posted = accounts.get((commodity, f"key:{key}"), 0)
+            if value != posted:
+                broken.append(f"key {key}: {column} {value}, postings {posted}")
+    for pool, cost, overrun in db.execute(
+        f"SELECT text, sum(cost_nusd), sum(overrun_nusd) FROM rollup_{step} JOIN name ON name.id = pool GROUP BY pool"
+    ):
+        for name, value in ((f"cost:{pool}", cost), (f"overrun:{pool}", overrun)):
+            posted = accounts.get(("nusd", name), 0)
+            if value != posted:
+                broken.append(f"{name}: roll-up {value}, postings {posted}")
+    count = db.execute(f"SELECT count(*) FROM rollup_{step}").fetchone()[0]
+    return _check(
+        f"roll-ups by {step} are the sums of the postings", f"{count} rows of {len(MEASURES)} sums", broken
+    )
+
+
+def _attempts(db: sqlite3.Connection) -> Check:
+    """What is told of each attempt against the postings of its key and pool."""
+    broken = []
+    for key, charge, tokens, posted, posted_tok in db.execute(
+        "SELECT key, sum(charge_nusd), sum(prefill_tok + cached_tok + output_tok), "
+        "ifnull((SELECT balance FROM account WHERE commodity = 'nusd' AND name = 'key:' || key), 0), "
+        "ifnull((SELECT sum(balance) FROM account WHERE commodity LIKE 'tok:%' AND name = 'key:' || key), 0) "
+        "FROM attempt GROUP BY key"
+    ):
+        if charge != posted:
+            broken.append(f"key {key}: attempts were told {charge} nUSD, postings say {posted}")
+        if tokens != posted_tok:
+            broken.append(f"key {key}: attempts have {tokens} tokens, postings {posted_tok}")
+    count = db.execute("SELECT count(*) FROM attempt").fetchone()[0]
+    return _check("what attempts were told is what is posted", f"{count} attempts", broken)
+
+
+def _energy(db: sqlite3.Connection) -> Check:
+    """Joules of requests + idle + unattributed = joules of the meter."""
+    broken = []
+    rows = db.execute(
+        "SELECT text, sum(total_uj), sum(idle_uj), sum(unattributed_uj), count(*) FROM meter_window "
+        "JOIN name ON name.id = meter GROUP BY meter"
+    ).fetchall()
+    total = windows = requests = 0
+    for meter, all_uj, idle, rest, count in rows:
+        posted = {
+            name: -balance if name.startswith("meter:") else balance
+            for name, balance in db.execute(
+                "SELECT name, balance FROM account WHERE commodity = 'uj' AND name IN (?, ?, ?)",
+                (f"meter:{meter}", f"idle:{meter}", f"unattributed:{meter}"),
+            )
+        }
+        for name, value in (
+            (f"meter:{meter}", all_uj),
+            (f"idle:{meter}", idle),
+            (f"unattributed:{meter}", rest),
+        ):
+            if posted.get(name, 0) != value:
+                broken.append(f"{name}: windows say {value} uJ, postings {posted.get(name, 0)}")
+        total, windows, requests = total + all_uj, windows + count, requests + all_uj - idle - rest
+    shares = db.execute("SELECT ifnull(sum(uj), 0) FROM energy").fetchone()[0]
+    if shares != requests:
+        broken.append(f"attempts have {shares} uJ, windows gave them {requests}")
+    return _check(
+        "joules of requests, idle and unattributed are the meter's", f"{windows} windows, {total} uJ", broken
+    )
+
+
+def _places(db: sqlite3.Connection) -> Iterable[PlaceTokens]:
+    names = {
+        name
+        for (name,) in db.execute(
+            "SELECT text FROM shape JOIN name ON name.id = pool UNION SELECT pool FROM engine_count"
+        )
+    }
+    for pool in sorted(names):
+        sums = dict(db.execute("SELECT commodity, balance FROM account WHERE name = ?", (f"engine:{pool}",)))
+        prompt = -sum(sums.get(f"tok:{name}", 0) for name in ("input", "cache_write", "audio_input"))
+        output = -sum(sums.get(f"tok:{name}", 0) for name in TOKEN_CLASSES[4:])
+        unmetered = db.execute(
+            "SELECT ifnull(sum(balance), 0) FROM account WHERE name = ?", (f"unmetered:{pool}",)
+        ).fetchone()[0]
+        counts = dict(
+            db.execute(
+                "SELECT source, count(*) FROM attempt JOIN shape ON shape.id = shape JOIN name ON name.id = pool "
+                "WHERE text = ? AND status <> ? GROUP BY source",
+                (pool, STATUSES.index("in_doubt")),
+            )
+        )
+        in_doubt = db.execute(
+            "SELECT count(*) FROM doubt WHERE state = 'open' AND pool = ?", (pool,)
+        ).fetchone()[0]
+        lives = db.execute(
+            "SELECT prompt_tok, output_tok, base_prompt_tok, base_output_tok, at_us FROM engine_count WHERE pool = ? "
+            "ORDER BY at_us",
+            (pool,),
+        ).fetchall()
+        measured = counts.get(SOURCES.index("measured"), 0)
+        if not lives:
+            yield PlaceTokens(
+                pool=pool, witness="own log" if measured else "none", engine_tok=None, books_tok=(prompt, output),
+                since_tok=(0, 0), unmetered_tok=unmetered, estimated=counts.get(SOURCES.index("estimated"), 0),
+                unmetered=counts.get(SOURCES.index("unmetered"), 0), in_doubt=in_doubt, difference_tok=0,
+            )  # fmt: skip
+            continue
+        since = _since(db, pool, lives[-1][4])
+        said = (sum(life[0] for life in lives), sum(life[1] for life in lives))
+        # Between two lives of an engine there may be tokens that no counter saw: they lie in the later base.
+        unseen = [0, 0]
+        end = (0, 0)
+        for count_prompt, count_output, base_prompt, base_output, _ in lives:
+            unseen = [unseen[0] + base_prompt - end[0], unseen[1] + base_output - end[1]]
+            end = (base_prompt + count_prompt, base_output + count_output)
+        until = (prompt - since[0] - unseen[0], output - since[1] - unseen[1])
+        yield PlaceTokens(
+            pool=pool, witness="engine counter", engine_tok=said, books_tok=until,
+            since_tok=(since[0] + unseen[0], since[1] + unseen[1]), unmetered_tok=unmetered,
+            estimated=counts.get(SOURCES.index("estimated"), 0), unmetered=counts.get(SOURCES.index("unmetered"), 0),
+            in_doubt=in_doubt, difference_tok=abs(until[0] - said[0]) + abs(until[1] - said[1]),
+        )  # fmt: skip
+
+
+def _since(db: sqlite3.Connection, pool: str, at_us: int) -> tuple[int, int]:
+    """Return (prompt, output) tokens that were booked of a pool for what came after an instant."""
+    doubt = STATUSES.index("in_doubt")
+    prompt, output = db.execute(
+        "SELECT ifnull(sum(prefill_tok), 0), ifnull(sum(output_tok), 0) FROM attempt a JOIN epoch e ON e.id = a.epoch "
+        "JOIN shape s ON s.id = a.shape JOIN name ON name.id = s.pool "
+        "WHERE text = ? AND status <> ? AND e.start_us + ended_us - duration_us + lead_us > ?",
+        (pool, doubt, at_us),
+    ).fetchone()
+    for commodity, amount in db.execute(
+        "SELECT commodity, -amount FROM correction c JOIN note ON note.tx = c.tx JOIN attempt a ON a.id = c.attempt "
+        "JOIN epoch e ON e.id = a.epoch JOIN posting p ON p.id >= c.tx << 6 AND p.id < (c.tx + 1) << 6 "
+        "JOIN account ON account.id = p.account WHERE account.name = ? AND note.at_us > ? "
+        "AND e.start_us + ended_us - duration_us + lead_us <= ?",
+        (f"engine:{pool}", at_us, at_us),
+    ):
+        if commodity[4:] in TOKEN_CLASSES[4:]:
+            output += amount
+        elif commodity != "tok:cached_input":
+            prompt += amount
+    return prompt, output
+
+
+def _tokens(places: Sequence[PlaceTokens]) -> Check:
+    witnesses = ", ".join(f"{place.pool}: {place.witness}" for place in places) or "nothing served yet"
+    return _check(
+        "tokens that engines say are tokens in the books",
+        witnesses,
+        (
+            f"{place.pool}: engine says {place.engine_tok}, books say {place.books_tok} (prompt, output)"
+            for place in places
+            if place.difference_tok
+        ),
+    )
+
+
+def _rated(db: sqlite3.Connection, prices: Mapping[int, Price]) -> Check:
+    """The told charge (and its overrun) against the usage in the books and the price version, rated again."""
+    db.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS rerate (price INTEGER, commodity TEXT, rate INTEGER, fixed INTEGER)"
+    )
+    db.execute("DELETE FROM temp.rerate")
+    db.executemany(
+        "INSERT INTO temp.rerate VALUES (?,?,?,?)",
+        [
+            (price.id, f"tok:{name}", rate, price.request_nusd)
+            for price in prices.values()
+            for name, rate in zip(TOKEN_CLASSES, price.rates_nusd_per_mtok, strict=True)
+        ],
+    )
+    usual = tuple(STATUSES.index(name) for name in ("finished", "aborted", "cut"))
+    rows = db.execute(
+        "SELECT e.name, a.seq - a.back, a.charge_nusd + a.overrun_nusd, t.total, s.charge_price FROM attempt a "
+        "JOIN epoch e ON e.id = a.epoch JOIN shape s ON s.id = a.shape "
+        "JOIN (SELECT p.id >> 6 AS tx, max(r.fixed) + sum((p.amount * r.rate + 500000) / 1000000) AS total, "
+        "      max(r.rate IS NULL) AS unpriced FROM posting p JOIN account k ON k.id = p.account "
+        "      JOIN attempt b ON b.id = p.id >> 6 JOIN shape z ON z.id = b.shape "
+        "      JOIN temp.rerate r ON r.price = z.charge_price AND r.commodity = k.commodity "
+        "      WHERE k.name LIKE 'key:%' AND k.commodity LIKE 'tok:%' GROUP BY 1) t ON t.tx = a.id "
+        "WHERE a.status IN (?,?,?) AND a.source < 2 AND a.id NOT IN (SELECT attempt FROM correction) "
+        "AND a.charge_nusd + a.overrun_nusd <> t.total",
+        usual,
+    ).fetchall()
+    free = db.execute(
+        "SELECT e.name, a.seq - a.back, a.charge_nusd FROM attempt a JOIN epoch e ON e.id = a.epoch "
+        "WHERE a.status = ? AND a.charge_nusd <> 0",
+        (STATUSES.index("failed"),),
+    ).fetchall()
+    known = {row[0] for row in db.execute("SELECT DISTINCT charge_price FROM shape")}
+    broken = [
+        f"req_{epoch}_{seq:x}: told {told} nUSD, price version {price} says {total}"
+        for epoch, seq, told, total, price in rows
+    ]
+    broken += [f"req_{epoch}_{seq:x}: failed, but charged {charge} nUSD" for epoch, seq, charge in free]
+    broken += [f"price version {id} is used and not known" for id in sorted(known - prices.keys())]
+    return _check("told charges are usage times price", f"{len(known)} price versions", broken)
+
+
+def _tree(db: sqlite3.Connection, parents: Mapping[int, int | None]) -> Check:
+    """In each epoch: what a parent used is what its children used."""
+    broken = []
+    used: dict[str, dict[int, int]] = {}
+    for epoch, node, nusd in db.execute(
+        "SELECT name, node, nusd FROM epoch_used JOIN epoch ON epoch.id = epoch"
+    ):
+        used.setdefault(epoch, {})[node] = nusd
+    for epoch, nodes in used.items():
+        sums: dict[int, int] = {}
+        for node, nusd in nodes.items():
+            parent = parents.get(node)
+            if parent is not None:
+                sums[parent] = sums.get(parent, 0) + nusd
+        broken += [
+            f"epoch {epoch}, node {node}: {nodes.get(node, 0)} nUSD, its children {total}"
+            for node, total in sums.items()
+            if nodes.get(node, 0) != total
+        ]
+    keys = dict(db.execute("SELECT key, sum(charge_nusd) FROM attempt GROUP BY key"))
+    for key, charge in keys.items():
+        (told,) = db.execute("SELECT ifnull(sum(nusd), 0) FROM epoch_used WHERE node = ?", (key,)).fetchone()
+        (fixed,) = db.execute(
+            "SELECT ifnull(sum(p.amount), 0) FROM correction c JOIN posting p ON p.id >= c.tx << 6 "
+            "AND p.id < (c.tx + 1) << 6 JOIN account a ON a.id = p.account "
+            "WHERE a.commodity = 'nusd' AND a.name = 'key:' || ?",
+            (key,),
+        ).fetchone()
+        if told + fixed != charge:
+            broken.append(f"key {key}: {charge} nUSD charged, {told + fixed} counted against caps")
+    return _check("children sum to their parents", f"{len(keys)} keys in {len(used)} epochs", broken)
+
+
+def _caps(books: Books, parents: Mapping[int, int | None], used: Mapping[int, int] | None) -> Check:
+    """What the caps count as used against the books: never less."""
+    name = "caps count what the books say"
+    if used is None:
+        return Check(
+            name=name, holds=True, detail="workers are alive: their last quarter second is not told yet"
+        )
+    sums: dict[int, int] = {}
+    for key, node_sums in books.by_node().items():
+        node: int | None = key
+        while node is not None:
+            sums[node] = sums.get(node, 0) + node_sums.charge_nusd
+            node = parents.get(node)
+    waiting = books.db.execute("SELECT count(*) FROM adjustment").fetchone()[0]
+    if waiting:
+        return Check(name=name, holds=True, detail=f"{waiting} corrections are on their way to the caps")
+    more = sum(used.get(node, 0) > nusd for node, nusd in sums.items())
+    detail = f"{len(sums)} nodes" + (
+        f"; {more} count more: a journal's tail died with the machine" if more else ""
+    )
+    broken = (
+        f"node {n}: caps {used.get(n, 0)} nUSD, books {b}" for n, b in sums.items() if used.get(n, 0) < b
+    )
+    return _check(name, detail, broken)
+
+
+def _checksums(journal: Path) -> Check:
+    broken: list[str] = []
+    records = torn = 0
+    for name in epochs.names(journal):
+        dead = not epochs.alive(journal / name)
+        tail = Tail(journal / name)
+        try:
+            while True:
+                batch = tail.read(10_000, final=dead)
+                records += len(batch.records)
+                torn += sum(damage.kind == "torn" for damage in batch.damages)
+                broken += [str(damage) for damage in batch.damages if damage.kind != "torn"]
+                if batch.at_end:
+                    break
+        except BadHeader as error:
+            broken.append(str(error))
+        finally:
+            tail.close()
+    detail = f"{records} records" + (f", {torn} torn last records of dead epochs" if torn else "")
+    return _check("journal checksums hold", detail, broken)
+
+
+def as_builtins(report: Report) -> dict[str, Any]:
+    """Return the report for `--json`."""
+    return msgspec.to_builtins(report) | {"holds": report.holds, "difference_tok": report.difference_tok}  # type: ignore[no-any-return]
