@@ -43,10 +43,12 @@ need_venv_package() {
 }
 
 python="$(find_python)"
-stamp="$venv/.installed-$mode"
 # What the folder must have been made from to be good as it is: locks, this script, the interpreter, the place.
-want="$(cat requirements.lock "$lock" scripts/setup.sh | sha256sum | cut -d' ' -f1) $("$python" -VV | tr '\n' ' ') $PWD"
-if [ -x "$venv/bin/wattmill" ] && [ "$(cat "$stamp" 2>/dev/null || true)" = "$want" ]; then
+made_from() {
+  printf '%s %s %s' "$(cat requirements.lock "$1" scripts/setup.sh | sha256sum | cut -d' ' -f1)" \
+    "$("$python" -VV | tr '\n' ' ')" "$PWD"
+}
+if [ -x "$venv/bin/wattmill" ] && [ "$(cat "$venv/.installed-$mode" 2>/dev/null || true)" = "$(made_from "$lock")" ]; then
   exit 0
 fi
 
@@ -80,5 +82,6 @@ if __name__ == "__main__":
 LAUNCHER
 case "$venv" in /*) sed -i "1s|.*|#!$venv/bin/python|" "$venv/bin/wattmill" ;; esac
 chmod +x "$venv/bin/wattmill"
-printf '%s' "$want" > "$stamp"
+made_from "$lock" > "$venv/.installed-$mode"
+made_from requirements.lock > "$venv/.installed-run"  # whoever has the developers' packages has the users' too
 say "Installed in $(( $(date +%s) - began )) s. The command is $venv/bin/wattmill"
