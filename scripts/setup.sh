@@ -73,14 +73,11 @@ fi
 # a build backend and at once.
 site="$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 printf '%s\n' "$PWD/src" > "$site/wattmill.pth"
-cat > "$venv/bin/wattmill" <<LAUNCHER
-#!$PWD/$venv/bin/python
-from wattmill.cli.main import main
-
-if __name__ == "__main__":
-    main()
+case "$venv" in /*) bin="$venv/bin" ;; *) bin="$PWD/$venv/bin" ;; esac
+cat > "$bin/wattmill" <<LAUNCHER
+#!/bin/sh
+exec "$bin/python" -m wattmill "\$@"
 LAUNCHER
-case "$venv" in /*) sed -i "1s|.*|#!$venv/bin/python|" "$venv/bin/wattmill" ;; esac
 chmod +x "$venv/bin/wattmill"
 made_from "$lock" > "$venv/.installed-$mode"
 made_from requirements.lock > "$venv/.installed-run"  # whoever has the developers' packages has the users' too
