@@ -7,7 +7,7 @@ import typer
 from wattmill.app.auditing import audit_home
 from wattmill.app.home import Home
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json, show_table
-from wattmill.ledger.audit import PlaceTokens, as_builtins
+from wattmill.ledger.audit import PlaceTokens, Report, as_builtins
 from wattmill.units import usd_text
 
 audit_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -23,7 +23,13 @@ def main(home: HomeOption = DEFAULT_HOME, json: JsonOption = False) -> None:
         return
     if json:
         show_json(as_builtins(report))
-        raise typer.Exit(0 if report.holds else 1)
+    else:
+        show_report(report)
+    raise typer.Exit(0 if report.holds else 1)
+
+
+def show_report(report: Report) -> None:
+    """Print the laws, the witnesses and the verdict, for people."""
     show_table(
         ["law", "holds", "checked"],
         [[check.name, "yes" if check.holds else "NO", check.detail] for check in report.checks],
@@ -44,7 +50,6 @@ def main(home: HomeOption = DEFAULT_HOME, json: JsonOption = False) -> None:
         typer.echo(f"overrun: {usd_text(report.overrun_nusd)} USD beyond reservations, the operator's")
     verdict = "every law holds" if report.holds else "the books are broken"
     typer.echo(f"{report.attempts} attempts, difference {report.difference_tok} tok: {verdict}")
-    raise typer.Exit(0 if report.holds else 1)
 
 
 _HEADERS = [

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from wattmill.app import declaration, home_lock
 from wattmill.app.admin_token import admin_token
+from wattmill.app.auditing import audit_home
 from wattmill.app.children import Child
 from wattmill.app.declaration import EXAMPLE, Loaded
 from wattmill.app.home import Home
@@ -24,6 +25,7 @@ from wattmill.app.start import end_leftovers, port_in_the_way
 from wattmill.app.supervisor import TICK_S, Factory, wait_until_ready
 from wattmill.app.tenants import fresh_key
 from wattmill.app.worker_control import ask
+from wattmill.cli.audit import show_report
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption
 from wattmill.cli.live_line import LiveLine
 from wattmill.cli.welcome import Welcome, summary, welcome
@@ -163,9 +165,13 @@ class _Run:
             self._load.stop(1.0)
         factory.stop()
         line.clear()
-        text, ok = summary(self._home, with_audit=self._seconds is not None)
-        self._console.print(text)
-        raise typer.Exit(0 if ok else 1)
+        self._console.print(summary(self._home))
+        if self._seconds is None:
+            self._console.print("the books are closed; `wattmill audit` proves them at any time")
+            return
+        report = audit_home(self._home)
+        show_report(report)
+        raise typer.Exit(0 if report.holds else 1)
 
     # --- reload ------------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from wattmill.app.audit import audit_home
 from wattmill.app.figures import figures
 from wattmill.app.home import Home
 from wattmill.app.supervisor import Factory
@@ -75,8 +74,8 @@ print(client.chat.completions.create(
 """
 
 
-def summary(home: Home, *, with_audit: bool) -> tuple[RenderableType, bool]:
-    """Return the closing words, and whether the books hold (True where no audit was asked for)."""
+def summary(home: Home) -> RenderableType:
+    """Return what this day brought, from the closed books."""
     f = figures(home, time.time_ns() // 1_000)
     table = Table.grid(padding=(0, 2))
     for count in f.statuses:
@@ -86,13 +85,7 @@ def summary(home: Home, *, with_audit: bool) -> tuple[RenderableType, bool]:
         if name in f.money:
             table.add_row(name.replace("_", " "), f.money[name].text)
     for place in f.places:
-        table.add_row(
-            f"tokens at {place.pool}", place.tokens_today.text if hasattr(place, "tokens_today") else "–"
-        )
-    parts: list[RenderableType] = [Panel(table, title="summary", title_align="left")]
-    if not with_audit:
-        parts.append(Text("the books are closed; `wattmill audit` proves them at any time"))
-        return Group(*parts), True
-    audit = audit_home(home)
-    parts.append(audit.table())
-    return Group(*parts), audit.ok
+        tokens = f"in {place.tokens_in.text}, out {place.tokens_out.text}"
+        times = f"TTFT p50 {place.ttft_p50.text}, p95 {place.ttft_p95.text}"
+        table.add_row(f"at {place.pool}", f"{tokens}, {times}")
+    return Panel(table, title="summary", title_align="left")
