@@ -5,6 +5,7 @@ Each step may be the last of this process; the next one goes on where the last c
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -108,7 +109,12 @@ class Follower:
             return
         for state in dead:
             used = dict(db.execute("SELECT node, nusd FROM epoch_used WHERE epoch = ?", (state.id,)))
-            caps.close_epoch(state.name, used)
+            try:
+                caps.close_epoch(state.name, used)
+            except sqlite3.IntegrityError as error:
+                # A node that the caps do not know: they were brought back from an older copy than the books.
+                text = f"the caps cannot count what this epoch used: {error}; restore books and caps together"
+                books.db.alarm(state.last_us, "caps", text, state.name)
             books.folded(state.name)
         told = db.execute("SELECT id, body FROM adjustment").fetchall() if books.adjusted else []
         for id, body in told:

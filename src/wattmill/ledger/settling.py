@@ -15,6 +15,9 @@ from wattmill.vocab.usage import TOKEN_CLASSES, Usage
 KEEP_US = 15_000_000
 """Attempts are remembered this long after their end: a meter's window arrives within that time."""
 
+ARRIVAL_US = 1_000_000
+"""An engine at rest says nothing of an attempt that left less than this before: it may not have arrived yet."""
+
 _PROMPT = [
     commodity for commodity, name in zip(TOKENS[:4], TOKEN_CLASSES[:4], strict=True) if name != "cached_input"
 ]
@@ -89,6 +92,9 @@ def _book_count(books: Bookkeeper, count: EngineCount) -> None:
         return
     if any(work.pool == pool and work.start_us <= at_us < work.end_us for work in books.works):
         return
+    lost = [(id, start) for id, start in books.doubts(pool) if start.at_us <= at_us]
+    if any(start.at_us > at_us - ARRIVAL_US for _, start in lost):
+        return
     booked = _booked(books, pool, at_us)
     db.flush()
     row = db.db.execute(
@@ -101,7 +107,7 @@ def _book_count(books: Bookkeeper, count: EngineCount) -> None:
         first_us, *base = row
     prompt = count.prompt_tok - (booked[0] - base[0])
     output = count.output_tok - (booked[1] - base[1])
-    doubts = [(id, start) for id, start in books.doubts(pool) if start.at_us >= first_us]
+    doubts = [(id, start) for id, start in lost if start.at_us >= first_us]
     prices = books.prices()
     doubts = [
         (id, start) for id, start in doubts if start.charge_price in prices and start.cost_price in prices

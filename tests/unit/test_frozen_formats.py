@@ -1,0 +1,60 @@
+"""What was published once is read forever: a journal and a store of each format, written by that version.
+
+The fixtures are never regenerated. A change that breaks one of these tests needs a new format version, a new
+fixture beside the old one, and a reader for both.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from wattmill.ledger.frame import HEADER_BYTES, BadHeader, check_header, header
+from wattmill.ledger.stores.sqlite import LedgerDb, WrongLedgerFormat
+from wattmill.ledger.stores.sqlite_read import Books
+from wattmill.ledger.tail import Tail
+
+FIXTURES = Path(__file__).parent / "fixtures"
+EPOCH = "0123456789ab"
+
+
+def test_a_journal_of_format_1_is_read_to_the_last_field() -> None:
+    tail = Tail(FIXTURES / "journal_v1" / EPOCH)
+    batch = tail.read(final=True)
+    tail.close()
+    said = [f"{found.segment}:{found.offset} {found.fact!r}" for found in batch.records]
+    assert said == (FIXTURES / "journal_v1" / "says.txt").read_text().splitlines()
+    assert tail.closed and not batch.damages
+
+
+def test_a_store_of_format_1_is_read_and_written_on(tmp_path: Path) -> None:
+    shutil.copy(FIXTURES / "store_v1" / "ledger.db", tmp_path / "ledger.db")
+    said = json.loads((FIXTURES / "store_v1" / "says.json").read_text())
+    with Books(tmp_path / "ledger.db") as books:
+        assert [[*key, value] for key, value in books.balances().items()] == said["balances"]
+        assert [row.request_id for row in books.recent()] == said["requests"]
+    db = LedgerDb(tmp_path / "ledger.db")
+    assert db.next_tx == said["next_tx"]
+    db.close()
+
+
+def test_a_journal_of_a_newer_format_is_refused_with_a_way_out() -> None:
+    import struct
+    import zlib
+
+    newer = bytearray(header(EPOCH, 1))
+    newer[8] = 99
+    newer[HEADER_BYTES - 4 :] = struct.pack("<I", zlib.crc32(bytes(newer[: HEADER_BYTES - 4])))
+    with pytest.raises(BadHeader, match="format 99, this wattmill reads up to 1; upgrade"):
+        check_header(bytes(newer), EPOCH, 1)
+
+
+def test_a_store_of_a_newer_format_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    db = LedgerDb(tmp_path / "ledger.db")
+    db.db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(WrongLedgerFormat, match="format 99"):
+        LedgerDb(tmp_path / "ledger.db")

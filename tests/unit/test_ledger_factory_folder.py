@@ -1,0 +1,447 @@
+"""A folder as a factory leaves it: explained, audited, reconciled, backed up and restored, swept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from wattmill.app.auditing import audit_home
+from wattmill.app.explain import UnknownRequest, explain
+from wattmill.app.home import Home
+from wattmill.app.lag import read_lag
+from wattmill.app.ledger_process import follower
+from wattmill.cli.explain import lines
+from wattmill.ledger import epoch as epochs
+from wattmill.ledger.audit import Report
+from wattmill.ledger.backup import BackupError, backup, restore
+from wattmill.ledger.frame import segment_name
+from wattmill.ledger.journal import Journal
+from wattmill.ledger.rating import rate
+from wattmill.ledger.retention import sweep
+from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.sqlite_read import Books
+from wattmill.ledger.tail import Tail
+from wattmill.vocab.fact import End, EngineCount, Intent, MeterWindow, Progress, Refused
+from wattmill.vocab.price import Price
+from wattmill.vocab.route import Candidate, Excluded, Route
+from wattmill.vocab.usage import Usage
+
+NOW = 1_790_000_000_000_000
+ROUTE = Route(
+    (Candidate("edge", 31_000, 0.1, 1.0, 0.001), Candidate("local", 33_000, 0.2, 0.8, 0.002)),
+    (Excluded("cloud", "privacy"),),
+    "edge is cheapest",
+    7,
+)
+USUAL = Usage(50, 60, cached_tok=20)
+RATES = (10**8, 10**7, None, None, 10**9, 10**9, None)
+
+
+class Factory:
+    """One gateway worker and one meter writing, by hand."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = Home(root)
+        self.home.create()
+        with Control(self.home.control_db) as control:
+            org = control.put_org("demo", cap_nusd=10**12)
+            team = control.put_team(org, "load")
+            key, _ = control.create_key(team, "k")
+            self.path = (org, team, key.id)
+            self.cost = control.publish_price(
+                "edge cost", "m", RATES, effective_us=0, source="test", provenance="declared"
+            )
+            self.charge = control.publish_price(
+                "standard", "m", RATES, effective_us=0, source="test", provenance="declared"
+            )
+        self.price = Price(id=0, book="b", model="m", rates_nusd_per_mtok=RATES)
+        self.seq = 0
+        self.now = NOW
+        self.gateway = Journal(self.home.journal, kind="gateway", worker=0, wall_us=lambda: NOW)
+
+    def intent(self, pool: str = "edge", **more: object) -> int:
+        self.seq += 1
+        self.now += 10_000
+        fact = Intent(
+            self.seq, self.seq, 0, self.now, self.path, pool, "m", "chat", True, 100, 200, 300_000, _id(self.cost),
+            _id(self.charge), asked_output_tok=200, route=ROUTE, label="mine", reserved_cost_nusd=300_000,
+        )  # fmt: skip
+        self.gateway.append_intent(replace(fact, **more))
+        return self.seq
+
+    def end(self, seq: int, usage: Usage | None = USUAL, **more: object) -> None:
+        self.now += 500_000
+        money = rate(self.price, usage) if usage else 0
+        fact = End(
+            seq, self.now, "finished", usage, "measured", money, money, ttft_us=100_000, duration_us=500_000,
+            started_us=self.now - 499_000, finish_reason="stop",
+        )  # fmt: skip
+        self.gateway.append_end(replace(fact, **more))
+
+    def id(self, seq: int) -> str:
+        return f"req_{self.gateway.epoch}_{seq:x}"
+
+    def book(self) -> None:
+        with Control(self.home.control_db) as control:
+            loop = follower(self.home, control)
+            loop.catch_up()
+            loop.close()
+
+    def kill(self) -> None:
+        """The worker dies: its lock is dropped, no footer is written."""
+        self.gateway._stop = True
+        self.gateway._wake.set()
+        self.gateway._flusher.join()
+        os.close(self.gateway._fd)
+        os.close(self.gateway._lock_fd)
+
+    def restart(self) -> None:
+        self.gateway = Journal(self.home.journal, kind="gateway", worker=0, wall_us=lambda: NOW)
+
+
+def _id(price: object) -> int:
+    return price if isinstance(price, int) else price.id  # type: ignore[attr-defined, no-any-return]
+
+
+def holds(report: Report) -> bool:
+    assert report.holds, [(c.name, c.rows) for c in report.checks if not c.holds]
+    return True
+
+
+@pytest.fixture
+def factory(tmp_path: Path) -> Iterator[Factory]:
+    made = Factory(tmp_path / "home")
+    yield made
+    if made.gateway._stop is False:
+        made.gateway.close()
+
+
+def test_a_finished_request_is_explained_before_and_after_it_is_booked(factory: Factory) -> None:
+    seq = factory.intent()
+    running = explain(factory.home, factory.id(seq))
+    assert running.tries[0].status == "running" and not running.tries[0].booked
+    factory.end(seq)
+    before = explain(factory.home, factory.id(seq))
+    factory.book()
+    after = explain(factory.home, factory.id(seq))
+    assert not before.tries[0].booked and after.tries[0].booked
+    assert before.charge_nusd == after.charge_nusd == rate(factory.price, Usage(50, 60, cached_tok=20))
+    assert after.tries[0].tokens == {"input": 30, "cached_input": 20, "output": 60} == before.tries[0].tokens
+    assert after.spender == "demo/load/k" and after.label == "mine"
+    assert [c.pool for c in after.candidates] == ["edge", "local"] and after.excluded == {"cloud": "privacy"}
+    text = "\n".join(f"{a} {b}" for a, b in lines(after))
+    for word in (
+        "edge is cheapest",
+        "runner-up",
+        "cloud: privacy",
+        "30 input, 20 cached input, 60 output",
+        "demo/load",
+    ):
+        assert word in text, text
+    assert holds(audit_home(factory.home))
+
+
+def test_an_aborted_a_failed_over_and_a_refused_request_tell_their_whole_story(factory: Factory) -> None:
+    aborted = factory.intent()
+    factory.end(aborted, Usage(50, 3), status="aborted", usage_source="estimated", error="client_left")
+    first = factory.intent()
+    factory.end(first, None, status="failed", usage_source="none", error="connection reset", ttft_us=None)
+    second = factory.intent("local", request=first, attempt=1, route=None)
+    factory.end(second)
+    factory.seq += 1
+    refusal = Refused(
+        factory.seq, factory.now, factory.path, "chat", "m", "budget_exceeded", "team 'load' has no money"
+    )
+    factory.gateway.append_note(refusal)
+    stories = []
+    for _ in range(2):
+        stories.append([explain(factory.home, factory.id(seq)) for seq in (aborted, first, refusal.seq)])
+        factory.book()
+    for one, over, no in stories:
+        assert one.tries[0].status == "aborted" and one.tries[0].source == "estimated" and one.charge_nusd > 0
+        assert [(t.pool, t.status) for t in over.tries] == [("edge", "failed"), ("local", "finished")]
+        assert over.tries[0].charge_nusd == 0 and over.tries[0].cause == "connection reset"
+        assert (no.refusal, no.message, no.spender) == (
+            "budget_exceeded",
+            "team 'load' has no money",
+            "demo/load/k",
+        )
+    assert holds(audit_home(factory.home))
+
+
+def test_an_unknown_request_gets_a_clear_answer(factory: Factory) -> None:
+    with pytest.raises(UnknownRequest, match="neither in the books nor in a journal"):
+        explain(factory.home, factory.id(999))
+    with pytest.raises(UnknownRequest, match="is no request id"):
+        explain(factory.home, "chatcmpl-1")
+    done = subprocess.run(
+        [sys.executable, "-m", "wattmill", "explain", factory.id(5), "--home", str(factory.home.root)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and "no request" in done.stderr
+
+
+def test_a_dead_workers_open_attempt_is_in_doubt_at_its_reservation_until_reconciled(
+    factory: Factory,
+) -> None:
+    seq = factory.intent()
+    factory.gateway.append_note(Progress(seq, factory.now, 40))
+    factory.book()
+    with Books(factory.home.ledger_db) as books:
+        assert books.doubts() == [], "a living worker's attempts are never in doubt, however old"
+    factory.kill()
+    factory.book()
+    with Books(factory.home.ledger_db) as books:
+        (doubt,) = books.doubts()
+        assert doubt.reserved_nusd == 300_000 and doubt.request_id == factory.id(seq)
+        assert books.balances()["nusd", f"key:{factory.path[-1]}"] == 300_000
+    report = audit_home(factory.home)
+    assert holds(report) and report.in_doubt == (factory.id(seq),)
+    with Control(factory.home.control_db) as control:
+        assert control.live_epochs() == []
+        assert {b.used_nusd for b in control.summaries()} == {300_000}
+    command = [sys.executable, "-m", "wattmill", "reconcile", "--home", str(factory.home.root)]
+    listed = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    assert [row["request_id"] for row in json.loads(listed.stdout)] == [factory.id(seq)]
+    done = subprocess.run([*command, factory.id(seq), "--by", "delivered"], capture_output=True, text=True)
+    assert done.returncode == 0 and "settled 1 attempts" in done.stdout, done.stderr
+    delivered = rate(factory.price, Usage(100, 40))
+    with Books(factory.home.ledger_db) as books:
+        assert books.doubts() == [] and books.balances()["nusd", f"key:{factory.path[-1]}"] == delivered
+    with Control(factory.home.control_db) as control:
+        assert {b.used_nusd for b in control.summaries()} == {delivered}
+    assert holds(audit_home(factory.home))
+
+
+def test_a_late_end_record_wins_over_doubt_and_over_its_settlement(factory: Factory) -> None:
+    seq = factory.intent()
+    epoch = factory.gateway.folder
+    factory.kill()
+    factory.book()
+    from wattmill.ledger.tail import Found
+
+    with Control(factory.home.control_db) as control:
+        loop = follower(factory.home, control)
+        late = End(seq, factory.now + 5, "finished", Usage(50, 60), "measured", 7, 99)
+        state = loop.books.epochs[epoch.name]
+        loop.books.book(epoch.name, [Found(late, state.position.segment, 0)], state.position)
+        loop.books.commit()
+        loop.step()
+        loop.close()
+        assert {b.used_nusd for b in control.summaries()} == {99}
+    with Books(factory.home.ledger_db) as books:
+        assert books.doubts() == [] and [d.state for d in books.doubts(settled=True)] == ["late_end"]
+        (row,) = books.recent()
+        assert (row.status, row.charge_nusd, row.cost_nusd) == ("finished", 99, 7)
+        assert books.balances()["nusd", "in_doubt"] == 0
+
+
+def test_an_engines_counter_settles_a_doubt_and_shows_what_nobody_can_be_charged_with(
+    factory: Factory,
+) -> None:
+    meter = Journal(factory.home.journal, kind="meter", worker=0, wall_us=lambda: NOW)
+    meter.append_note(EngineCount("edge", "one", factory.now, 0, 0, True))
+    factory.end(factory.intent(), Usage(50, 60))
+    lost = factory.intent()
+    factory.gateway.append_note(Progress(lost, factory.now, 10))
+    factory.kill()
+    factory.book()
+    meter.append_note(EngineCount("edge", "one", factory.now + 9_000_000, 50 + 44, 60 + 33, True))
+    factory.restart()
+    factory.book()
+    with Books(factory.home.ledger_db) as books:
+        assert books.doubts() == []
+        row = books.recent()[0]
+        assert (row.prefill_tok, row.output_tok, row.source) == (44, 33, "measured")
+        assert row.charge_nusd == rate(factory.price, Usage(44, 33))
+    factory.now += 20_000_000
+    meter.append_note(EngineCount("edge", "one", factory.now, 94 + 500, 93, True))
+    factory.book()
+    report = audit_home(factory.home)
+    (place,) = report.places
+    assert place.witness == "engine counter" and place.unmetered_tok == 500 and place.difference_tok == 0
+    assert place.engine_tok == (594, 93) == place.books_tok
+    assert holds(report)
+    meter.close()
+
+
+def test_joules_of_a_window_go_to_the_attempts_in_it_and_the_rest_is_named(factory: Factory) -> None:
+    meter = Journal(factory.home.journal, kind="meter", worker=0, wall_us=lambda: NOW)
+    seq = factory.intent()
+    factory.end(seq)
+    start = factory.now - 1_000_000
+    window = MeterWindow(
+        "host", start, start + 1_000_000, 45, 20, {"edge": 11, "local": 9}, 5, "modelled", "host model"
+    )
+    meter.append_note(window)
+    open_one = factory.intent(at_us=start + 10)
+    factory.book()
+    with Books(factory.home.ledger_db) as books:
+        assert books.energy().windows == 0, "an attempt of its time still runs"
+    factory.end(open_one)
+    factory.book()
+    with Books(factory.home.ledger_db) as books:
+        energy = books.energy()
+        assert (energy.total_uj, energy.idle_uj, energy.unattributed_uj, energy.requests_uj) == (
+            45,
+            20,
+            14,
+            11,
+        )
+        assert sum(row.energy_uj or 0 for row in books.recent()) == 11
+    story = explain(factory.home, factory.id(seq))
+    assert story.energy_provenance == "modelled" and story.energy_source == "host model"
+    assert holds(audit_home(factory.home))
+    meter.close()
+
+
+@pytest.mark.parametrize(
+    ("vandalism", "law"),
+    [
+        (
+            "UPDATE account SET balance = balance + 1 WHERE name LIKE 'key:%' AND commodity = 'nusd'",
+            "balances are",
+        ),
+        (
+            "DROP TRIGGER posting_stays; UPDATE posting SET amount = amount + 1 WHERE id = (SELECT min(id) FROM posting)",
+            "every",
+        ),
+        ("UPDATE rollup_hour SET charge_nusd = charge_nusd + 1", "roll-ups by hour"),
+        ("UPDATE rollup_minute SET cost_nusd = cost_nusd + 1", "roll-ups by minute"),
+        ("UPDATE attempt SET charge_nusd = charge_nusd + 1", "told charges"),
+        ("UPDATE attempt SET output_tok = output_tok + 1", "what attempts were told"),
+        ("UPDATE epoch_used SET nusd = nusd + 1 WHERE node = 1", "children sum"),
+    ],
+)
+def test_the_audit_names_what_was_tampered_with(factory: Factory, vandalism: str, law: str) -> None:
+    factory.end(factory.intent())
+    factory.book()
+    assert holds(audit_home(factory.home))
+    db = sqlite3.connect(factory.home.ledger_db)
+    db.executescript(vandalism)
+    db.close()
+    report = audit_home(factory.home)
+    assert any(not check.holds and check.name.startswith(law) and check.rows for check in report.checks), (
+        report
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "wattmill", "audit", "--json", "--home", str(factory.home.root)],
+        capture_output=True,
+    )
+    assert done.returncode == 1 and json.loads(done.stdout)["holds"] is False
+
+
+def test_the_audit_names_a_corrupted_journal_by_epoch_segment_and_offset(factory: Factory) -> None:
+    for _ in range(3):
+        factory.end(factory.intent())
+    factory.book()
+    factory.gateway.close()
+    bad = Tail(factory.gateway.folder).read().records[2]
+    with open(factory.gateway.folder / segment_name(1), "r+b") as file:
+        file.seek(bad.offset + 12)
+        file.write(b"\xff")
+    (row,) = next(c for c in audit_home(factory.home).checks if c.name == "journal checksums hold").rows
+    assert f"{factory.gateway.epoch}/000001.wmj offset {bad.offset}" in row
+
+
+def test_a_backup_of_a_running_factory_restores_to_the_same_books(factory: Factory, tmp_path: Path) -> None:
+    for _ in range(5):
+        factory.end(factory.intent())
+    factory.book()
+    factory.end(factory.intent())  # not booked yet: only in the journal
+    file = tmp_path / "b.tar"
+    home = factory.home
+    backup(file, ledger_db=home.ledger_db, control_db=home.control_db, journal=home.journal, at_us=NOW)
+    other = Home(tmp_path / "other")
+    restore(file, other.root)
+    other.create()
+    factory.book()
+    with Control(other.control_db) as control:
+        loop = follower(other, control)
+        loop.catch_up()
+        loop.close()
+    with Books(home.ledger_db) as one, Books(other.ledger_db) as two:
+        assert one.balances() == two.balances() and one.recent() == two.recent()
+    a, b = audit_home(home), audit_home(other)
+    assert holds(a) and holds(b) and a.places == b.places and a.attempts == b.attempts == 6
+    with pytest.raises(BackupError, match="is not empty"):
+        restore(file, other.root)
+    with pytest.raises(BackupError, match="exists"):
+        backup(file, ledger_db=home.ledger_db, control_db=home.control_db, journal=home.journal, at_us=NOW)
+
+
+def test_a_damaged_backup_restores_nothing(factory: Factory, tmp_path: Path) -> None:
+    factory.end(factory.intent())
+    factory.book()
+    file = tmp_path / "b.tar"
+    home = factory.home
+    backup(file, ledger_db=home.ledger_db, control_db=home.control_db, journal=home.journal, at_us=NOW)
+    data = bytearray(file.read_bytes())
+    at = data.index(b"SQLite format 3") + 5000
+    data[at] ^= 0xFF
+    file.write_bytes(data)
+    with pytest.raises(BackupError, match="checksum"):
+        restore(file, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_only_booked_old_segments_are_swept_and_an_empty_dead_epoch_goes_with_them(tmp_path: Path) -> None:
+    factory = Factory(tmp_path / "home")
+    factory.gateway.close()
+    factory.gateway = Journal(
+        factory.home.journal, kind="gateway", worker=0, wall_us=lambda: NOW, segment_bytes=2_000
+    )
+    for _ in range(20):
+        factory.end(factory.intent())
+    folder = factory.gateway.folder
+    before = epochs.segments(folder)
+    with Control(factory.home.control_db) as control:
+        loop = follower(factory.home, control)
+        assert sweep(loop.books.db, factory.home.journal, before_us=1 << 60) == []
+        loop.catch_up()
+        sweep(loop.books.db, factory.home.journal, before_us=factory.now - 3_000_000)
+        some = epochs.segments(folder)
+        assert before[-1] in some and len(some) < len(before)
+        factory.gateway.close()
+        loop.catch_up()
+        sweep(loop.books.db, factory.home.journal, before_us=1 << 60)
+        loop.close()
+    assert not folder.exists()
+    story = explain(factory.home, factory.id(1))
+    assert story.tries[0].booked and not story.journal_kept
+    assert holds(audit_home(factory.home))
+
+
+def test_the_ledger_process_books_says_its_lag_and_leaves_at_sigterm(factory: Factory) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "wattmill.app.ledger_process", "--home", str(factory.home.root)],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        factory.end(factory.intent())
+        for _ in range(500):
+            lag = read_lag(factory.home)
+            if lag is not None and lag.committed_us is not None:
+                break
+            time.sleep(0.02)
+        assert lag is not None and lag.behind_records == 0 and lag.committed_us is not None
+        factory.end(factory.intent())
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(10) == 0
+        with Books(factory.home.ledger_db) as books:
+            assert len(books.recent()) == 2, "what stood in the journal at SIGTERM is booked"
+    finally:
+        child.kill()
+        child.wait()
+    shutil.rmtree(factory.home.run, ignore_errors=True)
