@@ -49,7 +49,7 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class _Message(msgspec.Struct, gc=False):
-    content: Raw | None = None
+    content: Raw = Raw(b"")  # absent; msgspec has no union of Raw and None
 
 
 _body_decoder = msgspec.json.Decoder(dict[str, Raw])
@@ -328,11 +328,12 @@ def _why_not_json(data: bytes, error: msgspec.MsgspecError) -> Refusal:
         return _bad_json(f"the body must be one JSON object; {text[:1].lower()}{text[1:]}")
     if not data.strip(_SPACE):
         return _bad_json("the body is empty; send one JSON object")
-    if "truncated" in text:
+    if "truncated" in text or "surrogate" in text:
         for surrogate in _SURROGATES.finditer(data):
             if surrogate.group(1):
                 shown = surrogate.group(1).decode("ascii", "replace")
                 return _bad_json(f"a lone surrogate {shown} at byte {surrogate.start()} is no text")
+    if "truncated" in text:
         return _bad_json(f"the body ends too early, at byte {len(data)}")
     return _bad_json(text.replace("JSON is malformed: ", "the body is not JSON: "))
 
