@@ -1,0 +1,158 @@
+"""What the figures are made from: plain values read once from the books, the control database, the
+supervisor's state and the workers' sockets. Reading is here, arithmetic is in `figures` and `tower`."""
+
+from __future__ import annotations
+
+import msgspec
+
+from wattmill.app import home_lock
+from wattmill.app.home import Home
+from wattmill.app.state import FactoryState, read_state
+from wattmill.app.worker_control import Answer, ask
+from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_records import Budget, Node
+
+WORKER_TIMEOUT_S = 0.3
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """Attempts of one key at one place, summed over a window. Money in nano-dollars."""
+
+    pool: str
+    key: int  # node id
+    attempts: int
+    requests: int  # first attempts: the rest was sent on after a failure
+    aborted: int
+    errors: int  # failed, or cut at the clamp
+    prompt_tok: int
+    output_tok: int
+    charge_nusd: int
+    cost_nusd: int
+    status: str = ""  # of vocab.fact.Status if the window is split by it, else ""
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """Attempts that ended in the last `seconds`, split by status."""
+
+    seconds: float
+    cells: list[Cell]
+
+
+class MeterSum(msgspec.Struct, frozen=True, kw_only=True):
+    """Booked meter windows: total = requests + idle + unattributed, in microjoules."""
+
+    seconds: float
+    total_uj: int
+    idle_uj: int
+    unattributed_uj: int
+    provenance: str
+    source: str
+
+    @property
+    def requests_uj(self) -> int:
+        return self.total_uj - self.idle_uj - self.unattributed_uj
+
+
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """Time to first token at one place: nearest-rank quantiles of the last `count` first contents."""
+
+    count: int
+    p50_us: int
+    p95_us: int
+
+
+class RecentRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt as the books or the journal have it. None: not known (yet)."""
+
+    id: str  # request id
+    attempt: int
+    at_us: int
+    key: int
+    pool: str
+    model: str
+    status: str  # of vocab.fact.Status, or "in flight", "in doubt", "refused"
+    stream: bool | None = None
+    prompt_tok: int | None = None
+    output_tok: int | None = None
+    usage_source: str | None = None
+    charge_nusd: int | None = None
+    cost_nusd: int | None = None
+    energy_uj: int | None = None
+    ttft_us: int | None = None
+    duration_us: int | None = None
+    http_status: int | None = None
+    error: str | None = None
+    reason: str | None = None  # why this place, one sentence
+
+
+class BookReading(msgspec.Struct, frozen=True, kw_only=True):
+    """The books as of one moment. Windows hold attempts that *ended* in them."""
+
+    difference: dict[str, int]  # by commodity: the sum over all accounts, 0 in balanced books
+    in_doubt: int
+    unmetered: int
+    overrun_nusd: int
+    lag_s: float | None  # age of the oldest unbooked record; 0 if all is booked
+    last_10s: Window
+    last_60s: Window
+    hour: list[Cell]
+    today: list[Cell]  # since midnight UTC
+    meter_60s: MeterSum | None
+    meter_hour: MeterSum | None
+    energy_today_uj: dict[str, int]  # put onto requests, by place
+    ttft: dict[str, Times]
+    refusals_today: dict[str, int]
+    recent: list[RecentRow]
+
+
+class WorkerReading(msgspec.Struct, frozen=True, kw_only=True):
+    """What one gateway worker says of itself; `status` None if it did not answer."""
+
+    number: int
+    status: Answer | None
+    metrics: Answer | None = None
+
+
+class Readings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything at one moment. Each part may be missing: a factory that is down still has books."""
+
+    now_us: int
+    running: bool
+    state: FactoryState | None
+    workers: list[WorkerReading]
+    nodes: dict[int, Node]
+    budgets: list[Budget]
+    books: BookReading | None
+    fault: str | None = None  # why a part is missing
+
+
+def read_workers(home: Home, state: FactoryState | None, *, metrics: bool = False) -> list[WorkerReading]:
+    """Ask every worker that has a socket; one that does not answer within 0.3 s is listed with None."""
+    numbers = range(state.workers) if state is not None else ()
+    return [
+        WorkerReading(
+            number=n,
+            status=ask(home.worker_socket(n), "status", timeout_s=WORKER_TIMEOUT_S),
+            metrics=ask(home.worker_socket(n), "metrics", timeout_s=WORKER_TIMEOUT_S) if metrics else None,
+        )
+        for n in numbers
+    ]
+
+
+def read_control(home: Home, control: Control | None) -> tuple[dict[int, Node], list[Budget]]:
+    """Return the tree of spenders and their money; empty if there is no control database yet."""
+    if control is not None:
+        return control.nodes(), control.summaries()
+    if not home.control_db.exists():
+        return {}, []
+    with Control(home.control_db) as own:
+        return own.nodes(), own.summaries()
+
+
+def is_running(home: Home) -> bool:
+    return home_lock.running(home) is not None
+
+
+def read_supervisor(home: Home) -> tuple[bool, FactoryState | None]:
+    """Return whether a factory runs here, and the last state its supervisor wrote."""
+    return is_running(home), read_state(home)
