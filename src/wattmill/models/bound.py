@@ -1,9 +1,9 @@
 """An upper bound on the tokens of a prompt, from its bytes: no tokenizer of the serving engine makes more.
 
 A tokenizer makes at most one token of each byte that it is given (byte-level BPE, or byte fallback), after
-its normaliser has made `expansion` bytes of each. A JSON text is never shorter than the text it stands for, so
-the original bytes are counted as they are; what a chat template adds is counted per request, message and tool.
-Where a template prints a value as JSON again (tools, schemas), the bytes of the widest usual print are taken.
+its normaliser has made `expansion` bytes of each. A JSON text is never shorter than the text it stands for,
+so the original bytes are counted as they are; what a chat template adds is counted per request, message and
+tool. Where a template prints a value as JSON again (tools, schemas), the widest usual print is taken.
 """
 
 from __future__ import annotations
@@ -17,10 +17,39 @@ from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.request import Body, Endpoint
 
 _NOT_IN_PROMPT = frozenset(
-    "model messages prompt input tools stream stream_options max_tokens max_completion_tokens n seed stop user "
-    "temperature top_p top_k min_p logprobs top_logprobs logit_bias presence_penalty frequency_penalty metadata "
-    "safety_identifier prompt_cache_key parallel_tool_calls encoding_format dimensions store service_tier "
-    "ignore_eos".split()
+    [
+        "model",
+        "messages",
+        "prompt",
+        "input",
+        "tools",
+        "stream",
+        "stream_options",
+        "max_tokens",
+        "max_completion_tokens",
+        "n",
+        "seed",
+        "stop",
+        "user",
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "logprobs",
+        "top_logprobs",
+        "logit_bias",
+        "presence_penalty",
+        "frequency_penalty",
+        "metadata",
+        "safety_identifier",
+        "prompt_cache_key",
+        "parallel_tool_calls",
+        "encoding_format",
+        "dimensions",
+        "store",
+        "service_tier",
+        "ignore_eos",
+    ]
 )
 """Fields that no template prints, and those counted by themselves. All others count by their bytes."""
 
@@ -92,8 +121,8 @@ def input_bound_tok(endpoint: Endpoint, body: Body, bound: TokenizerBound) -> in
 def _count_messages(raw: msgspec.Raw, bound: TokenizerBound) -> tuple[int, int] | Refusal:
     """Return (bytes of text, tokens that come on top).
 
-    Decoding without building strings is faster than searching the bytes for marks, and cannot be misled by keys
-    that are written with escapes.
+    Decoding without building strings is faster than searching the bytes for marks, and keys that are written
+    with escapes cannot mislead it.
     """
     count = len(raw)
     messages = _messages(raw)

@@ -12,11 +12,12 @@ import msgspec
 
 from wattmill.models.engines.contract import Adapter
 from wattmill.models.engines.usage import OpenAIUsage, Timings, from_openai, from_timings
+from wattmill.units import MS_PER_S, US_PER_S
 from wattmill.vocab.fact import UsageSource
 from wattmill.vocab.request import Endpoint
 from wattmill.vocab.usage import ImpossibleUsage, Usage
 
-_US_PER_MS = 1_000
+_US_PER_MS = US_PER_S // MS_PER_S
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -54,7 +55,7 @@ class Tally:
     """The running account of one attempt's stream.
 
     `failure` says what was wrong (an error object, malformed SSE or JSON, impossible usage with its numbers);
-    then `feed` gives nothing more to send on. It may quote the engine: redact provider keys before showing it.
+    then `feed` gives nothing more to send on. It may quote the engine: redact provider keys.
     """
 
     __slots__ = (
