@@ -117,6 +117,22 @@ def test_a_port_in_use_names_its_holder(tmp_path: Path):
     assert f"pid {os.getpid()}" in finding.value
 
 
+def test_weights_that_are_not_there_say_how_to_fetch_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WATTMILL_MODELS", str(tmp_path / "nowhere"))
+    finding = found(tmp_path)["weights of edge"]
+    assert finding.verdict == "bad"
+    assert "models pull" in finding.way_out
+
+
+def test_weights_that_are_not_what_the_lock_pins_are_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("WATTMILL_MODELS", str(tmp_path))
+    (tmp_path / "smollm2-135m-instruct.q4_1.gguf").write_bytes(b"GGUF and something else")
+    (tmp_path / "smollm2-135m-instruct.q4_0-from-q4_1.gguf").write_bytes(b"GGUF made here")
+    findings = found(tmp_path)
+    assert findings["weights of cloud"].verdict == "bad"
+    assert findings["weights of edge"].verdict == "good"
+
+
 def test_too_little_memory_says_how_to_need_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checkup, "_memory_bytes", lambda: (1 << 30, 300 << 20))
     assert found(tmp_path)["memory"].verdict == "poor"

@@ -148,7 +148,7 @@ def test_a_wrong_type_names_the_right_one():
 
 
 def test_a_missing_value_says_what_it_is():
-    assert only_problem(changed('weights = "smollm2-135m-q8_0"\n', "")) == snapshot(
+    assert only_problem(changed('weights = "smollm2-135m-instruct.q8_0-from-q4_1"\n', "")) == snapshot(
         "wattmill.toml:N: error: pools.local: `weights` is missing. Write `weights = …`, which means: Name of installed weights, or path of a GGUF file."
     )
 
@@ -255,11 +255,22 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_file():
 
 def test_a_pool_cannot_serve_a_model_that_is_not_declared():
     text = changed(
-        'weights = "smollm2-135m-q4_0"\nmodels = ["smollm2-135m"]',
-        'weights = "smollm2-135m-q4_0"\nmodels = ["smolm2"]',
+        'weights = "smollm2-135m-instruct.q4_0-from-q4_1"\nmodels = ["smollm2-135m"]',
+        'weights = "smollm2-135m-instruct.q4_0-from-q4_1"\nmodels = ["smolm2"]',
     )
     assert only_problem(text) == snapshot(
         "wattmill.toml:N: error: pools.edge.models: no model 'smolm2' (known: smollm2-135m, gpt-4o-mini). Did you mean 'smollm2-135m'? Declare it under [models.smolm2]."
+    )
+
+
+def test_weights_must_be_known_or_a_file():
+    assert only_problem(
+        changed('"smollm2-135m-instruct.q8_0-from-q4_1"', '"smollm2-135m-instruct.q8_0"')
+    ) == snapshot(
+        "wattmill.toml:N: error: pools.local.weights: no weights 'smollm2-135m-instruct.q8_0' (known: smollm2-135m-instruct.q4_1, smollm2-135m-instruct.q8_0-from-q4_1, smollm2-135m-instruct.q4_0-from-q4_1). Did you mean 'smollm2-135m-instruct.q4_1'? Name one of these, or the path of a GGUF file."
+    )
+    assert "no such readable file" in only_problem(
+        changed('"smollm2-135m-instruct.q8_0-from-q4_1"', '"none.gguf"')
     )
 
 
@@ -357,7 +368,9 @@ def test_a_cap_beyond_what_the_books_can_hold_is_refused():
 
 def test_relative_paths_are_meant_from_the_folder_of_the_file(tmp_path: Path):
     (tmp_path / "mine.gguf").write_bytes(b"GGUF")
-    (tmp_path / "w.toml").write_text(changed('"smollm2-135m-q8_0"', '"mine.gguf"'), encoding="utf-8")
+    (tmp_path / "w.toml").write_text(
+        changed('"smollm2-135m-instruct.q8_0-from-q4_1"', '"mine.gguf"'), encoding="utf-8"
+    )
     loaded = load(tmp_path / "w.toml", {})
     assert isinstance(loaded, Loaded), loaded
     pool = loaded.settings.pools["local"]

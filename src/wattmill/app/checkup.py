@@ -22,6 +22,7 @@ from wattmill.app.provider_key import absent_key
 from wattmill.app.settings import Settings
 from wattmill.app.state import read_state
 from wattmill.app.who_listens import holder_of, port_is_free
+from wattmill.models.weights import Derived, Missing, lock, sha256_of, weights_path
 from wattmill.power.live.ladder import ladder
 
 Verdict = Literal["good", "note", "poor", "bad"]
@@ -220,13 +221,24 @@ def _weights(embedded: list[Place]) -> Iterator[Finding]:
     for place in embedded:
         assert place.weights is not None
         what = f"weights of {place.pool}"
-        if place.weights.endswith(".gguf"):
-            there = os.access(place.weights, os.R_OK)
+        path = weights_path(place.weights)
+        if isinstance(path, Missing):
+            yield Finding(what=what, value=path.message, verdict="bad", way_out="wattmill models pull")
+            continue
+        pinned = lock().get(place.weights)
+        size = f"{place.weights}, {path.stat().st_size >> 20} MiB"
+        if isinstance(pinned, Derived):
+            yield Finding(what=what, value=f"{size}, made here from {pinned.source}", verdict="good")
+        elif pinned is None:
+            yield Finding(what=what, value=f"{size}, a file of your own: nothing pins it", verdict="note")
+        elif sha256_of(path) == pinned.sha256:
+            yield Finding(what=what, value=f"{size}, SHA-256 matches", verdict="good")
+        else:
             yield Finding(
                 what=what,
-                value=place.weights if there else f"{place.weights} cannot be read",
-                verdict="good" if there else "bad",
-                way_out="" if there else "Correct the path in the declaration",
+                value=f"{size}, SHA-256 does not match the lock",
+                verdict="bad",
+                way_out=f"Remove {path} and run `wattmill models pull`",
             )
 
 

@@ -208,14 +208,15 @@ def _http_pool(settings: Settings, at: Path, pool: HttpPool, env: Mapping[str, s
 
 
 def _weights(at: Path, name: str) -> Iterator[_Finding]:
-    if name.endswith(".gguf") and not os.access(name, os.R_OK):
-        yield (
-            "error",
-            at,
-            "no such readable file",
-            "Check the path, or name installed weights",
-            f'"{name}"',
-        )
+    """Check the name only: whether it has been fetched, the machine must say and not the declaration."""
+    from wattmill.models.weights import lock, models_folder
+
+    if name.endswith(".gguf"):
+        if not os.access(name, os.R_OK):
+            rule, way_out = "no such readable file", "Check the path, or name installed weights"
+            yield "error", at, rule, way_out, f'"{name}"'
+    elif name not in lock() and not (models_folder() / f"{name}.gguf").is_file():
+        yield _reference(at, "weights", name, lock(), "Name one of these, or the path of a GGUF file")
 
 
 def _charge(settings: Settings, at: Path, book: str, served: Collection[str]) -> Iterator[_Finding]:
