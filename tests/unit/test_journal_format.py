@@ -151,7 +151,8 @@ def test_a_corrupted_byte_is_located_and_the_records_behind_it_are_read(journal:
 def test_an_end_record_fits_its_room_whatever_its_texts_say(journal: Journal) -> None:
     big = 2**63 - 1
     fact = End(
-        big, big, "finished", Usage(big, big, big, big, big, big, big), "unmetered", big, big, big, big, big, big,
+        big, big, "finished", Usage(big, big, big, big, big, big, big), "unmetered", big, big, big, big,
+        big, big,
         big, big, big, big, "é" * 4000, "💥" * 4000, "x" * 4000,
     )  # fmt: skip
     journal.append_intent(intent(1))

@@ -74,7 +74,8 @@ class Factory:
         self.seq += 1
         self.now += 10_000
         fact = Intent(
-            self.seq, self.seq, 0, self.now, self.path, pool, "m", "chat", True, 100, 200, 300_000, _id(self.cost),
+            self.seq, self.seq, 0, self.now, self.path, pool, "m", "chat", True, 100, 200, 300_000,
+            _id(self.cost),
             _id(self.charge), asked_output_tok=200, route=ROUTE, label="mine", reserved_cost_nusd=300_000,
         )  # fmt: skip
         self.gateway.append_intent(replace(fact, **more))
@@ -314,7 +315,8 @@ def test_joules_of_a_window_go_to_the_attempts_in_it_and_the_rest_is_named(facto
             "balances are",
         ),
         (
-            "DROP TRIGGER posting_stays; UPDATE posting SET amount = amount + 1 WHERE id = (SELECT min(id) FROM posting)",
+            "DROP TRIGGER posting_stays; UPDATE posting SET amount = amount + 1 WHERE id = (SELECT "
+            "min(id) FROM posting)",
             "every",
         ),
         ("UPDATE rollup_hour SET charge_nusd = charge_nusd + 1", "roll-ups by hour"),

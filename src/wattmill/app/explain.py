@@ -88,7 +88,8 @@ def explain(home: Home, request_id: str) -> Story:
     parts = split_request_id(request_id)
     if parts is None:
         raise UnknownRequest(
-            f"{request_id!r} is no request id: it looks like req_5f0c1e2d3a4b_1f, see the header x-request-id of an answer"
+            f"{request_id!r} is no request id: it looks like req_5f0c1e2d3a4b_1f, see the header "
+            f"x-request-id of an answer"
         )
     epoch, seq = parts
     rows: list[AttemptRow] = []
@@ -108,7 +109,8 @@ def explain(home: Home, request_id: str) -> Story:
     journal = told(home.journal, epoch, seq, first_segment=segment)
     if not rows and not journal and refused is None:
         raise UnknownRequest(
-            f"no request {request_id} in {home.root}: neither in the books nor in a journal that is still kept; "
+            f"no request {request_id} in {home.root}: neither in the books nor in a journal that is "
+            f"still kept; "
             "is it from another factory (--home)?"
         )
     names, prices, budget = _control(
@@ -123,7 +125,8 @@ def as_builtins(story: Story) -> dict[str, Any]:
 
 def _segment(books: Books, epoch: str, seq: int) -> int:
     row = books.db.execute(
-        "SELECT max(segment) FROM segment WHERE epoch = (SELECT id FROM epoch WHERE name = ?) AND first_seq <= ?",
+        "SELECT max(segment) FROM segment WHERE epoch = (SELECT id FROM epoch WHERE name = ?) AND "
+        "first_seq <= ?",
         (epoch, seq),
     ).fetchone()
     # Attempts that overlap make the order of their numbers a little loose: one segment earlier is safe.
@@ -195,7 +198,8 @@ def _story(
         endpoint=(first or no or row or refused).endpoint,  # type: ignore[union-attr]
         stream=first.stream if first else row.stream if row else None,
         privacy=first.privacy if first else row.privacy if row else None,
-        at_us=first.at_us if first else no.at_us if no else row.started_us if row else refused.at_us if refused else 0,
+        at_us=first.at_us if first else no.at_us if no else row.started_us if row else refused.at_us if
+        refused else 0,
         input_bound_tok=first.input_bound_tok if first else None,
         output_clamp_tok=first.output_clamp_tok if first else None,
         asked_output_tok=first.asked_output_tok if first else None,
@@ -204,7 +208,8 @@ def _story(
         reason=route.reason if route else CODES[code].meaning if code in CODES else None,
         candidates=tuple(
             Expected(
-                pool=c.pool, expected_nusd=c.expected_nusd, expected_ttft_s=c.expected_ttft_s, expected_s=c.expected_s
+                pool=c.pool, expected_nusd=c.expected_nusd, expected_ttft_s=c.expected_ttft_s,
+                expected_s=c.expected_s
             )
             for c in (route.candidates if route else ())
         ),

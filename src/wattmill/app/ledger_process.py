@@ -47,7 +47,9 @@ def hold_ledger(home: Home) -> int:
     except BlockingIOError:
         owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
-        raise LedgerBusy(f"the books in {home.root} are being written by process {owner}; end it first") from None
+        raise LedgerBusy(
+            f"the books in {home.root} are being written by process {owner}; end it first"
+        ) from None
     os.ftruncate(fd, 0)
     os.pwrite(fd, str(os.getpid()).encode(), 0)
     return fd

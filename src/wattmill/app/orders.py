@@ -1,4 +1,5 @@
-"""Orders to the one writer of the books: a command leaves one in a folder, the ledger process carries it out."""
+"""Orders to the one writer of the books: a command leaves one in a folder, the ledger process carries
+it out."""
 
 from __future__ import annotations
 
@@ -52,7 +53,9 @@ class Orders:
                 continue
             start = doubts.pop(order.attempt, None)
             if start is not None:
-                how = settle(start, order.rule, charge=prices[start.charge_price], cost=prices[start.cost_price])
+                how = settle(
+                    start, order.rule, charge=prices[start.charge_price], cost=prices[start.cost_price]
+                )
                 books.settle(order.attempt, how, at_us=at_us)
         books.commit()
         for path in paths:

@@ -23,7 +23,8 @@ def main(
     home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
-    """Tell what was asked, by whom, where it went and why, and what it took. Reads what is not booked yet too."""
+    """Tell what was asked, by whom, where it went and why, and what it took. Reads what is not booked
+    yet too."""
     try:
         story = explain(Home(home), request_id)
     except UnknownRequest as error:
@@ -54,7 +55,8 @@ def lines(story: Story) -> list[tuple[str, str]]:
         out.append(
             (
                 "asked",
-                f"at most {story.input_bound_tok} tok in; {asked} out asked, clamped to {story.output_clamp_tok} tok",
+                f"at most {story.input_bound_tok} tok in; {asked} out asked, clamped to "
+                f"{story.output_clamp_tok} tok",
             )
         )
     if story.refusal:
@@ -107,7 +109,8 @@ def _attempt(number: int, one: Try) -> list[tuple[str, str]]:
         out.append(
             (
                 "  money",
-                f"charge {usd_text(one.charge_nusd)} USD, cost {usd_text(one.cost_nusd)} USD{over}{held}{price}",
+                f"charge {usd_text(one.charge_nusd)} USD, cost {usd_text(one.cost_nusd)} "
+                f"USD{over}{held}{price}",
             )
         )
     elif one.reserved_nusd is not None:

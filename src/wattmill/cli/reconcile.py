@@ -107,7 +107,8 @@ def _settle(home: Home, doubts: list[DoubtRow], rule: Rule) -> None:
             time.sleep(0.05)
         if any(path.exists() for path in left):
             fail(
-                f"the ledger process did not answer within {_WAIT_S:.0f} s; the order stands, `wattmill status`"
+                f"the ledger process did not answer within {_WAIT_S:.0f} s; the order stands, `wattmill "
+                f"status`"
             )
         return
     try:

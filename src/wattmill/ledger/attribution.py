@@ -1,6 +1,7 @@
 """Whose joules: the dynamic energy of a pool in a window, split over its attempts by their work in it.
 
-Work is counted in tokens with declared weights: uncached prefill tokens spread evenly from the attempt's start
+Work is counted in tokens with declared weights: uncached prefill tokens spread evenly from the attempt's
+start
 to its first token, decode tokens from there to its end. Everything is whole microjoules, and the parts sum to
 the window exactly.
 """

@@ -81,7 +81,8 @@ def audit(
         journal: the folder of the epochs.
         prices: price versions by id.
         parents: the budget tree, node to parent.
-        used: what the caps count as used, by node, if no worker is alive (a living one tells it a little later).
+        used: what the caps count as used, by node,
+        if no worker is alive (a living one tells it a little later).
     """
     db = books.db
     db.execute("BEGIN")
@@ -122,7 +123,8 @@ def _check(name: str, detail: str, broken: Iterable[str]) -> Check:
 
 def _commodities(db: sqlite3.Connection) -> Check:
     rows = db.execute(
-        "SELECT commodity, sum(amount), count(*) FROM posting JOIN account ON account.id = account GROUP BY commodity"
+        "SELECT commodity, sum(amount), count(*) FROM posting JOIN account ON account.id = account "
+        "GROUP BY commodity"
     ).fetchall()
     lines = sum(row[2] for row in rows)
     return _check(
@@ -188,7 +190,8 @@ def _rollups(db: sqlite3.Connection, step: str) -> Check:
             if value != posted:
                 broken.append(f"key {key}: {column} {value}, postings {posted}")
     for pool, cost, overrun in db.execute(
-        f"SELECT text, sum(cost_nusd), sum(overrun_nusd) FROM rollup_{step} JOIN name ON name.id = pool GROUP BY pool"
+        f"SELECT text, sum(cost_nusd), sum(overrun_nusd) FROM rollup_{step} JOIN name ON name.id = pool "
+        f"GROUP BY pool"
     ):
         for name, value in ((f"cost:{pool}", cost), (f"overrun:{pool}", overrun)):
             posted = accounts.get(("nusd", name), 0)
@@ -265,7 +268,8 @@ def _places(db: sqlite3.Connection) -> Iterable[PlaceTokens]:
         ).fetchone()[0]
         counts = dict(
             db.execute(
-                "SELECT source, count(*) FROM attempt JOIN shape ON shape.id = shape JOIN name ON name.id = pool "
+                "SELECT source, count(*) FROM attempt JOIN shape ON shape.id = shape JOIN name ON "
+                "name.id = pool "
                 "WHERE text = ? AND status <> ? GROUP BY source",
                 (pool, STATUSES.index("in_doubt")),
             )
@@ -274,15 +278,18 @@ def _places(db: sqlite3.Connection) -> Iterable[PlaceTokens]:
             "SELECT count(*) FROM doubt WHERE state = 'open' AND pool = ?", (pool,)
         ).fetchone()[0]
         lives = db.execute(
-            "SELECT prompt_tok, output_tok, base_prompt_tok, base_output_tok, at_us FROM engine_count WHERE pool = ? "
+            "SELECT prompt_tok, output_tok, base_prompt_tok, base_output_tok, at_us FROM engine_count "
+            "WHERE pool = ? "
             "ORDER BY at_us",
             (pool,),
         ).fetchall()
         measured = counts.get(SOURCES.index("measured"), 0)
         if not lives:
             yield PlaceTokens(
-                pool=pool, witness="own log" if measured else "none", engine_tok=None, books_tok=(prompt, output),
-                since_tok=(0, 0), unmetered_tok=unmetered, estimated=counts.get(SOURCES.index("estimated"), 0),
+                pool=pool, witness="own log" if measured else "none", engine_tok=None, books_tok=(prompt,
+                output),
+                since_tok=(0, 0), unmetered_tok=unmetered, estimated=counts.get(SOURCES.index("estimated"),
+                0),
                 unmetered=counts.get(SOURCES.index("unmetered"), 0), in_doubt=in_doubt, difference_tok=0,
             )  # fmt: skip
             continue
@@ -298,7 +305,8 @@ def _places(db: sqlite3.Connection) -> Iterable[PlaceTokens]:
         yield PlaceTokens(
             pool=pool, witness="engine counter", engine_tok=said, books_tok=until,
             since_tok=(since[0] + unseen[0], since[1] + unseen[1]), unmetered_tok=unmetered,
-            estimated=counts.get(SOURCES.index("estimated"), 0), unmetered=counts.get(SOURCES.index("unmetered"), 0),
+            estimated=counts.get(SOURCES.index("estimated"), 0),
+            unmetered=counts.get(SOURCES.index("unmetered"), 0),
             in_doubt=in_doubt, difference_tok=abs(until[0] - said[0]) + abs(until[1] - said[1]),
         )  # fmt: skip
 
@@ -307,13 +315,15 @@ def _since(db: sqlite3.Connection, pool: str, at_us: int) -> tuple[int, int]:
     """Return (prompt, output) tokens that were booked of a pool for what came after an instant."""
     doubt = STATUSES.index("in_doubt")
     prompt, output = db.execute(
-        "SELECT ifnull(sum(prefill_tok), 0), ifnull(sum(output_tok), 0) FROM attempt a JOIN epoch e ON e.id = a.epoch "
+        "SELECT ifnull(sum(prefill_tok), 0), ifnull(sum(output_tok), 0) FROM attempt a JOIN epoch e ON "
+        "e.id = a.epoch "
         "JOIN shape s ON s.id = a.shape JOIN name ON name.id = s.pool "
         "WHERE text = ? AND status <> ? AND e.start_us + ended_us - duration_us + lead_us > ?",
         (pool, doubt, at_us),
     ).fetchone()
     for commodity, amount in db.execute(
-        "SELECT commodity, -amount FROM correction c JOIN note ON note.tx = c.tx JOIN attempt a ON a.id = c.attempt "
+        "SELECT commodity, -amount FROM correction c JOIN note ON note.tx = c.tx JOIN attempt a ON a.id "
+        "= c.attempt "
         "JOIN epoch e ON e.id = a.epoch JOIN posting p ON p.id >= c.tx << 6 AND p.id < (c.tx + 1) << 6 "
         "JOIN account ON account.id = p.account WHERE account.name = ? AND note.at_us > ? "
         "AND e.start_us + ended_us - duration_us + lead_us <= ?",
@@ -355,7 +365,8 @@ def _rated(db: sqlite3.Connection, prices: Mapping[int, Price]) -> Check:
     )
     usual = tuple(STATUSES.index(name) for name in ("finished", "aborted", "cut"))
     rows = db.execute(
-        "SELECT e.name, a.seq - a.back, a.charge_nusd + a.overrun_nusd, t.total, s.charge_price FROM attempt a "
+        "SELECT e.name, a.seq - a.back, a.charge_nusd + a.overrun_nusd, t.total, s.charge_price FROM "
+        "attempt a "
         "JOIN epoch e ON e.id = a.epoch JOIN shape s ON s.id = a.shape "
         "JOIN (SELECT p.id >> 6 AS tx, max(r.fixed) + sum((p.amount * r.rate + 500000) / 1000000) AS total, "
         "      max(r.rate IS NULL) AS unpriced FROM posting p JOIN account k ON k.id = p.account "

@@ -36,8 +36,8 @@ class BackupError(RuntimeError):
 
 
 def backup(target: Path, *, ledger_db: Path, control_db: Path, journal: Path, at_us: int) -> Manifest:
-    """Write one tar file. The books first, then the journals: what was written in between is in the journals, and
-    is booked when the copy starts. A crash leaves no half file."""
+    """Write one tar file. The books first, then the journals: what was written in between is in the
+    journals, and is booked when the copy starts. A crash leaves no half file."""
     if target.exists():
         raise BackupError(f"{target} exists; name another file, backups are never overwritten")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as work:

@@ -187,7 +187,8 @@ class Bookkeeper:
         db.attempt(
             (
                 tx, epoch.id, start.seq, start.seq - start.request, start.attempt, key, shape, _STATUS[what],
-                _SOURCE[end.usage_source], end.at_us - epoch.start_us, end.duration_us, started - arrived, end.ttft_us,
+                _SOURCE[end.usage_source], end.at_us - epoch.start_us, end.duration_us, started - arrived,
+                end.ttft_us,
                 prefill, cached, output, end.charge_nusd, end.cost_nusd, end.overrun_nusd,
                 None if end.error is None else name(end.error),
             )
@@ -200,7 +201,8 @@ class Bookkeeper:
             end.at_us, key, pool, model,
             (
                 int(start.attempt == 0), 1, int(what == "failed"), int(what == "aborted"), *classes,
-                end.charge_nusd, end.cost_nusd, end.overrun_nusd, 0, ttft or 0, int(ttft is not None), end.duration_us,
+                end.charge_nusd, end.cost_nusd, end.overrun_nusd, 0, ttft or 0, int(ttft is not None),
+                end.duration_us,
             ),
         )  # fmt: skip
         first = None if ttft is None else arrived + ttft
@@ -288,7 +290,8 @@ class Bookkeeper:
         """Return (attempt id, what is known) of everything that is in doubt now."""
         self.db.flush()
         rows = self.db.db.execute(
-            "SELECT attempt, body FROM doubt WHERE state = 'open' AND (?1 IS NULL OR pool = ?1) ORDER BY attempt",
+            "SELECT attempt, body FROM doubt WHERE state = 'open' AND (?1 IS NULL OR pool = ?1) ORDER "
+            "BY attempt",
             (pool,),
         )
         return [(attempt, _decode_opened(body)) for attempt, body in rows]
@@ -296,13 +299,15 @@ class Bookkeeper:
     def settle(self, attempt: int, as_: Settlement, *, at_us: int) -> None:
         """Replace a reservation by a settlement, by posting."""
         end = End(
-            0, at_us, "aborted" if as_.usage else "failed", as_.usage, as_.source, as_.cost_nusd, as_.charge_nusd,
+            0, at_us, "aborted" if as_.usage else "failed", as_.usage, as_.source, as_.cost_nusd,
+            as_.charge_nusd,
             as_.overrun_nusd, error=f"reconciled:{as_.rule}",
         )  # fmt: skip
         self._rebook(attempt, end, f"reconciled by rule {as_.rule!r}", f"settled_{as_.rule}")
 
     def correct(self, fact: EngineAbort) -> None:
-        """Believe an engine about an attempt that was in doubt or estimated. The charge that was told stays."""
+        """Believe an engine about an attempt that was in doubt or estimated. The charge that was told
+        stays."""
         self.db.flush()
         row = self.db.db.execute(
             "SELECT attempt.id, source, doubt.body, cost_price, charge_price, charge_nusd, overrun_nusd "
@@ -333,11 +338,13 @@ class Bookkeeper:
         self._rebook(id, end, "the engine's word", "settled_engine")
 
     def _rebook(self, attempt: int, end: End, why: str, state: str) -> None:
-        """Make the books say `end` of an attempt: one balanced transaction of what differs from what they say."""
+        """Make the books say `end` of an attempt: one balanced transaction of what differs from what
+        they say."""
         db = self.db
         db.flush()
         epoch_name, seq, key, status, pool, model, ended_us, body = db.db.execute(
-            "SELECT epoch.name, attempt.seq, key, attempt.status, shape.pool, model, start_us + ended_us, doubt.body "
+            "SELECT epoch.name, attempt.seq, key, attempt.status, shape.pool, model, start_us + "
+            "ended_us, doubt.body "
             "FROM attempt JOIN epoch ON epoch.id = attempt.epoch JOIN shape ON shape.id = shape "
             "LEFT JOIN doubt ON doubt.attempt = attempt.id WHERE attempt.id = ?",
             (attempt,),
@@ -359,10 +366,12 @@ class Bookkeeper:
         db.roll_up(ended_us, key, pool, model, **delta, errors=failed, aborted=aborted)
         cached = 0 if usage is None else usage.cached_tok
         db.db.execute(
-            "UPDATE attempt SET status=?, source=?, prefill_tok=?, cached_tok=?, output_tok=?, charge_nusd=?, "
+            "UPDATE attempt SET status=?, source=?, prefill_tok=?, cached_tok=?, output_tok=?, "
+            "charge_nusd=?, "
             "cost_nusd=?, overrun_nusd=?, ttft_us=ifnull(?, ttft_us), cause=? WHERE id = ?",
             (
-                _STATUS[now], _SOURCE[end.usage_source], 0 if usage is None else usage.prompt_tok - cached, cached,
+                _STATUS[now], _SOURCE[end.usage_source], 0 if usage is None else usage.prompt_tok - cached,
+                cached,
                 0 if usage is None else usage.output_tok, end.charge_nusd, end.cost_nusd, end.overrun_nusd,
                 end.ttft_us, None if end.error is None else db.name(end.error), attempt,
             ),
@@ -437,11 +446,13 @@ class Bookkeeper:
             )
 
     def _recent_works(self) -> list[Work]:
-        """Rebuild what attribution needs of booked attempts: back to a minute before the oldest held window."""
+        """Rebuild what attribution needs of booked attempts: back to a minute before the oldest held
+        window."""
         oldest = min(fact.start_us if isinstance(fact, MeterWindow) else fact.at_us for _, fact in self.held)
         works = []
         for id, key, pool, model, ended, duration, lead, ttft, prefill, output in self.db.db.execute(
-            "SELECT attempt.id, key, p.text, m.text, start_us + ended_us, duration_us, lead_us, ttft_us, prefill_tok, "
+            "SELECT attempt.id, key, p.text, m.text, start_us + ended_us, duration_us, lead_us, "
+            "ttft_us, prefill_tok, "
             "output_tok FROM attempt JOIN epoch ON epoch.id = attempt.epoch JOIN shape ON shape.id = shape "
             "JOIN name p ON p.id = pool JOIN name m ON m.id = model ORDER BY attempt.id DESC"
         ):

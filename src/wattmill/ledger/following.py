@@ -20,8 +20,8 @@ from wattmill.ledger.tail import Tail
 from wattmill.vocab.price import Price
 
 MARGIN_US = 300_000
-"""Between a fact's instant and its writing may lie a pause of its process; only joules and engine counts, which
-need all facts up to an instant, wait for it."""
+"""Between a fact's instant and its writing may lie a pause of its process; only joules and engine counts,
+which need all facts up to an instant, wait for it."""
 
 RECORD_BYTES = 170  # a rough mean, for saying how many records stand in unread bytes
 
@@ -101,7 +101,8 @@ class Follower:
         return Step(total, behind, 0 if whole else before_us - oldest_us)
 
     def _tell_caps(self) -> None:
-        """Fold the leases of dead epochs, then tell corrections. Each is repeated until it is known to be told."""
+        """Fold the leases of dead epochs, then tell corrections. Each is repeated until it is known to
+        be told."""
         books, caps = self.books, self.caps
         db = books.db.db
         dead = [state for state in books.epochs.values() if state.state == "dead"]

@@ -76,8 +76,8 @@ def _priced(
 
 
 def divide(starts: Sequence[Opened], prompt_tok: int, output_tok: int) -> list[Usage]:
-    """Split what an engine counted over the attempts in doubt: each gets what it was seen to deliver, the rest
-    goes by the room that each had left. The parts sum to the count exactly.
+    """Split what an engine counted over the attempts in doubt: each gets what it was seen to deliver, the
+    rest goes by the room that each had left. The parts sum to the count exactly.
 
     With one attempt this is the engine's word on it; with several it is an estimate of each and exact in sum.
     """

@@ -11,8 +11,8 @@ from wattmill.ledger.stores.sqlite import LedgerDb
 
 
 def sweep(db: LedgerDb, journal: Path, *, before_us: int) -> list[str]:
-    """Delete segments that are booked to their end and whose last record is older than `before_us`; return their
-    names. An epoch whose segments are all gone, and whose writer is, goes with them."""
+    """Delete segments that are booked to their end and whose last record is older than `before_us`; return
+    their names. An epoch whose segments are all gone, and whose writer is, goes with them."""
     rows = db.db.execute(
         "SELECT e.name, s.segment, e.segment, e.state FROM segment s JOIN epoch e ON e.id = s.epoch "
         "WHERE s.last_us < ? ORDER BY e.id, s.segment",

@@ -16,7 +16,8 @@ KEEP_US = 15_000_000
 """Attempts are remembered this long after their end: a meter's window arrives within that time."""
 
 ARRIVAL_US = 1_000_000
-"""An engine at rest says nothing of an attempt that left less than this before: it may not have arrived yet."""
+"""An engine at rest says nothing of an attempt that left less than this before: it may not have
+arrived yet."""
 
 _PROMPT = [
     commodity for commodity, name in zip(TOKENS[:4], TOKEN_CLASSES[:4], strict=True) if name != "cached_input"
@@ -127,7 +128,8 @@ def _book_count(books: Bookkeeper, count: EngineCount) -> None:
             books.settle(id, settlement, at_us=at_us)
     elif prompt or output:
         tx = db.post(unmetered_postings(pool, prompt, output))
-        text = f"engine {pool}/{count.instance} counted {prompt} prompt and {output} output tokens beyond the attempts"
+        name = f"engine {pool}/{count.instance}"
+        text = f"{name} counted {prompt} prompt and {output} output tokens beyond the attempts"
         db.note(tx, at_us, "unmetered", text)
         db.alarm(at_us, "unmetered", text)
     db.begin()
@@ -158,7 +160,8 @@ def _base(books: Bookkeeper, count: EngineCount, booked: tuple[int, int]) -> tup
     if not count.prompt_tok and not count.output_tok:
         return booked
     row = books.db.db.execute(
-        "SELECT booked_prompt_tok, booked_output_tok FROM engine_count WHERE pool = ? ORDER BY at_us DESC LIMIT 1",
+        "SELECT booked_prompt_tok, booked_output_tok FROM engine_count WHERE pool = ? ORDER BY at_us "
+        "DESC LIMIT 1",
         (count.pool,),
     ).fetchone()
     return (0, 0) if row is None else (row[0], row[1])

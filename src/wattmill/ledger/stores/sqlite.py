@@ -17,7 +17,8 @@ ZEROS = (0,) * len(MEASURES)
 INDEX = {name: i for i, name in enumerate(MEASURES)}
 
 _UPSERT = (
-    "INSERT INTO rollup_{step} VALUES (?,?,?,?," + ",".join("?" * len(MEASURES)) + ") ON CONFLICT DO UPDATE SET "
+    "INSERT INTO rollup_{step} VALUES (?,?,?,?," + ",".join("?" * len(MEASURES))
+    + ") ON CONFLICT DO UPDATE SET "
     + ", ".join(f"{name} = {name} + excluded.{name}" for name in MEASURES)
 )  # fmt: skip
 
@@ -229,11 +230,13 @@ class LedgerDb:
         )
         if self._refused:
             db.executemany(
-                "INSERT INTO refused (epoch, seq, at_us, key, code, model, endpoint, message) VALUES (?,?,?,?,?,?,?,?)",
+                "INSERT INTO refused (epoch, seq, at_us, key, code, model, endpoint, message) VALUES "
+                "(?,?,?,?,?,?,?,?)",
                 self._refused,
             )
             db.executemany(
-                "INSERT INTO rollup_refused VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET count = count + excluded.count",
+                "INSERT INTO rollup_refused VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET count = count + "
+                "excluded.count",
                 [(*bucket, count) for bucket, count in self._refused_counts.items()],
             )
             db.execute("DELETE FROM refused WHERE id <= (SELECT max(id) FROM refused) - ?", (REFUSED_KEPT,))

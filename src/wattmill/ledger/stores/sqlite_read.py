@@ -18,7 +18,8 @@ from wattmill.vocab.usage import TOKEN_CLASSES
 
 
 class Sums(msgspec.Struct, frozen=True, kw_only=True):
-    """Sums over attempts. Money in nano-dollars, energy in microjoules, tokens by class, times in microseconds."""
+    """Sums over attempts. Money in nano-dollars, energy in microjoules, tokens by class, times in
+    microseconds."""
 
     requests: int = 0  # first attempts
     attempts: int = 0
@@ -157,10 +158,13 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _ATTEMPT = (
-    "SELECT a.id, e.name, a.seq, a.back, a.number, a.key, p.text, m.text, n.text, s.stream, v.text, s.cost_price, "
-    "s.charge_price, a.status, a.source, e.start_us + a.ended_us, a.duration_us, a.lead_us, a.ttft_us, a.prefill_tok, "
+    "SELECT a.id, e.name, a.seq, a.back, a.number, a.key, p.text, m.text, n.text, s.stream, v.text, "
+    "s.cost_price, "
+    "s.charge_price, a.status, a.source, e.start_us + a.ended_us, a.duration_us, a.lead_us, a.ttft_us, "
+    "a.prefill_tok, "
     "a.cached_tok, a.output_tok, a.charge_nusd, a.cost_nusd, a.overrun_nusd, energy.uj, c.text "
-    "FROM attempt a JOIN epoch e ON e.id = a.epoch JOIN shape s ON s.id = a.shape JOIN name p ON p.id = s.pool "
+    "FROM attempt a JOIN epoch e ON e.id = a.epoch JOIN shape s ON s.id = a.shape JOIN name p ON p.id = "
+    "s.pool "
     "JOIN name m ON m.id = s.model JOIN name n ON n.id = s.endpoint JOIN name v ON v.id = s.privacy "
     "LEFT JOIN energy ON energy.attempt = a.id LEFT JOIN name c ON c.id = a.cause "
 )
@@ -192,7 +196,8 @@ class Books:
         by_pool = {
             row[0]: _sums(row[1:])
             for row in self.db.execute(
-                f"SELECT text, {_SUMS} FROM rollup_minute JOIN name ON name.id = pool WHERE start_s >= ? GROUP BY pool "
+                f"SELECT text, {_SUMS} FROM rollup_minute JOIN name ON name.id = pool WHERE start_s >= "
+                f"? GROUP BY pool "
                 "ORDER BY text",
                 (since_s,),
             )
@@ -200,7 +205,8 @@ class Books:
         total = _sums([sum(getattr(sums, name) for sums in by_pool.values()) for name in MEASURES])
         doubts = self.doubts()
         refused = self.db.execute(
-            "SELECT text, sum(count) FROM rollup_refused JOIN name ON name.id = code WHERE start_s >= ? GROUP BY code",
+            "SELECT text, sum(count) FROM rollup_refused JOIN name ON name.id = code WHERE start_s >= ? "
+            "GROUP BY code",
             (since_s,),
         )
         alarms = self.db.execute("SELECT count(*) FROM alarm WHERE at_us >= ?", (since_us,)).fetchone()[0]
@@ -217,12 +223,14 @@ class Books:
 
     def energy(self, since_us: int = 0) -> EnergySums:
         row = self.db.execute(
-            "SELECT count(*), ifnull(sum(total_uj), 0), ifnull(sum(idle_uj), 0), ifnull(sum(unattributed_uj), 0), "
+            "SELECT count(*), ifnull(sum(total_uj), 0), ifnull(sum(idle_uj), 0), "
+            "ifnull(sum(unattributed_uj), 0), "
             "max(tx) FROM meter_window WHERE start_us >= ?",
             (since_us,),
         ).fetchone()
         words = self.db.execute(
-            "SELECT p.text, s.text FROM meter_window JOIN name p ON p.id = provenance JOIN name s ON s.id = source "
+            "SELECT p.text, s.text FROM meter_window JOIN name p ON p.id = provenance JOIN name s ON "
+            "s.id = source "
             "WHERE tx = ?",
             (row[4],),
         ).fetchone() or ("unknown", "")
@@ -250,7 +258,8 @@ class Books:
             for row in self.db.execute(
                 _ATTEMPT
                 + "WHERE a.epoch = (SELECT id FROM epoch WHERE name = ?1) AND a.seq IN (SELECT ?2 UNION "
-                "SELECT seq FROM retry WHERE request = ?2 AND epoch = (SELECT id FROM epoch WHERE name = ?1)) "
+                "SELECT seq FROM retry WHERE request = ?2 AND epoch = (SELECT id FROM epoch WHERE name "
+                "= ?1)) "
                 "ORDER BY a.number, a.seq",
                 (epoch, seq),
             )
@@ -292,7 +301,8 @@ class Books:
     ) -> list[RollupRow]:
         """Return roll-ups whose start is in [since_s, until_s), oldest first."""
         rows = self.db.execute(
-            f"SELECT start_s, key, p.text, m.text, {', '.join(MEASURES)} FROM rollup_{step} JOIN name p ON p.id = pool "
+            f"SELECT start_s, key, p.text, m.text, {', '.join(MEASURES)} FROM rollup_{step} JOIN name p "
+            f"ON p.id = pool "
             "JOIN name m ON m.id = model WHERE start_s >= ?1 AND start_s < ?2 AND (?3 IS NULL OR key = ?3) "
             "ORDER BY 1, 2, 3, 4",
             (since_s, until_s, key),
@@ -319,14 +329,16 @@ class Books:
     def doubts(self, *, settled: bool = False) -> list[DoubtRow]:
         """Return what is in doubt, oldest first; with `settled`, also what was."""
         rows = self.db.execute(
-            "SELECT d.attempt, e.name, d.seq, a.back, d.pool, d.state, d.since_us, a.charge_nusd, a.key FROM doubt d "
+            "SELECT d.attempt, e.name, d.seq, a.back, d.pool, d.state, d.since_us, a.charge_nusd, a.key "
+            "FROM doubt d "
             "JOIN epoch e ON e.id = d.epoch JOIN attempt a ON a.id = d.attempt WHERE ? OR d.state = 'open' "
             "ORDER BY d.attempt",
             (settled,),
         )
         return [
             DoubtRow(
-                attempt=r[0], epoch=r[1], seq=r[2], request_id=f"req_{r[1]}_{r[2] - r[3]:x}", pool=r[4], state=r[5],
+                attempt=r[0], epoch=r[1], seq=r[2], request_id=f"req_{r[1]}_{r[2] - r[3]:x}", pool=r[4],
+                state=r[5],
                 since_us=r[6], reserved_nusd=r[7], key=r[8],
             )
             for r in rows
@@ -362,7 +374,8 @@ def _sums(row: Sequence[int]) -> Sums:
 
 def _attempt(r: tuple[object, ...]) -> AttemptRow:
     (
-        id, epoch, seq, back, number, key, pool, model, endpoint, stream, privacy, cost_price, charge_price, status,
+        id, epoch, seq, back, number, key, pool, model, endpoint, stream, privacy, cost_price,
+        charge_price, status,
         source, ended, duration, lead, ttft, prefill, cached, output, charge, cost, overrun, energy, cause,
     ) = r  # fmt: skip
     assert (
@@ -374,9 +387,12 @@ def _attempt(r: tuple[object, ...]) -> AttemptRow:
     assert isinstance(status, int) and isinstance(source, int) and isinstance(lead, int)
     return msgspec.convert(
         {
-            "id": id, "request_id": f"req_{epoch}_{seq - back:x}", "epoch": epoch, "seq": seq, "request": seq - back,
-            "number": number, "key": key, "pool": pool, "model": model, "endpoint": endpoint, "stream": bool(stream),
-            "privacy": privacy, "cost_price": cost_price, "charge_price": charge_price, "status": STATUSES[status],
+            "id": id, "request_id": f"req_{epoch}_{seq - back:x}", "epoch": epoch, "seq": seq,
+            "request": seq - back,
+            "number": number, "key": key, "pool": pool, "model": model, "endpoint": endpoint,
+            "stream": bool(stream),
+            "privacy": privacy, "cost_price": cost_price, "charge_price": charge_price,
+            "status": STATUSES[status],
             "source": SOURCES[source], "started_us": ended - duration + lead, "ended_us": ended,
             "duration_us": duration, "ttft_us": ttft, "prefill_tok": prefill, "cached_tok": cached,
             "output_tok": output, "charge_nusd": charge, "cost_nusd": cost, "overrun_nusd": overrun,

@@ -65,7 +65,8 @@ CREATE TABLE epoch (
   start_us INTEGER NOT NULL, segment INTEGER NOT NULL DEFAULT 0, offset INTEGER NOT NULL DEFAULT 0,
   records INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL DEFAULT 'live');
 CREATE TABLE epoch_used (
-  epoch INTEGER NOT NULL, node INTEGER NOT NULL, nusd INTEGER NOT NULL, PRIMARY KEY (epoch, node)) WITHOUT ROWID;
+  epoch INTEGER NOT NULL, node INTEGER NOT NULL, nusd INTEGER NOT NULL, PRIMARY KEY (epoch,
+  node)) WITHOUT ROWID;
 CREATE TABLE segment (
   epoch INTEGER NOT NULL, segment INTEGER NOT NULL, first_seq INTEGER, last_seq INTEGER, last_us INTEGER,
   PRIMARY KEY (epoch, segment)) WITHOUT ROWID;
@@ -73,7 +74,8 @@ CREATE TABLE adjustment (id TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE shape (
   id INTEGER PRIMARY KEY, pool INTEGER NOT NULL, model INTEGER NOT NULL, endpoint INTEGER NOT NULL,
-  stream INTEGER NOT NULL, privacy INTEGER NOT NULL, cost_price INTEGER NOT NULL, charge_price INTEGER NOT NULL,
+  stream INTEGER NOT NULL, privacy INTEGER NOT NULL, cost_price INTEGER NOT NULL,
+  charge_price INTEGER NOT NULL,
   UNIQUE (pool, model, endpoint, stream, privacy, cost_price, charge_price));
 CREATE TABLE attempt (
   id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, back INTEGER NOT NULL,
@@ -98,13 +100,15 @@ CREATE UNIQUE INDEX doubt_once ON doubt (epoch, seq);
 CREATE INDEX doubt_open ON doubt (state) WHERE state = 'open';
 
 CREATE TABLE refused (
-  id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, at_us INTEGER NOT NULL, key INTEGER NOT NULL, code INTEGER NOT NULL,
+  id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, seq INTEGER NOT NULL, at_us INTEGER NOT NULL,
+  key INTEGER NOT NULL, code INTEGER NOT NULL,
   model INTEGER NOT NULL, endpoint INTEGER NOT NULL, message TEXT NOT NULL, UNIQUE (epoch, seq));
 CREATE TABLE rollup_refused (
   start_s INTEGER NOT NULL, key INTEGER NOT NULL, code INTEGER NOT NULL, count INTEGER NOT NULL,
   PRIMARY KEY (start_s, key, code)) WITHOUT ROWID;
 
-CREATE TABLE held (id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, at_us INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE held (id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, at_us INTEGER NOT NULL,
+body BLOB NOT NULL);
 CREATE TABLE meter_window (
   tx INTEGER PRIMARY KEY, meter INTEGER NOT NULL, start_us INTEGER NOT NULL, length_us INTEGER NOT NULL,
   total_uj INTEGER NOT NULL, idle_uj INTEGER NOT NULL, unattributed_uj INTEGER NOT NULL,
@@ -113,9 +117,11 @@ CREATE TABLE engine_count (
   pool TEXT NOT NULL, instance TEXT NOT NULL, first_us INTEGER NOT NULL, at_us INTEGER NOT NULL,
   prompt_tok INTEGER NOT NULL, output_tok INTEGER NOT NULL,
   base_prompt_tok INTEGER NOT NULL, base_output_tok INTEGER NOT NULL,
-  booked_prompt_tok INTEGER NOT NULL, booked_output_tok INTEGER NOT NULL, PRIMARY KEY (pool, instance)) WITHOUT ROWID;
+  booked_prompt_tok INTEGER NOT NULL, booked_output_tok INTEGER NOT NULL, PRIMARY KEY (pool,
+  instance)) WITHOUT ROWID;
 CREATE TABLE alarm (
-  id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, kind TEXT NOT NULL, epoch TEXT, seq INTEGER, text TEXT NOT NULL);
+  id INTEGER PRIMARY KEY, at_us INTEGER NOT NULL, kind TEXT NOT NULL, epoch TEXT, seq INTEGER,
+  text TEXT NOT NULL);
 """
     + _ROLLUP.format(step="minute")
     + _ROLLUP.format(step="hour")
