@@ -19,6 +19,7 @@ def embedded_specs(settings: Settings, env: Mapping[str, str]) -> dict[str, Embe
             slots=place.slots,
             ctx=place.context_tok,
             threads=place.threads,
+            embeddings="embeddings" in (place.declared.capabilities or ()),
         )
         for name, place in places(settings, env).items()
         if place.weights is not None

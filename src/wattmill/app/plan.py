@@ -187,6 +187,9 @@ def _fleet_pool(
     able = capabilities_of(backend.adapter)
     if place.declared.capabilities is not None:
         able &= frozenset(place.declared.capabilities)
+    elif place.embedded:
+        # An engine that also embeds computes a prompt in one batch: a client that leaves then costs more.
+        able -= {"embeddings"}
     return scheduling.Pool(
         name=place.pool,
         models=frozenset(place.models),

@@ -34,7 +34,8 @@ from wattmill.app.who_listens import free_port
 from wattmill.app.worker_control import ask
 from wattmill.ledger.journal import Journal
 from wattmill.ledger.stores.control import Control
-from wattmill.models.engines.embedded import EmbeddedSpec, command
+from wattmill.models.engines.embedded import READY_PATH, EmbeddedSpec, command
+from wattmill.models.weights import Missing, weights_path
 from wattmill.power.spec import HostPower
 
 TICK_S = 0.1
@@ -59,6 +60,7 @@ class Factory:
         self._engines: dict[str, Child] = {}
         self._services: list[Child] = []
         self._sampler: Sampler | None = None
+        self._meter_journal: Journal | None = None
         self._targets: list[EngineTarget] = []
         self._stated_s = 0.0
 
@@ -88,6 +90,7 @@ class Factory:
         ]
         for child in self._services:
             child.start(now_s=self._clock.now(), wall_us=self._clock.wall_us())
+        self._meter_journal = Journal(self.home.journal, kind="meter", worker=0)
         self._sampler = Sampler(
             host=HostPower(
                 idle_w=settings.host.idle_w,
@@ -95,7 +98,7 @@ class Factory:
                 alpha=settings.host.alpha,
                 cores=os.cpu_count() or 1,
             ),
-            journal=Journal(self.home.journal, kind="meter", worker=0),
+            journal=self._meter_journal,
             clock=self._clock,
             targets=lambda: self._targets,
         )
@@ -129,8 +132,9 @@ class Factory:
             child.signal(signal.SIGTERM)
         for child in gateways:
             child.stop(self.settings.gateway.drain_s + 5.0)
-        if self._sampler is not None:
+        if self._sampler is not None and self._meter_journal is not None:
             self._sampler.finish()
+            self._meter_journal.close()
         for child in self._engines.values():
             child.stop(2.0)
         for child in self._services:
@@ -201,12 +205,15 @@ class Factory:
             if pool in self._engines:
                 continue
             endpoint = EngineEndpoint(port=free_port(), key=new_key())
-            argv, env = command(spec, endpoint.port)
+            model = weights_path(spec.weights)
+            if isinstance(model, Missing):
+                raise FileNotFoundError(f"pool {pool!r}: {model.message}")
+            argv, env = command(spec, endpoint.port, model=model, key=endpoint.key)
             child = self._child(
                 f"engine-{pool}",
                 argv,
-                env={**env, "WATTMILL_ENGINE_KEY": endpoint.key},
-                ready=_answers_http(endpoint.host, endpoint.port, "/health"),
+                env=env,
+                ready=_answers_http(endpoint.host, endpoint.port, READY_PATH),
             )
             child.start(now_s=self._clock.now(), wall_us=self._clock.wall_us())
             self._engines[pool], self._specs[pool], self._endpoints[pool] = child, spec, endpoint

@@ -28,7 +28,7 @@ from wattmill.app.worker_control import ask
 from wattmill.cli.audit import show_report
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption
 from wattmill.cli.live_line import LiveLine
-from wattmill.cli.welcome import Welcome, summary, welcome
+from wattmill.cli.welcome import Welcome, show_welcome, summary
 from wattmill.ledger.stores.control_records import NoSuch
 
 up_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -129,17 +129,17 @@ class _Run:
             factory.stop()
             _end(EXIT_START, f"not ready after {_READY_S:.0f} s: {late}. Their logs: {self._home.logs}")
         key = self._console_key(factory)
-        self._console.print(
-            welcome(
-                Welcome(
-                    factory=factory,
-                    key=key,
-                    admin_token=admin_token(self._home, factory.control),
-                    started_s=time.monotonic() - began_s,
-                    example=self._loaded.file == EXAMPLE,
-                    warnings=[str(p) for p in self._loaded.warnings],
-                )
-            )
+        line.clear()
+        show_welcome(
+            self._console,
+            Welcome(
+                factory=factory,
+                key=key,
+                admin_token=admin_token(self._home, factory.control),
+                started_s=time.monotonic() - began_s,
+                example=self._loaded.file == EXAMPLE,
+                warnings=[str(p) for p in self._loaded.warnings],
+            ),
         )
         if self._with_load:
             self._start_load(factory)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
-from rich.console import Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.table import Table
-from rich.text import Text
 
 from wattmill.app.figures import figures
 from wattmill.app.home import Home
@@ -27,35 +27,29 @@ class Welcome:
     warnings: list[str]
 
 
-def welcome(w: Welcome) -> RenderableType:
-    """Return where everything is, with snippets that can be pasted."""
+def show_welcome(console: Console, w: Welcome) -> None:
+    """Print where everything is, in lines that can be copied whole: a terminal may wrap them, we never do."""
     factory = w.factory
     url = f"{factory.gateway_url}/v1"
-    places = Table.grid(padding=(0, 2))
-    for name, place in factory.places().items():
-        note = "stand-in: an engine of this machine plays the provider" if place.stand_in else ""
-        what = place.weights or getattr(place.declared, "base_url", "")
-        places.add_row(
-            f"[bold]{name}[/]", place.declared.place, what, ", ".join(place.models), f"[yellow]{note}[/]"
-        )
-    where = Table.grid(padding=(0, 2))
-    where.add_row("gateway", f"[bold]{url}[/]")
-    if w.key is not None:
-        where.add_row("key", f"[bold]{w.key}[/]  (shown once; the next `up` makes a new one)")
-    else:
-        where.add_row("key", "none yet: wattmill keys create ORG/TEAM NAME")
-    where.add_row("board", f"[bold]{factory.admin_url}/#token={w.admin_token}[/]")
-    where.add_row("data", f"{factory.home.root}  (logs in {factory.home.logs.name}/)")
-    model = next(iter(next(iter(factory.places().values())).models))
-    title = f"wattmill: {factory.settings.factory.name}, ready in {w.started_s:.1f} s"
-    parts: list[RenderableType] = [Panel(Group(where, Text(), places), title=title, title_align="left")]
+    say = partial(console.print, soft_wrap=True)
+    say(f"\n[bold]wattmill: {factory.settings.factory.name}[/], ready in {w.started_s:.1f} s")
     if w.example:
-        parts.append(
-            Text("running the built-in example; `wattmill init` writes it for you to change", style="dim")
-        )
-    parts += [Text(f"warning: {text}", style="yellow") for text in w.warnings]
-    parts.append(Text(snippets(url, w.key or "$KEY", model)))
-    return Group(*parts)
+        say("running the built-in example; `wattmill init` writes it for you to change", style="dim")
+    say(f"  gateway  [bold]{url}[/]")
+    if w.key is not None:
+        say(f"  key      [bold]{w.key}[/]  (shown once; the next `up` makes a new one)")
+    else:
+        say("  key      none yet: wattmill keys create ORG/TEAM NAME")
+    say(f"  board    [bold]{factory.admin_url}/#token={w.admin_token}[/]")
+    say(f"  data     {factory.home.root}")
+    for name, place in factory.places().items():
+        what = place.weights or getattr(place.declared, "base_url", "")
+        note = "  [yellow]stand-in: an engine of this machine plays the provider[/]" if place.stand_in else ""
+        say(f"  {name:<8} {place.declared.place}: {', '.join(place.models)} ({what}){note}")
+    for text in w.warnings:
+        say(f"warning: {text}", style="yellow")
+    model = next(iter(next(iter(factory.places().values())).models))
+    print(snippets(url, w.key or "$KEY", model), flush=True)
 
 
 def snippets(url: str, key: str, model: str) -> str:
@@ -85,7 +79,7 @@ def summary(home: Home) -> RenderableType:
         if name in f.money:
             table.add_row(name.replace("_", " "), f.money[name].text)
     for place in f.places:
-        tokens = f"in {place.tokens_in.text}, out {place.tokens_out.text}"
+        money = f"charged {place.charge.text}, cost {place.cost.text}"
         times = f"TTFT p50 {place.ttft_p50.text}, p95 {place.ttft_p95.text}"
-        table.add_row(f"at {place.pool}", f"{tokens}, {times}")
+        table.add_row(f"at {place.pool}", f"{place.requests.text} attempts, {money}, {times}")
     return Panel(table, title="summary", title_align="left")

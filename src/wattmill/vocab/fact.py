@@ -27,7 +27,7 @@ class _Fact(msgspec.Struct, frozen=True, array_like=True, gc=False):
     pass
 
 
-class Intent(_Fact, tag=1):
+class Intent(_Fact, frozen=True, array_like=True, gc=False, tag=1):
     """One attempt is about to leave: its worst case is reserved at every node of `path`."""
 
     seq: int  # of this attempt, unique in its epoch
@@ -54,7 +54,7 @@ class Intent(_Fact, tag=1):
     pinned: bool = False  # the client asked for this place by name
 
 
-class Progress(_Fact, tag=2):
+class Progress(_Fact, frozen=True, array_like=True, gc=False, tag=2):
     """About once a second of a stream: what had been produced so far, so that a crash leaves little doubt."""
 
     seq: int
@@ -62,7 +62,7 @@ class Progress(_Fact, tag=2):
     output_tok: int
 
 
-class End(_Fact, tag=3):
+class End(_Fact, frozen=True, array_like=True, gc=False, tag=3):
     """One attempt is over. Money is what the client was told, and what the books will say."""
 
     seq: int
@@ -85,7 +85,7 @@ class End(_Fact, tag=3):
     engine_id: str | None = None  # the engine's id of the answer
 
 
-class Refused(_Fact, tag=4):
+class Refused(_Fact, frozen=True, array_like=True, gc=False, tag=4):
     """An identified caller was told no; nothing left, nothing is owed."""
 
     seq: int
@@ -98,7 +98,7 @@ class Refused(_Fact, tag=4):
     label: str | None = None
 
 
-class Snapshot(_Fact, tag=5):
+class Snapshot(_Fact, frozen=True, array_like=True, gc=False, tag=5):
     """The fleet as the policy saw it from this moment on; decisions name its id."""
 
     id: int
@@ -106,7 +106,7 @@ class Snapshot(_Fact, tag=5):
     fleet: bytes  # MessagePack of scheduling.spec.Fleet
 
 
-class MeterWindow(_Fact, tag=6):
+class MeterWindow(_Fact, frozen=True, array_like=True, gc=False, tag=6):
     """One window of one meter, in whole microjoules: total = idle + sum(shares) + other."""
 
     meter: str
@@ -120,7 +120,7 @@ class MeterWindow(_Fact, tag=6):
     source: str  # e.g. "host model idle=20W max=65W alpha=1.0 on 2 cores"
 
 
-class EngineCount(_Fact, tag=7):
+class EngineCount(_Fact, frozen=True, array_like=True, gc=False, tag=7):
     """What an engine's own counters say since it started: the witness against which the books are held."""
 
     pool: str
@@ -131,7 +131,7 @@ class EngineCount(_Fact, tag=7):
     idle: bool  # nothing was running when this was read
 
 
-class EngineAbort(_Fact, tag=8):
+class EngineAbort(_Fact, frozen=True, array_like=True, gc=False, tag=8):
     """The engine's word on an attempt whose end nobody else saw (aborted, in doubt)."""
 
     seq: int
