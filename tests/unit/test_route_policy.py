@@ -136,3 +136,11 @@ def test_an_unknown_model_is_answered_with_those_the_key_may_use():
 def test_a_key_sees_only_what_it_may_use():
     caller = msgspec.structs.replace(CALLER, pools=frozenset({"edge"}))
     assert visible_models(caller, Fleet(id=1, at_us=0, pools=(EDGE, FAST))) == ["m", "edge/m"]
+
+
+def test_a_place_that_would_cut_the_answer_short_comes_last():
+    small = pool("small", context_tok=210, charge_out_nusd_per_mtok={"m": 1})
+    route = decide(ASK, small, EDGE)
+    assert isinstance(route, Route)
+    assert [c.pool for c in route.candidates] == ["edge", "small"]
+    assert route.reason == snapshot("edge has room for the whole answer; small would cut it short")

@@ -31,18 +31,23 @@ def cheapest_adequate(
         busy: requests in flight at each of `fleet.pools`, in the same order.
     """
     candidates: list[Candidate] = []
+    short: list[Candidate] = []  # places whose context holds the prompt, but not the answer as well
     excluded: list[Excluded] = []
+    input_tok = request.input_bound_tok / weights.bound_tok_per_tok
     for pool, in_flight in zip(fleet.pools, busy, strict=True):
-        rule = _broken_rule(request, caller, pool, in_flight, weights)
-        if rule is None:
-            candidates.append(_expect(request, pool, in_flight, weights))
-        else:
+        rule = _broken_rule(request, caller, pool, in_flight, input_tok)
+        if rule is not None:
             excluded.append(Excluded(pool.name, rule))
-    if not candidates:
+            continue
+        candidate = _expect(request, pool, in_flight, input_tok, weights)
+        whole_tok = input_tok + (request.max_output_tok or weights.expected_output_tok)
+        (candidates if whole_tok <= pool.context_tok else short).append(candidate)
+    if not candidates and not short:
         return _refusal(request, caller, fleet, excluded)
-    if len(candidates) > 1:
-        candidates.sort(key=_by_score)
-    return Route(tuple(candidates), tuple(excluded), _reason(candidates, excluded), fleet.id, tuple(busy))
+    candidates.sort(key=_by_score)
+    short.sort(key=_by_score)
+    reason = _reason(candidates, short, excluded)
+    return Route((*candidates, *short), tuple(excluded), reason, fleet.id, tuple(busy))
 
 
 def _by_score(candidate: Candidate) -> float:
@@ -50,7 +55,7 @@ def _by_score(candidate: Candidate) -> float:
 
 
 def _broken_rule(
-    request: Request, caller: Caller, pool: Pool, in_flight: int, weights: Weights
+    request: Request, caller: Caller, pool: Pool, in_flight: int, input_tok: float
 ) -> str | None:
     """Return the first hard rule that `pool` breaks, or None."""
     if request.model not in pool.models:
@@ -65,7 +70,7 @@ def _broken_rule(
         return "capability"
     if _SENSITIVITY[request.privacy] > _SENSITIVITY[pool.privacy]:
         return "privacy"
-    if request.input_bound_tok / weights.bound_tok_per_tok >= pool.context_tok:
+    if input_tok >= pool.context_tok:
         return "context"
     if not pool.healthy:
         return "health"
@@ -74,13 +79,12 @@ def _broken_rule(
     return None
 
 
-def _expect(request: Request, pool: Pool, in_flight: int, weights: Weights) -> Candidate:
+def _expect(request: Request, pool: Pool, in_flight: int, input_tok: float, weights: Weights) -> Candidate:
     """Expect cost and time of `request` at `pool` from its price and its present speed.
 
     A place with all slots taken makes a newcomer wait for its turn: with `w` requests ahead of it in the
     queue and `slots` served side by side, (w + 1) / slots service times.
     """
-    input_tok = request.input_bound_tok / weights.bound_tok_per_tok
     output_tok = weights.expected_output_tok
     if request.max_output_tok is not None and request.max_output_tok < output_tok:
         output_tok = request.max_output_tok
@@ -101,7 +105,12 @@ def _expect(request: Request, pool: Pool, in_flight: int, weights: Weights) -> C
     return Candidate(pool.name, nusd, ttft_s, total_s, nusd / NUSD_PER_USD + weights.usd_per_s * total_s)
 
 
-def _reason(candidates: list[Candidate], excluded: list[Excluded]) -> str:
+def _reason(candidates: list[Candidate], short: list[Candidate], excluded: list[Excluded]) -> str:
+    if short and candidates:
+        cheaper = min(short, key=_by_score)
+        if cheaper.score < candidates[0].score:
+            return f"{candidates[0].pool} has room for the whole answer; {cheaper.pool} would cut it short"
+    candidates = [*candidates, *short]
     best = candidates[0]
     if len(candidates) == 1:
         others = [e for e in excluded if e.rule != "model"]
@@ -143,12 +152,12 @@ def _refusal(request: Request, caller: Caller, fleet: Fleet, excluded: list[Excl
             retry_after_s=2.0,
         )
     if "context" in rules:
-        longest = max(p.context_tok for p in fleet.pools)
+        longest = max(p.context_tok for p in fleet.pools if request.model in p.models)
         return Refusal(
             code="context_too_long",
             param="messages",
-            message=f"the prompt has about {round(request.input_bound_tok / 4)} tokens and more; the longest "
-            f"context here is {longest}. Shorten it or declare a place with a longer context.",
+            message=f"the prompt has up to {request.input_bound_tok} tokens, probably more than the longest "
+            f"context for {what}, {longest}. Shorten it or declare a place with a longer context.",
         )
     if "privacy" in rules:
         return Refusal(
