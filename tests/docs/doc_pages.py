@@ -80,7 +80,7 @@ def missing_line(expected: tuple[str, ...], output: str) -> str | None:
     for shown in expected:
         if shown.strip() == "…":
             continue
-        pattern = re.compile(".*".join(re.escape(part) for part in _squeezed(shown).split("…")))
+        pattern = re.compile(".*".join(re.escape(part.strip()) for part in _squeezed(shown).split("…")))
         for index in range(at, len(lines)):
             if pattern.search(lines[index]):
                 at = index + 1
