@@ -10,12 +10,22 @@ from wattmill.ledger.rating import UNBOUNDED_TOK, Unpriced, output_affordable, r
 from wattmill.vocab.price import Price
 from wattmill.vocab.usage import Usage, checked
 
-rates = st.one_of(st.none(), st.integers(0, 10**11), st.sampled_from([0, 500_000]))  # the last rounds up
-prices = st.builds(
-    lambda r, fixed: Price(id=1, book="b", model="m", rates_nusd_per_mtok=tuple(r), request_nusd=fixed),
-    st.lists(rates, min_size=7, max_size=7),
-    st.integers(0, 10**6),
-)
+
+@st.composite
+def price_versions(draw: st.DrawFn) -> Price:
+    # 500,000 is the rate at which one token is half a nano-dollar and rounds up in every class.
+    top = draw(st.sampled_from([500_000, 10**11]))
+    rate = st.one_of(st.just(top), st.none(), st.integers(0, top))
+    return Price(
+        id=1,
+        book="b",
+        model="m",
+        rates_nusd_per_mtok=tuple(draw(st.lists(rate, min_size=7, max_size=7))),
+        request_nusd=draw(st.integers(0, 10**6)),
+    )
+
+
+prices = price_versions()
 
 
 @st.composite
