@@ -231,7 +231,7 @@ def main() -> int:
     parser.add_argument("--client-log", type=Path, required=True)
     parser.add_argument("--kills", type=int, required=True)
     parser.add_argument(
-        "--in-flight", type=int, required=True, help="requests in flight at the kills, in all"
+        "--in-flight", type=int, required=True, help="requests in flight when a gateway was killed, in all"
     )
     args = parser.parse_args()
     arrivals = read_engine_log(args.engine_log)
@@ -247,7 +247,7 @@ def main() -> int:
         f"engines: {len(arrivals)} requests, {made} tokens, {verdict.unsent} of them never left a dying "
         f"connection, {verdict.unmetered} are in the books as unmetered"
     )
-    print(f"in flight at the kills: {args.in_flight}")
+    print(f"in flight when gateways were killed: {args.in_flight}")
     if verdict.in_doubt > args.in_flight:
         print(f"in_doubt: {verdict.in_doubt} attempts, only {args.in_flight} requests were in flight then")
     print(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -28,10 +29,16 @@ KEY = re.compile(r"\bwm-[A-Za-z0-9_-]{20,}")
 
 
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that was free a moment ago, below those that the kernel gives to outgoing connections:
+    while a killed process restarts, no stranger's connection can take its port."""
+    while True:
+        port = random.randint(15_000, 31_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 def environment() -> dict[str, str]:

@@ -99,7 +99,7 @@ class Client(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         run = self.run
         self.size += len(body)
-        if not run.stream:
+        if not run.stream or self.parser.get_status_code() != 200:
             self.body = body
             return
         count = body.count(b'data: {"')
@@ -124,7 +124,7 @@ class Client(asyncio.Protocol):
         status = self.parser.get_status_code()
         run.statuses[status] += 1
         if status != 200 and not run.first_error:
-            run.first_error = f"{status}: {self.body[:300].decode(errors='replace')}"
+            run.first_error = f"{status}: {self.body[:1000].decode(errors='replace')}"
         if self.parser.should_keep_alive():
             self.ask()
         else:

@@ -73,6 +73,16 @@ def processes_with(text: str) -> dict[int, str]:
     return found
 
 
+def listens(port: int) -> bool:
+    """Return whether anybody listens on `port` of any address of this machine."""
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and int(fields[1].rsplit(":", 1)[1], 16) == port:
+                return True
+    return False
+
+
 def pin(pid: int, cpus: Iterable[int]) -> None:
     """Pin all threads of `pid`; threads that it starts later inherit that."""
     for task in os.listdir(f"/proc/{pid}/task"):
