@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from wattmill.ledger.rating import UNBOUNDED_TOK, Unpriced, output_affordable, rate, worst_case_nusd
@@ -57,7 +57,12 @@ def test_the_fast_rule_is_the_written_rule(price: Price, usage: Usage) -> None:
     assert rate(price, usage) == expected
 
 
+HALVES = Price(id=1, book="b", model="m", rates_nusd_per_mtok=(500_000,) * 7)
+
+
 @settings(max_examples=400)
+@example(HALVES, Usage(4, 0, 1, 1, 1), 0, 0)  # one token in each class: every class rounds up
+@example(HALVES, Usage(0, 3, reasoning_tok=1, audio_out_tok=1), 0, 0)
 @given(prices, usages(), st.sampled_from([0, 7]), st.sampled_from([0, 7]))
 def test_no_usage_within_the_bounds_costs_more_than_the_worst_case(
     price: Price, usage: Usage, spare_in: int, spare_out: int
