@@ -151,13 +151,21 @@ class Wire:
         )
 
     async def stream_head(self) -> None:
-        await self.send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        await self.send(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
 
     async def event(self, data: Any) -> None:
-        text = data if isinstance(data, bytes) else b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+        text = (
+            data
+            if isinstance(data, bytes)
+            else b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
+        )
         await self.send(b"%x\r\n%b\r\n" % (len(text), text))
 
-    async def chunk(self, text: str | None, *, finish: str | None = None, usage: Any = None, **more: Any) -> None:
+    async def chunk(
+        self, text: str | None, *, finish: str | None = None, usage: Any = None, **more: Any
+    ) -> None:
         delta = {"content": text} if text is not None else {}
         event: dict[str, Any] = {
             "id": "e-1",
@@ -179,7 +187,11 @@ class Wire:
                 "created": 1,
                 "model": "up",
                 "choices": [],
-                "usage": {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output},
+                "usage": {
+                    "prompt_tokens": prompt,
+                    "completion_tokens": output,
+                    "total_tokens": prompt + output,
+                },
             }
         )
 
@@ -230,7 +242,9 @@ async def well(wire: Wire) -> None:
                 "object": "chat.completion.chunk",
                 "created": 1,
                 "model": "up",
-                "choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}],
+                "choices": [
+                    {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+                ],
             }
         )
         await wire.chunk("hel")
@@ -307,6 +321,7 @@ class Engine:
 
 # ---- the gateway
 
+
 class Rig:
     """A gateway with one pool per engine; `route` tries them in order."""
 
@@ -323,6 +338,7 @@ class Rig:
         self.port = 0
         self.tls: ssl.SSLContext | None = None
         self.logged: list[BaseException] = []
+        self.clients: list[Client] = []
 
     def services(self) -> Services:
         backends = {
@@ -350,7 +366,9 @@ class Rig:
 
         def route(ask: Request, caller: Caller) -> Route | Refusal:
             if ask.model != "m":
-                return Refusal(code="unknown_model", message=f"no model {ask.model!r}; there is: m", param="model")
+                return Refusal(
+                    code="unknown_model", message=f"no model {ask.model!r}; there is: m", param="model"
+                )
             pools = [p for p in backends if ask.pool in (None, p) and self.gateway.state(p).healthy]
             if not pools:
                 return Refusal(code="no_healthy_place", message="all down")
@@ -395,10 +413,15 @@ class Rig:
         for upstream in self.gateway.upstreams.values():
             for conn in list(upstream._open):
                 conn.transport.abort()
+        for client in self.clients:
+            client.abort()
+            with contextlib.suppress(OSError):
+                await client.writer.wait_closed()
 
     async def connect(self) -> Client:
         client = Client()
         client.reader, client.writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**26)
+        self.clients.append(client)
         return client
 
     async def ask(self, body: Any = None, **kwargs: Any) -> Answer:
@@ -407,7 +430,7 @@ class Rig:
         try:
             return await client.ask(body, **kwargs)
         finally:
-            client.writer.close()
+            client.close()
 
     def assert_balanced(self) -> None:
         """The laws: nothing is held, what is spent is what the ends charge, each intent has one end."""

@@ -31,6 +31,7 @@ _WATCH_S = 0.02
 _SLICE = 16_384  # bytes parsed at a time: bounds how many pipelined requests can exist as objects
 _LINGER_S = 2.0  # how long a refused upload is read and dropped, so that the client can read the answer
 _HUNG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+_NO_UPGRADE = Refusal(code="bad_http", message="protocol upgrades and CONNECT are not offered here")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -64,6 +65,7 @@ class Server:
         self.clock = clock
         self.connections: set[Connection] = set()
         self.draining = False
+        self.lingering = 0  # connections that only wait for their client to read why it was refused
         self.now_s = clock.now()
         self.date = b""
         self._date_at = 0
@@ -152,6 +154,7 @@ class Connection(asyncio.Protocol):
         "_body_bytes",
         "_chunks",
         "_dead",
+        "_head_bytes",
         "_headers_done",
         "_limits",
         "_lingering",
@@ -200,6 +203,7 @@ class Connection(asyncio.Protocol):
         self._raw_bytes = 0
         self._chunks = 0
         self._n_headers = 0
+        self._head_bytes = 0
         self._headers_done = False
 
     # ---- the transport's side
@@ -212,8 +216,10 @@ class Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=self._limits.write_buffer_bytes)
         server = self._server
         server.connections.add(self)
-        if len(server.connections) > self._limits.connections:
-            most = self._limits.connections
+        most = self._limits.connections
+        if len(server.connections) > 2 * most:
+            self.transport.abort()  # refusals take room too
+        elif len(server.connections) - server.lingering > most:
             self._refuse_all(
                 Refusal(
                     code="overloaded",
@@ -248,6 +254,7 @@ class Connection(asyncio.Protocol):
         server = self._server
         server.connections.discard(self)
         server.unwatch(self)
+        server.lingering -= self._lingering
         self._dead = True
         self._queue.clear()
         self._pending.clear()
@@ -317,7 +324,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._bad(Refusal(code="bad_http", message="protocol upgrades and CONNECT are not offered here"))
+            self._bad(_NO_UPGRADE)
         except httptools.HttpParserError as error:
             if self._queue and self._queue[-1].close:
                 self._dead = True  # bytes after a last request: not read
@@ -369,6 +376,7 @@ class Connection(asyncio.Protocol):
         if self._headers_done:
             return  # a trailer: never read as a header
         self._n_headers += 1
+        self._head_bytes += len(name) + len(value) + 4
         name = name.lower()
         if name in WANTED:
             request = self._request
@@ -389,6 +397,10 @@ class Connection(asyncio.Protocol):
                 code="headers_too_large",
                 message=f"{self._n_headers} headers; at most {limits.headers} are read",
             )
+        if refusal is None and len(self._target) + self._head_bytes > limits.header_bytes:
+            refusal = _headers_too_large(limits)
+        if refusal is None and self._parser.should_upgrade():
+            refusal = _NO_UPGRADE  # the parser would skip the body of such a request
         if refusal is None:
             path = path_of(self._target)
             if path is None:
@@ -475,7 +487,7 @@ class Connection(asyncio.Protocol):
         self.current = self.client = None
         self._streaming = False
         self.deadline_s = self._server.now_s + self._limits.idle_s
-        if request.close:
+        if request.close or self._server.draining:
             self._dead = True
             self._queue.clear()
             self._pending.clear()
@@ -490,6 +502,7 @@ class Connection(asyncio.Protocol):
         """Close so that the answer arrives: closing with unread bytes would reset the connection before the
         client has read why it was refused. What still comes is dropped; the sweep ends it."""
         self._lingering = True
+        self._server.lingering += 1
         self.deadline_s = self._server.clock.now() + _LINGER_S
         if self._reading_paused:
             self._reading_paused = False
