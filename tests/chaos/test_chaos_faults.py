@@ -24,7 +24,7 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 SLEEP_BY_SELECT = (
     "import select, time\ntime.sleep = lambda s: select.select([], [], [], max(0, s)) and None\n"
 )
-"""libfaketime 0.9.10 adds its offset to the instant that `clock_nanosleep` waits for on the monotonic clock too,
+"""libfaketime 0.9.10 adds its offset to the instant that `clock_nanosleep` waits for on the monotonic clock,
 although it was told not to touch that clock; `time.sleep` then fails. select() knows only durations."""
 ASK = {"model": MODEL, "max_tokens": 20, "messages": [{"role": "user", "content": "How warm is the rack?"}]}
 
