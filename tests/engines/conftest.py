@@ -1,4 +1,4 @@
-"""Engines under test: the embedded one always; others when `WATTMILL_TEST_ENGINES` names them with their address.
+"""Engines under test: the embedded one, and others that `WATTMILL_TEST_ENGINES` names with their address.
 
 `WATTMILL_TEST_ENGINES="embedded,vllm=127.0.0.1:8000,transformers=127.0.0.1:8001"`; `scripts/test-engines.sh`
 starts those. The model's name at another engine stands in `WATTMILL_TEST_MODEL`.

@@ -66,8 +66,17 @@ class Assembler:
         top = dict(self._top)
         top["object"] = _OBJECTS[self._endpoint]
         top.pop("obfuscation", None)
-        choices = [self._choices[index] for index in sorted(self._choices)]
+        choices = [_without_indices(self._choices[index]) for index in sorted(self._choices)]
         return _encode({"choices": choices, **top})
+
+
+def _without_indices(choice: dict[str, Any]) -> dict[str, Any]:
+    """Calls are numbered in a stream only."""
+    message = choice.get("message")
+    if message is None or "tool_calls" not in message:
+        return choice
+    calls = [{k: v for k, v in call.items() if k != "index"} for call in message["tool_calls"]]
+    return {**choice, "message": {**message, "tool_calls": calls}}
 
 
 def _merge_message(message: dict[str, Any], delta: dict[str, Any]) -> None:

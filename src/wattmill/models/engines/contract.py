@@ -171,6 +171,17 @@ def _capped(value: msgspec.Raw, most: int) -> object:
 # --- the vocabulary of rules -----------------------------------------------------------------------------
 
 
+class _Unreadable:
+    """Stands for JSON that is well formed and cannot be held: 1e999, half a surrogate pair."""
+
+
+def _decoded(value: bytes) -> object:
+    try:
+        return msgspec.json.decode(value)
+    except msgspec.DecodeError:
+        return _Unreadable()
+
+
 def _is_null(value: bytes) -> bool:
     return value.strip() == b"null"
 
@@ -186,7 +197,7 @@ def only(*allowed: object, why: str) -> Rule:
     def wrong(value: bytes) -> str | None:
         if _is_null(value):
             return None
-        given = msgspec.json.decode(value)
+        given = _decoded(value)
         if any(given == one and isinstance(given, bool) == isinstance(one, bool) for one in allowed):
             return None
         shown = " or ".join(msgspec.json.encode(one).decode() for one in allowed)
@@ -197,7 +208,7 @@ def only(*allowed: object, why: str) -> Rule:
 
 def checked_by(wrong: Callable[[object], str | None]) -> Rule:
     """Send the field on if `wrong(decoded value)` is None."""
-    return Rule(refuses=lambda value: wrong(msgspec.json.decode(value)))
+    return Rule(refuses=lambda value: wrong(_decoded(value)))
 
 
 DROP = Rule(drop=True)
@@ -222,7 +233,9 @@ STREAM_FIELDS: dict[str, msgspec.Raw] = {
 
 def function_tools(value: object) -> str | None:
     """Tools that the engine or provider would run itself, at a price of its own, are not sent on."""
-    if value is None or not isinstance(value, list):
+    if isinstance(value, _Unreadable):
+        return "cannot be read"
+    if not isinstance(value, list):
         return None  # the engine says what is wrong with it
     for tool in value:
         kind = tool.get("type") if isinstance(tool, dict) else None

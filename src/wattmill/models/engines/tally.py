@@ -62,6 +62,7 @@ class Tally:
         "_adapter",
         "_chunks",
         "_final",
+        "_finished",
         "_open",
         "_show_timings",
         "_show_usage",
@@ -84,6 +85,7 @@ class Tally:
         self._usage: Usage | None = None
         self._final = False
         self._open: set[int] = set()  # choices that began and have not finished
+        self._finished: set[int] = set()
         self._timings: Timings | None = None
         self._chunks = 0
         self.has_content = False
@@ -146,12 +148,14 @@ class Tally:
                     finish = True
                     self.finish_reason = choice.finish_reason
                     self._open.discard(choice.index)
-                elif self.finish_reason is None or choice.index:
+                    self._finished.add(choice.index)
+                elif choice.index not in self._finished:
                     self._open.add(choice.index)
         if content:
             self.has_content = True
             self._chunks += 1
-            if self._adapter.counts_in is None and self._usage is None:
+            self._final = False
+            if self._adapter.counts_in is None and self._chunks > self.output_tok_so_far:
                 self.output_tok_so_far = self._chunks
         if said.timings is not None:
             self._timings = said.timings
@@ -173,7 +177,7 @@ class Tally:
         except ImpossibleUsage as e:
             self.failure = str(e)
             return None
-        final = not self._open and (finish or not in_content or self.finish_reason is not None)
+        final = not in_content or (not self._open and (finish or self.finish_reason is not None))
         if final and self.has_content and usage.output_tok == 0:
             self.failure = f"invalid usage: 0 output tokens after {self._chunks} chunks with content"
             return None

@@ -27,12 +27,16 @@ class _OutputDetails(msgspec.Struct):
 class OpenAIUsage(msgspec.Struct):
     """The `usage` object of chat, completions and embeddings, with the dialects of it that are known.
 
-    - OpenAI [1]: details are parts of the totals.
+    - OpenAI: details are parts of the totals.
+    - OpenRouter [1] adds `cache_write_tokens`; usage comes with the last message of every stream.
     - DeepSeek [2] names cached input `prompt_cache_hit_tokens`; Moonshot puts `cached_tokens` at the top.
     - xAI [3] and Gemini's compatible door [4] leave reasoning out of `completion_tokens`, not of the total.
 
-    [1] platform.openai.com/docs/api-reference/chat/object  [2] api-docs.deepseek.com/guides/kv_cache
-    [3] docs.x.ai/docs/guides/reasoning  [4] ai.google.dev/gemini-api/docs/openai
+    [1] openrouter.ai/docs/use-cases/usage-accounting
+    [2] docs.stigg.io/documentation/ai-agents/providers/deepseek; github.com/prism-php/prism/pull/1021
+    [3] github.com/vercel/ai/pull/12425, which quotes docs.x.ai
+    [4] github.com/mozilla-ai/any-llm/issues/1290, github.com/router-for-me/CLIProxyAPI/issues/5733
+    All read in November 2026.
     """
 
     prompt_tokens: int
