@@ -144,3 +144,10 @@ def test_a_place_that_would_cut_the_answer_short_comes_last():
     assert isinstance(route, Route)
     assert [c.pool for c in route.candidates] == ["edge", "small"]
     assert route.reason == snapshot("edge has room for the whole answer; small would cut it short")
+
+
+def test_an_embedding_is_expected_to_cost_its_input_only():
+    embedder = pool("embedder", capabilities=frozenset({"embeddings"}))
+    route = decide(msgspec.structs.replace(ASK, endpoint="embeddings", max_output_tok=None), embedder)
+    assert isinstance(route, Route)
+    assert route.candidates[0].expected_nusd == 20_000  # 200 tokens at $0.10/M

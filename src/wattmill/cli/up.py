@@ -122,7 +122,7 @@ class _Run:
         ready = wait_until_ready(
             factory,
             timeout_s=_READY_S,
-            on_change=lambda: line.say("waiting for " + ", ".join(factory.not_ready())),
+            on_change=lambda: line.say("waiting for " + (", ".join(factory.not_ready()) or "nothing more")),
         )
         if not ready:
             late = ", ".join(factory.not_ready())

@@ -40,7 +40,7 @@ def cheapest_adequate(
             excluded.append(Excluded(pool.name, rule))
             continue
         candidate = _expect(request, pool, in_flight, input_tok, weights)
-        whole_tok = input_tok + (request.max_output_tok or weights.expected_output_tok)
+        whole_tok = input_tok + _whole_output_tok(request, weights)
         (candidates if whole_tok <= pool.context_tok else short).append(candidate)
     if not candidates and not short:
         return _refusal(request, caller, fleet, excluded)
@@ -48,6 +48,22 @@ def cheapest_adequate(
     short.sort(key=_by_score)
     reason = _reason(candidates, short, excluded)
     return Route((*candidates, *short), tuple(excluded), reason, fleet.id, tuple(busy))
+
+
+def _expected_output_tok(request: Request, weights: Weights) -> int:
+    """Return how many tokens the answer will probably have, over all choices."""
+    if request.endpoint == "embeddings":
+        return 0
+    asked_tok = request.max_output_tok
+    expected_tok = weights.expected_output_tok
+    return (expected_tok if asked_tok is None else min(asked_tok, expected_tok)) * request.choices
+
+
+def _whole_output_tok(request: Request, weights: Weights) -> int:
+    """Return how long one choice may become: as long as asked, else as expected."""
+    if request.endpoint == "embeddings":
+        return 0
+    return weights.expected_output_tok if request.max_output_tok is None else request.max_output_tok
 
 
 def _by_score(candidate: Candidate) -> float:
@@ -85,10 +101,7 @@ def _expect(request: Request, pool: Pool, in_flight: int, input_tok: float, weig
     A place with all slots taken makes a newcomer wait for its turn: with `w` requests ahead of it in the
     queue and `slots` served side by side, (w + 1) / slots service times.
     """
-    output_tok = weights.expected_output_tok
-    if request.max_output_tok is not None and request.max_output_tok < output_tok:
-        output_tok = request.max_output_tok
-    output_tok *= request.choices
+    output_tok = _expected_output_tok(request, weights)
     prefill_s = pool.overhead_s + input_tok / pool.prefill_tok_per_s
     decode_s = output_tok / pool.decode_tok_per_s
     ahead = in_flight - pool.slots + 1
