@@ -277,6 +277,29 @@ def test_an_engines_counter_settles_a_doubt_and_shows_what_nobody_can_be_charged
     meter.close()
 
 
+def test_a_count_waits_for_slow_clients_and_skips_what_may_not_have_arrived(factory: Factory) -> None:
+    meter = Journal(factory.home.journal, kind="meter", worker=0, wall_us=lambda: NOW)
+    meter.append_note(EngineCount("edge", "one", factory.now - 1_000_000, 0, 0, True))
+    slow = factory.intent()
+    meter.append_note(EngineCount("edge", "one", factory.now + 200_000, 30, 60, True))  # the engine is done
+    factory.now += 5_000_000
+    near = factory.intent()
+    meter.append_note(EngineCount("edge", "one", factory.now + 50_000, 30, 60, True))  # not there yet
+    factory.book()
+    with Books(factory.home.ledger_db) as books:
+        (row,) = books.db.execute("SELECT prompt_tok FROM engine_count").fetchall()
+        assert row == (0,), "an attempt of before the reading has not ended yet"
+    factory.end(slow, started_us=NOW + 10_000)
+    factory.end(near)
+    factory.book()
+    report = audit_home(factory.home)
+    assert holds(report)
+    (place,) = report.places
+    assert (place.engine_tok, place.books_tok, place.unmetered_tok) == ((30, 60), (30, 60), 0)
+    assert place.since_tok == (30, 60)
+    meter.close()
+
+
 def test_joules_of_a_window_go_to_the_attempts_in_it_and_the_rest_is_named(factory: Factory) -> None:
     meter = Journal(factory.home.journal, kind="meter", worker=0, wall_us=lambda: NOW)
     seq = factory.intent()

@@ -15,9 +15,11 @@ from wattmill.vocab.usage import TOKEN_CLASSES, Usage
 KEEP_US = 15_000_000
 """Attempts are remembered this long after their end: a meter's window arrives within that time."""
 
-ARRIVAL_US = 1_000_000
-"""An engine at rest says nothing of an attempt that left less than this before: it may not have
-arrived yet."""
+ARRIVAL_US = 100_000
+"""An engine at rest says nothing of an attempt that left less than this before: it may not be there yet."""
+
+READ_US = 600_000
+"""A count is stamped before the engine is asked, and the answer may take this long."""
 
 _PROMPT = [
     commodity for commodity, name in zip(TOKENS[:4], TOKEN_CLASSES[:4], strict=True) if name != "cached_input"
@@ -35,11 +37,13 @@ def settle_held(books: Bookkeeper, *, read_until_us: int) -> int:
     done = 0
     for id, fact in sorted(books.held, key=lambda item: _at(item[1])):
         at_us = _at(fact)
-        if at_us > read_until_us:
+        counts = isinstance(fact, EngineCount)
+        if at_us + READ_US * counts > read_until_us:
+            continue
+        pool = fact.pool if isinstance(fact, EngineCount) else None
+        if any(start.at_us < at_us and pool in (None, start.pool) for start in books.open.values()):
             continue
         if isinstance(fact, MeterWindow):
-            if any(start.at_us < at_us for start in books.open.values()):
-                continue
             _book_window(books, fact)
         else:
             _book_count(books, fact)
@@ -82,21 +86,23 @@ def _book_window(books: Bookkeeper, window: MeterWindow) -> None:
 
 
 def _book_count(books: Bookkeeper, count: EngineCount) -> None:
-    """Hold an engine's counters against the books, at a moment at which nothing of its pool was in flight.
+    """Hold an engine's counters against the books, when it says that it rests and nothing was on its way:
+    then it has counted every attempt that left before, whenever its client saw the end.
 
     What the engine counted and no attempt shows settles attempts in doubt, or becomes unmetered.
     """
     at_us, pool, db = count.at_us, count.pool, books.db
     if not count.idle:
         return
-    if any(start.pool == pool and start.at_us <= at_us for start in books.open.values()):
-        return
-    if any(work.pool == pool and work.start_us <= at_us < work.end_us for work in books.works):
+    begins = not count.prompt_tok and not count.output_tok
+    near = range(at_us - ARRIVAL_US, at_us + READ_US)
+    starts = [start.at_us for start in books.open.values() if start.pool == pool]
+    starts += [work.start_us for work in books.works if work.pool == pool]
+    if any(start_us in near for start_us in starts) and not begins:
         return
     lost = [(id, start) for id, start in books.doubts(pool) if start.at_us <= at_us]
-    if any(start.at_us > at_us - ARRIVAL_US for _, start in lost):
-        return
-    booked = _booked(books, pool, at_us)
+    # A counter at zero has seen nothing, whatever was on its way.
+    booked = _booked(books, pool, at_us - ARRIVAL_US * begins)
     db.flush()
     row = db.db.execute(
         "SELECT first_us, base_prompt_tok, base_output_tok FROM engine_count WHERE pool = ? AND instance = ?",
