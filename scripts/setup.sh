@@ -29,17 +29,20 @@ find_python() {
   exit 1
 }
 
-# Debian ships the venv module without ensurepip; the package that brings it is called pythonX.Y-venv.
-need_venv_package() {
-  local python="$1" package
-  "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 && return
-  package="$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"
+# What a bare Debian lacks: its venv module comes without ensurepip, which is a package of its own (pythonX.Y-venv),
+# and the embedded engine is linked against GNU OpenMP. Both are asked for in one go.
+need_system_packages() {
+  local python="$1" packages=()
+  "$python" -c 'import ensurepip, venv' >/dev/null 2>&1 \
+    || packages+=("$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')")
+  "$python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' >/dev/null 2>&1 || packages+=(libgomp1)
+  [ ${#packages[@]} -gt 0 ] || return 0
   if ! command -v apt-get >/dev/null 2>&1; then
-    say "setup: $python cannot make virtual environments (module 'ensurepip' is missing)."
-    say "       Install your system's package for it (often called python3-venv) and run this again."
+    say "setup: this machine lacks what Debian calls ${packages[*]}: Python's 'ensurepip' module, or GNU OpenMP."
+    say "       Install your system's packages for them and run this again."
     exit 1
   fi
-  scripts/apt-install.sh "$package"
+  scripts/apt-install.sh "${packages[@]}"
 }
 
 python="$(find_python)"
@@ -53,8 +56,8 @@ if [ -x "$venv/bin/wattmill" ] && [ "$(cat "$venv/.installed-$mode" 2>/dev/null 
 fi
 
 began=$(date +%s)
+need_system_packages "$python"
 if [ ! -x "$venv/bin/python" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-  need_venv_package "$python"
   say "Making $venv with $("$python" -V) ..."
   rm -rf "$venv"
   "$python" -m venv "$venv"
