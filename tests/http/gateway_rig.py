@@ -145,10 +145,8 @@ class Wire:
 
     async def json(self, body: Any, status: int = 200, extra: str = "") -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        await self.send(
-            f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{extra}content-length: {len(data)}\r\n\r\n".encode()
-            + data
-        )
+        head = f"HTTP/1.1 {status} X\r\ncontent-type: application/json\r\n{extra}content-length: {len(data)}"
+        await self.send(head.encode() + b"\r\n\r\n" + data)
 
     async def stream_head(self) -> None:
         await self.send(

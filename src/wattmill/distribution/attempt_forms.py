@@ -51,6 +51,7 @@ class _Streamed(Attempt):
     def so_far(self, *, worked: bool) -> tuple[Usage | None, UsageSource]:
         if not self.sent:
             return None, "none"
+        worked = worked or self.tally.has_content
         return self.tally.reading(self.exchange.ask.input_bound_tok if worked else None)
 
     def reading_times(self) -> tuple[int | None, int | None, int | None]:

@@ -123,7 +123,11 @@ class Server:
             connection.on_deadline()
 
     def watch(self, connection: Connection) -> None:
-        """See the end of a client whose bytes are not being read."""
+        """See the end of a client whose bytes are not being read.
+
+        It is seen as soon as it reaches this machine. A client that has sent more than the kernel takes and
+        closes in order has its end queued behind those bytes; a reset is seen always.
+        """
         self._watched.add(connection)
         if self._watch_timer is None:
             self._watch_timer = self._loop.call_later(_WATCH_S, self._watch)
@@ -486,7 +490,10 @@ class Connection(asyncio.Protocol):
         assert request is not None
         self.current = self.client = None
         self._streaming = False
-        self.deadline_s = self._server.now_s + self._limits.idle_s
+        if self.transport.get_write_buffer_size():  # it still reads: the time of its request goes on
+            self.deadline_s = request.arrived_s + self._limits.total_s
+        else:
+            self.deadline_s = self._server.now_s + self._limits.idle_s
         if request.close or self._server.draining:
             self._dead = True
             self._queue.clear()
