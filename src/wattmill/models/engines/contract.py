@@ -231,6 +231,13 @@ STREAM_FIELDS: dict[str, msgspec.Raw] = {
 }
 
 
+def free_choice(value: object) -> str | None:
+    """A call that is demanded, of an engine that would answer in words all the same."""
+    if value in (None, "auto", "none"):
+        return None
+    return 'must be "auto" or "none": this engine does not force a call; ask for a schema instead'
+
+
 def function_tools(value: object) -> str | None:
     """Tools that the engine or provider would run itself, at a price of its own, are not sent on."""
     if isinstance(value, _Unreadable):

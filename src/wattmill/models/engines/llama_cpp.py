@@ -14,7 +14,8 @@ What its release of October 2026 does, found by experiment and pinned by `tests/
 - `usage` counts one choice of `n` > 1, and one prompt of several: both are refused. Several inputs of an
   embeddings request are counted rightly. Embedded inputs must fit one batch.
 - `n_predict` and `max_completion_tokens` both win over `max_tokens`; 0 means 1; any model name is accepted.
-- `tool_choice` is ignored where the model's template has no tools (SmolLM2's has none).
+- `tool_choice` is ignored where the model's template has no tools (SmolLM2's has none: its pool should not
+  declare the capability "tools"). A forced call is refused; a `response_format` with a schema is enforced.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from wattmill.models.engines.contract import (
     STREAM_FIELDS,
     Adapter,
     checked_by,
+    free_choice,
     function_tools,
     only,
     refuse,
@@ -57,6 +59,7 @@ LLAMA_CPP = Adapter(
         "best_of": only(1, why="this engine counts the tokens of one choice only"),
         "prompt": checked_by(_one_prompt),
         "tools": checked_by(function_tools),
+        "tool_choice": checked_by(free_choice),
         "ignore_eos": BOUNDED,
         "cache_prompt": BOUNDED,
         "id_slot": refuse(_SLOT),
