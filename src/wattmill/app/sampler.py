@@ -19,6 +19,8 @@ from wattmill.power.spec import HostPower
 from wattmill.units import UJ_PER_J, US_PER_S
 from wattmill.vocab.fact import EngineCount, MeterWindow
 
+_SAME_AGAIN_S = 5.0
+
 
 class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
     """One engine whose counters are read. `pid` is None for engines that this machine does not run."""
@@ -62,11 +64,13 @@ class Sampler(threading.Thread):
         self._period_s = period_s
         self._ending = threading.Event()
         self._last_count: dict[str, EngineCount] = {}
+        self._told_s: dict[str, float] = {}
         self.power: Power | None = None
 
     def run(self) -> None:
         while not self._ending.wait(self._period_s):
             self.sample()
+        self._last_count.clear()  # the last word of each engine is always written
         self.sample()
 
     def finish(self) -> None:
@@ -82,6 +86,7 @@ class Sampler(threading.Thread):
             if count is not None and self._is_news(count):
                 self._journal.append_note(count)
                 self._last_count[target.pool] = count
+                self._told_s[target.pool] = self._clock.now()
 
     def _sample_energy(self, targets: list[EngineTarget]) -> None:
         pids = {t.pool: t.pid for t in targets if t.pid is not None and t.joules_known}
@@ -91,10 +96,12 @@ class Sampler(threading.Thread):
             self.power = _power(window)
 
     def _is_news(self, count: EngineCount) -> bool:
+        """Whether it says something new. The same again is worth a record every few seconds: the books believe
+        a reading only if nothing was on its way to the engine at its instant."""
         last = self._last_count.get(count.pool)
-        return last is None or msgspec.structs.replace(last, at_us=0) != msgspec.structs.replace(
-            count, at_us=0
-        )
+        if last is None or self._clock.now() - self._told_s[count.pool] >= _SAME_AGAIN_S:
+            return True
+        return msgspec.structs.replace(last, at_us=count.at_us) != count
 
 
 def read_counters(target: EngineTarget, *, at_us: int, timeout_s: float = 0.5) -> EngineCount | None:

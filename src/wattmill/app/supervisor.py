@@ -40,6 +40,7 @@ from wattmill.power.spec import HostPower
 
 TICK_S = 0.1
 _STATE_S = 1.0
+_COUNT_SETTLES_S = 1.2  # the books take an engine's last reading over about a second after its instant
 
 
 class Factory:
@@ -127,6 +128,7 @@ class Factory:
 
     def stop(self) -> None:
         """End in order: no new work, running answers finish, last readings, everything booked."""
+        settled_s = self._clock.now()
         gateways = [c for c in self._services if c.spec.role.startswith("gateway")]
         for child in gateways:
             child.signal(signal.SIGTERM)
@@ -135,8 +137,10 @@ class Factory:
         if self._sampler is not None and self._meter_journal is not None:
             self._sampler.finish()
             self._meter_journal.close()
+            settled_s = self._clock.now() + _COUNT_SETTLES_S
         for child in self._engines.values():
             child.stop(2.0)
+        time.sleep(max(0.0, settled_s - self._clock.now()))
         for child in self._services:
             child.stop(30.0)
         self._write_state()

@@ -363,7 +363,9 @@ def _rated(db: sqlite3.Connection, prices: Mapping[int, Price]) -> Check:
             for name, rate in zip(TOKEN_CLASSES, price.rates_nusd_per_mtok, strict=True)
         ],
     )
-    usual = tuple(STATUSES.index(name) for name in ("finished", "aborted", "cut"))
+    # A failed attempt is free unless its client had already seen a part: then that part is paid for.
+    failed = STATUSES.index("failed")
+    usual = (*(STATUSES.index(name) for name in ("finished", "aborted", "cut")), failed, failed)
     rows = db.execute(
         "SELECT e.name, a.seq - a.back, a.charge_nusd + a.overrun_nusd, t.total, s.charge_price FROM "
         "attempt a "
@@ -373,21 +375,25 @@ def _rated(db: sqlite3.Connection, prices: Mapping[int, Price]) -> Check:
         "      JOIN attempt b ON b.id = p.id >> 6 JOIN shape z ON z.id = b.shape "
         "      JOIN temp.rerate r ON r.price = z.charge_price AND r.commodity = k.commodity "
         "      WHERE k.name LIKE 'key:%' AND k.commodity LIKE 'tok:%' GROUP BY 1) t ON t.tx = a.id "
-        "WHERE a.status IN (?,?,?) AND a.source < 2 AND a.id NOT IN (SELECT attempt FROM correction) "
-        "AND a.charge_nusd + a.overrun_nusd <> t.total",
+        "WHERE a.status IN (?,?,?,?) AND a.source < 2 AND a.id NOT IN (SELECT attempt FROM correction) "
+        "AND a.charge_nusd + a.overrun_nusd <> t.total "
+        "AND NOT (a.status = ? AND a.charge_nusd + a.overrun_nusd = 0)",
         usual,
     ).fetchall()
     free = db.execute(
         "SELECT e.name, a.seq - a.back, a.charge_nusd FROM attempt a JOIN epoch e ON e.id = a.epoch "
-        "WHERE a.status = ? AND a.charge_nusd <> 0",
-        (STATUSES.index("failed"),),
+        "WHERE a.status = ? AND a.source >= 2 AND a.charge_nusd <> 0",
+        (failed,),
     ).fetchall()
     known = {row[0] for row in db.execute("SELECT DISTINCT charge_price FROM shape")}
     broken = [
         f"req_{epoch}_{seq:x}: told {told} nUSD, price version {price} says {total}"
         for epoch, seq, told, total, price in rows
     ]
-    broken += [f"req_{epoch}_{seq:x}: failed, but charged {charge} nUSD" for epoch, seq, charge in free]
+    broken += [
+        f"req_{epoch}_{seq:x}: failed with nothing counted, but charged {charge} nUSD"
+        for epoch, seq, charge in free
+    ]
     broken += [f"price version {id} is used and not known" for id in sorted(known - prices.keys())]
     return _check("told charges are usage times price", f"{len(known)} price versions", broken)
 
