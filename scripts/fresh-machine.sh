@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Tries `make up` where nothing is installed: a bare Debian (python3, make, git and certificates, no more) in a
-# folder, with a clean clone of this commit. `scripts/fresh-machine.sh [--args "--for 20s"] [--folder DIR] [--keep]`
+# folder, with a clean clone of this commit. `scripts/fresh-machine.sh [--args "--for 20s"] [--folder DIR] [--keep] [--again]`
 # It uses this machine's own apt sources, apt and pip configuration and CA certificates. Needs root and debootstrap.
 set -euo pipefail
 here="$(cd "$(dirname "$0")/.." && pwd)"
 
-folder="" keep=no args="--for 20s" suite=bookworm
+folder="" keep=no again=no args="--for 20s" suite=bookworm
 while [ $# -gt 0 ]; do
   case "$1" in
     --args) args="$2"; shift 2 ;;
     --folder) folder="$2"; shift 2 ;;
     --suite) suite="$2"; shift 2 ;;
     --keep) keep=yes; shift ;;
-    *) echo "fresh-machine: knows --args, --folder, --suite and --keep, not '$1'" >&2; exit 2 ;;
+    --again) again=yes; shift ;;
+    *) echo "fresh-machine: knows --args, --folder, --suite, --keep and --again, not '$1'" >&2; exit 2 ;;
   esac
 done
 [ "$(id -u)" = 0 ] || { echo "fresh-machine: debootstrap and chroot need root: sudo $0" >&2; exit 1; }
@@ -74,14 +75,13 @@ while IFS='=' read -r name value; do
   esac
 done < <(env)
 
-step "make up ARGS=\"$args\""
-code=0
-timeout 600 chroot "$root" env -i "${handed[@]}" sh -c "cd /work && make up ARGS='$args'" 2>&1 \
-  | while IFS= read -r line; do step "$line"; done || code=$?
-step "make up ended with exit code $code"
-if [ -n "${WATTMILL_FRESH_AGAIN:-}" ]; then
-  step "a second make up"
+make_up() {
+  step "make up ARGS=\"$args\""
+  local code=0
   timeout 600 chroot "$root" env -i "${handed[@]}" sh -c "cd /work && make up ARGS='$args'" 2>&1 \
     | while IFS= read -r line; do step "$line"; done || code=$?
-fi
-exit "$code"
+  step "make up ended with exit code $code"
+  return "$code"
+}
+make_up
+if [ "$again" = yes ]; then make_up; fi
