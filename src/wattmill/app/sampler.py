@@ -96,8 +96,8 @@ class Sampler(threading.Thread):
             self.power = _power(window)
 
     def _is_news(self, count: EngineCount) -> bool:
-        """Whether it says something new. The same again is worth a record every few seconds: the books believe
-        a reading only if nothing was on its way to the engine at its instant."""
+        """Whether it says something new. The same again is worth a record every few seconds: the books
+        believe a reading only if nothing was on its way to the engine at its instant."""
         last = self._last_count.get(count.pool)
         if last is None or self._clock.now() - self._told_s[count.pool] >= _SAME_AGAIN_S:
             return True
