@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from gateway_rig import CHAT, EPOCH, STREAM, Rig, Wire, rig, run, well
+from gateway_rig import CHAT, EPOCH, STREAM, Rig, Wire, rig, run, until, well
 
 from wattmill.distribution.spec import Limits
 from wattmill.vocab.fact import Refused
@@ -51,6 +51,20 @@ def test_a_stream_passes_event_by_event_and_ends_with_its_charge() -> None:
             r.assert_balanced()
 
     run(test())
+
+
+def test_without_uvloop_all_is_the_same() -> None:
+    async def test() -> None:
+        async with rig() as r:
+            assert (await r.ask()).headers["x-wattmill-charge-usd"] == "0.000090000"
+            assert (await r.ask(STREAM)).text == "hello"
+            client = await r.connect()
+            await client.send(STREAM)
+            client.abort()
+            await until(lambda: not r.gateway.in_flight)
+            r.assert_balanced()
+
+    run(test(), pure=True)
 
 
 def test_a_client_that_asks_for_the_usage_of_a_stream_gets_it() -> None:

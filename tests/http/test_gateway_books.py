@@ -1,5 +1,5 @@
-"""The laws of an attempt, over scripts that hypothesis makes: whatever engines and clients do, each intent has
-one end, nothing stays reserved, and what the purse lost is what the ends charge."""
+"""The laws of an attempt, over scripts that hypothesis makes: whatever engines and clients do, each intent
+has one end, nothing stays reserved, and what the purse lost is what the ends charge."""
 
 from __future__ import annotations
 

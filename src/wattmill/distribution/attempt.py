@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from wattmill.distribution.engine_refusal import judge_status, words_of
 from wattmill.distribution.spec import Backend, BackendModel
 from wattmill.distribution.upstream_conn import Handle
 from wattmill.models.engines.adapter import Adapter
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 _ERROR_BYTES = 65_536  # of an engine's refusal that are read
-_OUR_CREDENTIALS = (401, 402, 403)
-_OUR_ADDRESS = (404, 405)
 
 
 class Attempt:
@@ -234,34 +231,12 @@ class Attempt:
 
     def _engine_said_no(self) -> None:
         """The engine answered with another status than 200."""
-        text = self.upstream.redacted(_error_text(b"".join(self._error))) or "no reason given"
-        status, pool = self.status, self.pool
-        final = False
-        if status in _OUR_CREDENTIALS:
-            refusal = Refusal(
-                code="provider_auth", message=f"pool {pool!r} refused the factory's credentials ({status})"
-            )
-        elif status == 429:
-            refusal = Refusal(
-                code="upstream_rate_limited",
-                message=f"pool {pool!r} limits the factory's rate: {text}",
-                retry_after_s=self.retry_after,
-            )
-        elif 400 <= status < 500 and status not in _OUR_ADDRESS:
-            final = True
-            refusal = Refusal(
-                code="upstream_rejected", message=f"pool {pool!r} refused the request ({status}): {text}"
-            )
-        else:
-            refusal = Refusal(
-                code="upstream_failed",
-                message=f"pool {pool!r} answered {status}: {text}",
-                retry_after_s=self.retry_after,
-            )
-            if status >= 500:
-                self._unwell(f"status {status}")
-        self.book("failed", None, "none", error=refusal.code)
-        self.exchange.attempt_failed(refusal, final=final)
+        words = self.upstream.redacted(words_of(b"".join(self._error)))
+        said = judge_status(self.pool, self.status, words, self.retry_after)
+        if said.unwell:
+            self._unwell(f"status {self.status}")
+        self.book("failed", None, "none", error=said.refusal.code)
+        self.exchange.attempt_failed(said.refusal, final=said.final)
 
     def _lost(self, kind: str, text: str) -> None:
         """The connection broke, could not be made, or the engine was silent for too long."""
@@ -437,15 +412,3 @@ class Attempt:
                 prefill_us=prefill_us,
                 decode_us=decode_us,
             )
-
-
-def _error_text(body: bytes) -> str:
-    """Return the words of an engine's error, at most 500 characters of them."""
-    try:
-        decoded = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return body[:500].decode("utf-8", "replace").strip()
-    error = decoded.get("error", decoded) if isinstance(decoded, dict) else decoded
-    if isinstance(error, dict):
-        error = error.get("message") or error.get("detail") or error
-    return str(error)[:500]

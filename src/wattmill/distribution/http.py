@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 from wattmill.vocab.refusal import Refusal
 
 if TYPE_CHECKING:
-    from wattmill.distribution.server import Connection
+    from wattmill.distribution.connection import Connection
 
 MAX_LABEL_CHARS = 128
 

@@ -1,0 +1,479 @@
+"""One client's connection: HTTP/1.1 on `asyncio.Protocol`, parsed by httptools. It knows bytes and time, not
+tokens. Requests are served in order; later bytes wait unparsed, up to a limit, then reading pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import httptools
+
+from wattmill.distribution.http import WANTED, HttpRequest, judge_head, judge_header, path_of, too_large
+from wattmill.distribution.spec import Limits
+from wattmill.vocab.refusal import Refusal
+
+if TYPE_CHECKING:
+    from wattmill.distribution.server import Server
+
+_SLICE = 16_384  # bytes parsed at a time: bounds how many pipelined requests can exist as objects
+_LINGER_S = 2.0  # how long a refused upload is read and dropped, so that the client can read the answer
+_NO_UPGRADE = Refusal(code="bad_http", message="protocol upgrades and CONNECT are not offered here")
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Client(Protocol):
+    """Who is serving the connection's present request."""
+
+    def client_gone(self) -> None: ...
+    def client_slow(self) -> None: ...  # its write buffer is full: stop writing soon
+    def client_ready(self) -> None: ...
+    def timed_out(self) -> None: ...
+
+
+class _StopReading(Exception):
+    """Leaves the parser; the reason stands in the request."""
+
+
+class Connection(asyncio.Protocol):
+    """One client. Answers leave in the order of the requests; each is written by one call where it can be."""
+
+    __slots__ = (
+        "_arrived_s",
+        "_body",
+        "_body_bytes",
+        "_chunks",
+        "_dead",
+        "_head_bytes",
+        "_headers_done",
+        "_limits",
+        "_lingering",
+        "_n_headers",
+        "_parser",
+        "_pending",
+        "_pumping",
+        "_queue",
+        "_raw_bytes",
+        "_reading_paused",
+        "_request",
+        "_server",
+        "_streaming",
+        "_target",
+        "_writing_paused",
+        "client",
+        "current",
+        "deadline_s",
+        "transport",
+    )
+
+    def __init__(self, server: Server, limits: Limits) -> None:
+        self._server = server
+        self._limits = limits
+        self.transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before anything else happens
+        self.client: Client | None = None
+        self.current: HttpRequest | None = None
+        self.deadline_s = server.now_s + limits.idle_s
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._queue: deque[HttpRequest] = deque()
+        self._pending = bytearray()
+        self._pumping = False
+        self._reading_paused = False
+        self._writing_paused = False
+        self._streaming = False
+        self._lingering = False
+        self._dead = False  # what follows is not read as HTTP any more
+        self._request: HttpRequest | None = None  # being read
+        self._arrived_s = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._target = b""
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+        self._raw_bytes = 0
+        self._chunks = 0
+        self._n_headers = 0
+        self._head_bytes = 0
+        self._headers_done = False
+
+    # ---- the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.transport.set_write_buffer_limits(high=self._limits.write_buffer_bytes)
+        server = self._server
+        server.connections.add(self)
+        most = self._limits.connections
+        if len(server.connections) > 2 * most:
+            self.transport.abort()  # refusals take room too
+        elif len(server.connections) - server.lingering > most:
+            self._refuse_all(
+                Refusal(
+                    code="overloaded",
+                    message=f"this gateway has {most} connections already (limits.connections); reuse them",
+                    retry_after_s=1.0,
+                )
+            )
+
+    def data_received(self, data: bytes) -> None:
+        if self._dead:
+            return
+        if self.current is None and not self._queue and not self._pending and len(data) <= _SLICE:
+            self._parse(data)
+        else:
+            self._pending += data
+        if self._queue or self._pending:
+            self._pump()
+        if len(self._pending) > self._limits.pipelined_bytes and not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+            self._server.watch(self)
+
+    def eof_received(self) -> bool:
+        # A half-closed client cannot be told from one that left; like other proxies, take it as gone.
+        if self.client is not None:
+            self.transport.abort()
+        else:
+            self.transport.close()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        server = self._server
+        server.connections.discard(self)
+        server.unwatch(self)
+        server.lingering -= self._lingering
+        self._dead = True
+        self._queue.clear()
+        self._pending.clear()
+        client, self.client, self.current = self.client, None, None
+        if client is not None:
+            client.client_gone()
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+        if self.client is not None:
+            self.client.client_slow()
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        if self.client is not None:
+            self.client.client_ready()
+        else:
+            self._pump()
+
+    def fileno(self) -> int:
+        sock = self.transport.get_extra_info("socket")
+        return -1 if sock is None else int(sock.fileno())
+
+    # ---- time
+
+    def on_deadline(self) -> None:
+        limits = self._limits
+        if self.current is not None:
+            self.deadline_s = float("inf")
+            self.cut()
+            if self._unfinished():
+                self.transport.abort()  # the client does not even read why
+        elif self._request is not None and not self._lingering:
+            if self._headers_done:
+                late = Refusal(
+                    code="request_timeout",
+                    message=f"the body did not arrive within {limits.body_s:g} s; {self._body_bytes} bytes",
+                )
+            else:
+                late = Refusal(
+                    code="request_timeout", message=f"the headers did not arrive within {limits.header_s:g} s"
+                )
+            self._refuse_all(late)
+        else:
+            self.deadline_s = float("inf")
+            if self.transport.get_write_buffer_size():
+                self.transport.abort()
+            else:
+                self.transport.close()
+
+    def _unfinished(self) -> bool:
+        return self.current is not None or self.transport.get_write_buffer_size() > 0
+
+    def close_if_idle(self) -> None:
+        if self.current is None and not self._queue and self._request is None:
+            self.transport.close()
+
+    def cut(self) -> None:
+        """End the present answer now, with a word to the client if it still reads."""
+        if self.client is not None:
+            self.client.timed_out()
+
+    # ---- reading
+
+    def _parse(self, data: bytes) -> None:
+        self._raw_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._bad(_NO_UPGRADE)
+        except httptools.HttpParserError as error:
+            if self._queue and self._queue[-1].close:
+                self._dead = True  # bytes after a last request: not read
+                return
+            request = self._request
+            if request is not None and request.refusal is not None:
+                self._bad(request.refusal)
+            else:
+                self._bad(Refusal(code="bad_http", message=f"the bytes are not HTTP/1.1: {error}"))
+        if self._request is not None and not self._dead:
+            self._still_reading()
+
+    def _still_reading(self) -> None:
+        """Bound a request that is not complete: in bytes and in time."""
+        limits = self._limits
+        if self._headers_done:
+            beside_body = self._raw_bytes - self._body_bytes - 16 * self._chunks
+            if beside_body > 2 * limits.header_bytes + _SLICE:
+                self._bad(
+                    Refusal(code="bad_http", message="the chunks' extensions or trailers are too large")
+                )
+            self.deadline_s = self._arrived_s + limits.header_s + limits.body_s
+        else:
+            if self._raw_bytes > limits.header_bytes:
+                self._bad(_headers_too_large(limits))
+            self.deadline_s = self._arrived_s + limits.header_s
+
+    def _bad(self, refusal: Refusal) -> None:
+        """Nothing after this point can be trusted: answer in turn, then close."""
+        self._dead = True
+        request = self._request or HttpRequest(self, self._server.now_s)
+        request.refusal = refusal
+        request.close = True
+        self._request = None
+        self._queue.append(request)
+
+    def _refuse_all(self, refusal: Refusal) -> None:
+        self._bad(refusal)
+        self._pump()
+
+    def on_message_begin(self) -> None:
+        self._arrived_s = self._server.clock.now()
+        self._request = HttpRequest(self, self._arrived_s)
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._headers_done:
+            return  # a trailer: never read as a header
+        self._n_headers += 1
+        self._head_bytes += len(name) + len(value) + 4
+        name = name.lower()
+        if name in WANTED:
+            request = self._request
+            assert request is not None
+            refusal = judge_header(request, name, value)
+            if refusal is not None:
+                request.refusal = refusal
+                raise _StopReading
+
+    def on_headers_complete(self) -> None:
+        self._headers_done = True
+        request = self._request
+        assert request is not None
+        limits = self._limits
+        refusal = judge_head(request, version=self._parser.get_http_version(), body_limit=limits.body_bytes)
+        if refusal is None and self._n_headers > limits.headers:
+            refusal = Refusal(
+                code="headers_too_large",
+                message=f"{self._n_headers} headers; at most {limits.headers} are read",
+            )
+        if refusal is None and len(self._target) + self._head_bytes > limits.header_bytes:
+            refusal = _headers_too_large(limits)
+        if refusal is None and self._parser.should_upgrade():
+            refusal = _NO_UPGRADE  # the parser would skip the body of such a request
+        if refusal is None:
+            path = path_of(self._target)
+            if path is None:
+                refusal = Refusal(code="bad_http", message="the request target must be a path")
+            else:
+                request.path = path
+        if refusal is not None:
+            request.refusal = refusal
+            raise _StopReading
+        request.method = self._parser.get_method()
+        request.close = not self._parser.should_keep_alive()
+        if request.want_continue and self.current is None and not self._queue:
+            request.want_continue = False
+            self.transport.write(_CONTINUE)
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+        self._body_bytes += len(body)
+        if self._body_bytes > self._limits.body_bytes:
+            assert self._request is not None
+            self._request.refusal = too_large(self._limits.body_bytes)
+            raise _StopReading
+
+    def on_message_complete(self) -> None:
+        request = self._request
+        assert request is not None
+        if len(self._body) == 1:
+            request.body = self._body[0]
+        elif self._body:
+            request.body = b"".join(self._body)
+        self._request = None
+        self._queue.append(request)
+        self._reset()
+
+    # ---- serving in order
+
+    def _pump(self) -> None:
+        """Serve what has arrived until an answer has to wait. A loop, not a recursion: clients pipeline."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self.current is None and not self._writing_paused:
+                if self._queue:
+                    self._serve(self._queue.popleft())
+                elif self._pending and not self._dead:
+                    request = self._request
+                    if request is not None and request.want_continue:
+                        request.want_continue = False
+                        self.transport.write(_CONTINUE)
+                    part = bytes(self._pending[:_SLICE])
+                    del self._pending[:_SLICE]
+                    self._parse(part)
+                else:
+                    break
+        finally:
+            self._pumping = False
+        request = self._request
+        if request is not None and request.want_continue and self.current is None:
+            request.want_continue = False
+            self.transport.write(_CONTINUE)
+        if self._reading_paused and len(self._pending) <= self._limits.pipelined_bytes:
+            self._reading_paused = False
+            self._server.unwatch(self)
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def _serve(self, request: HttpRequest) -> None:
+        self.current = request
+        self.deadline_s = request.arrived_s + self._limits.total_s
+        if self._server.draining:
+            request.close = True
+        if request.refusal is not None:
+            self.answer(*self._server.handler.refused(request.refusal))
+        else:
+            self._server.handler.request(request)
+
+    def _served(self) -> None:
+        request = self.current
+        assert request is not None
+        self.current = self.client = None
+        self._streaming = False
+        if self.transport.get_write_buffer_size():  # it still reads: the time of its request goes on
+            self.deadline_s = request.arrived_s + self._limits.total_s
+        else:
+            self.deadline_s = self._server.now_s + self._limits.idle_s
+        if request.close or self._server.draining:
+            self._dead = True
+            self._queue.clear()
+            self._pending.clear()
+            if request.refusal is not None:
+                self._linger()
+            else:
+                self.transport.close()
+        elif not self._pumping:
+            self._pump()
+
+    def _linger(self) -> None:
+        """Close so that the answer arrives: closing with unread bytes would reset the connection before the
+        client has read why it was refused. What still comes is dropped; the sweep ends it."""
+        self._lingering = True
+        self._server.lingering += 1
+        self.deadline_s = self._server.clock.now() + _LINGER_S
+        if self._reading_paused:
+            self._reading_paused = False
+            self._server.unwatch(self)
+            self.transport.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    # ---- answering
+
+    def answer(self, head: bytes, body: bytes) -> None:
+        """Write a whole answer. `head` is the status line and headers, each with its line end."""
+        request = self.current
+        if request is None:
+            return
+        if request.close:
+            head += b"connection: close\r\n"
+        elif request.http10:
+            head += b"connection: keep-alive\r\n"
+        if request.method == b"HEAD":
+            body = b"%d" % len(body)
+            self.transport.write(b"%b%bcontent-length: %b\r\n\r\n" % (head, self._server.date, body))
+        elif len(body) < 65_536:
+            self.transport.write(
+                b"%b%bcontent-length: %d\r\n\r\n%b" % (head, self._server.date, len(body), body)
+            )
+        else:
+            self.transport.write(b"%b%bcontent-length: %d\r\n\r\n" % (head, self._server.date, len(body)))
+            self.transport.write(body)
+        self._served()
+
+    def begin(self, head: bytes, payloads: list[bytes]) -> None:
+        """Begin an answer of unknown length with its first chunks, all in one write."""
+        request = self.current
+        if request is None:
+            return
+        if request.http10:
+            request.close = True
+        else:
+            head += b"transfer-encoding: chunked\r\n"
+        if request.close:
+            head += b"connection: close\r\n"
+        self._streaming = True
+        first = b"".join([self.framed(payload) for payload in payloads])
+        self.transport.write(b"%b%b\r\n%b" % (head, self._server.date, first))
+
+    def framed(self, payload: bytes) -> bytes:
+        """Return `payload` as one chunk of the present answer; empty stays empty (it would end it)."""
+        request = self.current
+        if not payload or request is None or request.http10:
+            return payload
+        return b"%x\r\n%b\r\n" % (len(payload), payload)
+
+    def send(self, framed: bytes) -> None:
+        """Write chunks made by `framed`: several may leave in one call, each keeps its own frame."""
+        if self.current is not None:
+            self.transport.write(framed)
+
+    def end(self, framed: bytes = b"") -> None:
+        """Write last chunks and end the answer."""
+        request = self.current
+        if request is None:
+            return
+        if not request.http10:
+            framed += b"0\r\n\r\n"
+        if framed:
+            self.transport.write(framed)
+        self._served()
+
+    def break_off(self) -> None:
+        """End an answer that cannot be completed, so that the client can tell."""
+        self.transport.abort()
+
+
+def _headers_too_large(limits: Limits) -> Refusal:
+    return Refusal(
+        code="headers_too_large",
+        message=f"the request line and headers exceed {limits.header_bytes} bytes",
+    )
