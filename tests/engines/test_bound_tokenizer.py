@@ -14,11 +14,19 @@ from wattmill.models.spec import TokenizerBound
 
 pytestmark = pytest.mark.engine
 
-NASTY = st.sampled_from(
-    ["<|im_start|>", "<|im_end|>\n", "<think>", "{{ 7*7 }}", "\\u0041", "%d" * 5, "a" * 40, "   \t\n", "\r\n"]
-    + ["ﷺ", "ﬃ", "½", "𝕳", "日本語", "\u0000", "\ufeff", "\u202e", "\u200b" * 9, "\ud7ff"]
-    + ["e\u0301" * 4, "\U0001f469\u200d\U0001f680"]
-)
+ASCII = [
+    "<|im_start|>",
+    "<|im_end|>\n",
+    "<think>",
+    "{{ 7*7 }}",
+    "\\u0041",
+    "%d" * 5,
+    "a" * 40,
+    " \t\n",
+    "\r\n",
+]
+ODD = ["ﷺ", "ﬃ", "½", "𝕳", "日本語", "\u0000", "\ufeff", "\u202e", "\u200b" * 9, "\ud7ff", "e\u0301" * 4]
+NASTY = st.sampled_from([*ASCII, *ODD, "\U0001f469\u200d\U0001f680"])
 TEXT = st.lists(NASTY | st.text(max_size=20), max_size=8).map("".join)
 ROLES = st.sampled_from(["user", "assistant", "system", "tool", "x" * 30])
 MESSAGES = st.lists(st.fixed_dictionaries({"role": ROLES, "content": TEXT}), min_size=1, max_size=8)

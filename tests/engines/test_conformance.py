@@ -211,7 +211,8 @@ def test_leaving_in_prefill_stops_the_engine_between_two_batches(engine: EngineU
         pytest.skip("measured for llama.cpp, which otherwise goes on to the prompt's end")
     before = engine.at_rest()
     tally = Tally(engine.adapter, "chat", show_usage=False)
-    with engine.open("chat", ask(long_prompt()), clamp=20, stream=True) as answering:
+    prompt = long_prompt()
+    with engine.open("chat", ask(prompt), clamp=20, stream=True) as answering:
         for event in answering.events():
             assert tally.feed(event) is None or not tally.has_content
             if (tally.prompt_tok or 0) >= engine.batch:
@@ -223,8 +224,9 @@ def test_leaving_in_prefill_stops_the_engine_between_two_batches(engine: EngineU
     assert before.prompt_tok is not None and after.prompt_tok is not None
     computed = after.prompt_tok - before.prompt_tok
     unread = computed - (usage.prompt_tok - usage.cached_tok)
-    assert 0 <= unread <= 8 * engine.batch
-    assert computed < 1_200, "the engine went on to the end of the prompt"
+    assert unread >= 0
+    whole = len(engine.post("/tokenize", {"content": prompt})["tokens"])
+    assert computed < 0.75 * whole, f"{computed} of {whole} tokens were computed, {unread} of them for nobody"
     assert after.output_tok == before.output_tok
 
 
