@@ -58,16 +58,12 @@ def significant(value: float, digits: int = 3) -> str:
     return f"{round(value, places):,.{places}f}"
 
 
-def scaled(value: float, unit: str, steps: tuple[tuple[float, str], ...]) -> str:
-    """Return e.g. "1.23 kW": the largest prefix of `steps` (descending) that leaves at least 1."""
-    for factor, prefix in steps:
-        if abs(value) >= factor:
+def scaled(value: float, unit: str, *, kilo_from: float = 1e3) -> str:
+    """Return e.g. "1.23 kW": the largest prefix that leaves at least 1; "k" only from `kilo_from` on."""
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= (kilo_from if prefix == "k" else factor):
             return f"{significant(value / factor)} {prefix}{unit}"
     return f"{significant(value)} {unit}"
-
-
-_BIG = ((1e9, "G"), (1e6, "M"), (1e4, "k"))
-_SI = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def _usd(nusd: float) -> str:
@@ -76,7 +72,7 @@ def _usd(nusd: float) -> str:
     if usd == 0:
         return "$0"
     sign, size = ("−" if usd < 0 else ""), abs(usd)
-    if size >= 1:
+    if size >= 0.9995:  # would read 1.000
         return f"{sign}${size:,.2f}"
     places = min(9, 2 - math.floor(math.log10(size)))
     return f"{sign}${size:.{places}f}"
@@ -94,7 +90,7 @@ def _seconds(value: float) -> str:
 
 
 def _joules(value: float) -> str:
-    return scaled(value, "J", _SI) if abs(value) < J_PER_KWH / 10 else f"{significant(value / J_PER_KWH)} kWh"
+    return scaled(value, "J") if abs(value) < J_PER_KWH / 10 else f"{significant(value / J_PER_KWH)} kWh"
 
 
 def _ratio(value: float) -> str:
@@ -103,11 +99,11 @@ def _ratio(value: float) -> str:
 
 
 UNITS: dict[str, Callable[[float], str]] = {
-    "w": lambda v: scaled(v, "W", _SI),
+    "w": lambda v: scaled(v, "W"),
     "j": _joules,
     "uj": lambda v: _joules(v / 1_000_000),
     "j_per_tok": lambda v: f"{significant(v)} J/tok",
-    "tok_per_s": lambda v: scaled(v, "tok/s", _BIG),
+    "tok_per_s": lambda v: scaled(v, "tok/s", kilo_from=1e4),
     "tok": lambda v: f"{v:,.0f} tok",
     "nusd": _usd,
     "nusd_per_h": lambda v: f"{_usd(v)} /h",

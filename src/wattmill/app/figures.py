@@ -230,7 +230,8 @@ def _place(pool: str, tone: str, r: Readings, known: PlaceState | None, lives: l
     recent = [c for c in (r.books.last_10s.cells if r.books else []) if c.pool == pool]
     seconds = r.books.last_10s.seconds if r.books else 10.0
     times = r.books.ttft.get(pool) if r.books else None
-    energy = r.books.energy_today_uj.get(pool) if r.books else None
+    # Roll-ups say 0 while no window is settled, and for places that tell no joules: unknown, not nothing.
+    energy = (r.books.energy_today_uj.get(pool) or None) if r.books else None
     tokens = _tokens(today)
     rows = f"/api/requests?pool={pool}"
     watts = known.power_w if known and r.running else None

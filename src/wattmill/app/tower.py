@@ -69,7 +69,9 @@ def _power(r: Readings) -> Floor:
         parts = [
             _watts("power", id, label, tone, w, total, r) for id, label, tone, w in drawn if w is not None
         ]
-    missing = None if parts else "No meter is read while the factory is down: `wattmill up`"
+    missing = (
+        None if parts else "No reading yet" if r.running else "No meter is read while the factory is down"
+    )
     return Floor(
         id="power",
         number=1,
@@ -237,7 +239,8 @@ def _token_floor(
         )
         for what, tok in _largest_first(amounts)
     )
-    missing = None if parts else f"No request ended in the last {_seconds(r):.0f} s: send one to the gateway"
+    hint = ": send one to the gateway" if r.running else ""
+    missing = None if parts else f"No request ended in the last {_seconds(r):.0f} s{hint}"
     return Floor(
         id=id, number=number, name=name, says=says, total=rate, parts=parts, missing=missing, room=room
     )

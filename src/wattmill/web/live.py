@@ -70,20 +70,22 @@ class Live:
 
     async def run(self) -> None:
         """Read until cancelled: each second while someone watches, each five seconds for the trends."""
+        took_s = 0.0
         while True:
-            took_s = time.monotonic()
+            pause_s = max(WATCHED_S if self.watchers else ALONE_S, BUSY_SHARE * took_s)
+            left_s = self._fresh_s + pause_s - time.monotonic()
+            if self._state is not None and left_s > 0:
+                self._woken.clear()
+                try:
+                    async with asyncio.timeout(left_s):
+                        await self._woken.wait()
+                except TimeoutError:
+                    pass
+                continue
             async with self._reading:
+                began_s = time.monotonic()
                 await self._take()
-            took_s = time.monotonic() - took_s
-            self._woken.clear()
-            pause_s = max(WATCHED_S, BUSY_SHARE * took_s) - took_s
-            if not self.watchers:
-                pause_s = max(ALONE_S, pause_s)
-            try:
-                async with asyncio.timeout(pause_s):
-                    await self._woken.wait()
-            except TimeoutError:
-                pass
+                took_s = time.monotonic() - began_s
 
     async def close(self) -> None:
         """End all streams, so that the server can stop."""

@@ -26,8 +26,8 @@ export function RequestView({ id, f }) {
   useEffect(() => { if (story && open && f.at_us - story.at_us < 120e6) fresh(); }, [f.at_us]);
   if (bad && !story) return html`<h2>${id}</h2><p class="status-failed" role="alert">${bad.message}</p><p class="note">${bad.help}</p>`;
   if (!story) return html`<p class="quiet" role="status">Reading its story …</p>`;
-  return html`<header><h2><span class="id">${story.id}</span></h2>
-    <p class="quiet"><${Ago} us=${story.at_us} now=${f.at_us} />, ${story.spender}${story.label && html`, own id <span class="id">${story.label}</span>`}</p><p>${story.model} <span class="quiet">${story.asked}</span></p></header>
+  return html`<div><h2><span class="id">${story.id}</span></h2>
+    <p class="quiet"><${Ago} us=${story.at_us} now=${f.at_us} />, ${story.spender}${story.label && html`, own id <span class="id">${story.label}</span>`}</p><p>${story.model} <span class="quiet">${story.asked}</span></p></div>
     ${story.refusal && html`<p class="note status-refused"><b>${story.refusal}</b> ${story.message}</p>`}
     ${story.attempts.length > 0 && html`<h3>What happened</h3><ol class="steps">${story.attempts.map((a, n) => html`<${Attempt} a=${a} n=${n} many=${story.attempts.length > 1} />`)}</ol>`}
     ${story.candidates.length > 0 && html`<h3>Why there</h3><p class="why">${story.reason}</p><div class="wide" tabindex="0" role="region" aria-label="Candidates"><table><thead><tr><th scope="col">Place</th><th scope="col">Verdict</th><th scope="col" class="n">Expected charge</th><th scope="col" class="n">First token</th><th scope="col" class="n">In all</th></tr></thead>

@@ -86,6 +86,7 @@ function Audit({ a }) {
 }
 
 export function Empty({ f, what, help }) {
+  if (!f.running) return html`<p>${what}</p><p class="note">The factory is not running. <code>wattmill up</code> starts it.</p>`;
   const url = f.gateway_url || "http://127.0.0.1:8686";
   return html`<p>${what}</p><p class="note">${help ? html`<code>${help}</code>` : html`Send one: <code>curl ${url}/v1/chat/completions -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" -d '{"model":"smollm2-135m","messages":[{"role":"user","content":"Hello"}]}'</code>`}</p>`;
 }

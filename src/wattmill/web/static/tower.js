@@ -10,14 +10,14 @@ function Part({ p, width }) {
   </span>`;
 }
 
-const words = (f) => f.missing ? `${f.name}: ${f.missing}` : `${f.name}, ${f.says}: ${f.total.text}. ${f.parts.map((p) => `${p.label} ${p.figure.text}`).join(", ")}`;
+const words = (f) => f.missing ? "" : `: ${f.parts.map((p) => `${p.label} ${p.figure.text}`).join(", ")}`;
 
 function Floor({ f, room, open, width, step }) {
   const here = f.room && f.room === room ? " here" : "";
   const go = f.room && (() => open(f.room));
   return html`<li class=${`floor${here}`}>
     ${f.room
-      ? html`<button class="name" data-floor=${f.id} aria-label=${`${words(f)}. Open the room`} aria-pressed=${f.room === room} onClick=${go} onKeyDown=${step}><b><i>${f.number ?? "$"}</i>${f.name}</b><small>${f.says}</small></button>`
+      ? html`<button class="name" data-floor=${f.id} aria-pressed=${f.room === room} onClick=${go} onKeyDown=${step}><b><i>${f.number ?? "$"}</i>${f.name}</b><small>${f.says}<span class="unseen">${words(f)}</span></small></button>`
       : html`<div class="name"><b><i>${f.number ?? "$"}</i>${f.name}</b><small>${f.says}</small></div>`}
     <div class="total"><${Fig} f=${f.total} name=${`${f.name}, ${f.says}`} /></div>
     <div class="bar" data-id=${f.id} onClick=${go} aria-hidden=${f.missing ? null : "true"}>
@@ -54,11 +54,14 @@ function Ribbons({ floors, flows, box, alive }) {
     const line = `M${ax + aw / 2} ${y0}${side(ax + aw / 2, bx + bw / 2, true)}`;
     return [{ id: `${flow.source}>${flow.target}`, d, line, tone: flow.tone, modelled: flow.modelled, wide: Math.min(aw, bw) > 5 }];
   });
-  return html`<svg class="ribbons" width=${box.width} height=${box.height} viewBox=${`0 0 ${box.width} ${box.height}`} aria-hidden="true">
-    <defs><pattern id="hatch" width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="4" height="7" fill="#fff" /></pattern><mask id="hatched"><rect width=${box.width} height=${box.height} fill="#777" /><rect width=${box.width} height=${box.height} fill="url(#hatch)" /></mask></defs>
-    ${drawn.map((r) => html`<path key=${r.id} class=${`ribbon tone-${r.tone}${r.modelled ? " modelled" : ""}`} d=${r.d} fill="var(--tone)" mask=${r.modelled ? "url(#hatched)" : null} />`)}
-    ${alive && drawn.filter((r) => r.wide).map((r) => html`<path key=${"s" + r.id} class=${`stream tone-${r.tone}`} d=${r.line} stroke="var(--tone)" />`)}
-  </svg>`;
+  // Hatched colours are patterns, and what moves has a layer of its own: the ribbons are painted once a change.
+  const hatched = [...new Set(drawn.filter((r) => r.modelled).map((r) => r.tone))];
+  const frame = { width: box.width, height: box.height, viewBox: `0 0 ${box.width} ${box.height}`, "aria-hidden": "true" };
+  return html`<svg class="ribbons" ...${frame}>
+    <defs>${hatched.map((tone) => html`<pattern key=${tone} id=${`hatch-${tone}`} class=${`tone-${tone}`} width="7" height="7" patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="7" height="7" fill="var(--tone)" opacity=".5" /><rect width="4" height="7" fill="var(--tone)" /></pattern>`)}</defs>
+    ${drawn.map((r) => html`<path key=${r.id} class=${`ribbon tone-${r.tone}`} d=${r.d} fill=${r.modelled ? `url(#hatch-${r.tone})` : "var(--tone)"} />`)}
+  </svg>
+  ${alive && html`<svg class="ribbons moving" ...${frame}>${drawn.filter((r) => r.wide).map((r) => html`<path key=${r.id} class=${`stream tone-${r.tone}`} d=${r.line} stroke="var(--tone)" />`)}</svg>`}`;
 }
 
 export function Tower({ figures, room, open }) {
@@ -86,7 +89,7 @@ export function Tower({ figures, room, open }) {
     doors[doors.indexOf(event.currentTarget) + way]?.focus();
     event.preventDefault();
   };
-  const alive = figures.floors.some((f) => f.id === "models" && f.parts.length > 0);
+  const alive = (figures.line.find((item) => item.id === "tok_per_s")?.figure.value || 0) > 0;
   const width = box ? box.width : 0;
   return html`<section class="sheet" aria-labelledby="tower-title">
     <header><h2 id="tower-title">Watt to value</h2><span class="quiet">last 60 s</span></header>

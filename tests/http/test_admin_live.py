@@ -1,0 +1,168 @@
+"""What flows: server-sent deltas that add up to the figures, and metrics that never go backwards."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from admin_rig import AdminRig, serving
+from msgspec.structs import replace
+
+from board_factory import BoardFactory
+from board_fixture import a_busy_factory
+from wattmill.app.figures import assemble
+from wattmill.app.home import Home
+from wattmill.app.readings import WorkerReading
+from wattmill.distribution.metrics import BY_NAME, Metrics
+from wattmill.ledger.stores.control_records import Node
+from wattmill.vocab.usage import Usage
+from wattmill.web.prometheus import FACTORY_METRICS, Memory, text
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdminRig]:
+    factory = BoardFactory(tmp_path_factory.mktemp("live"), requests=40, busy_s=60)
+    with serving(factory) as rig:
+        yield rig
+    factory.close()
+
+
+def events(answer: httpx.Response) -> Iterator[tuple[str, Any]]:
+    name = ""
+    for row in answer.iter_lines():
+        if row.startswith("event: "):
+            name = row[7:]
+        elif row.startswith("data: "):
+            yield name, json.loads(row[6:])
+
+
+def patched(state: Any, change: list[Any]) -> Any:
+    path = change[0]
+    if not path:
+        return change[1]
+    copy = list(state) if isinstance(state, list) else dict(state)
+    if len(path) == 1 and len(change) == 1:
+        del copy[path[0]]
+    else:
+        inner = copy[path[0]] if not isinstance(copy, dict) or path[0] in copy else {}
+        copy[path[0]] = patched(inner, [path[1:], *change[1:]])
+    return copy
+
+
+def test_a_full_state_and_its_deltas_are_the_figures(rig: AdminRig) -> None:
+    with rig.client() as admin, admin.stream("GET", "/api/live", timeout=10) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        told = events(answer)
+        name, first = next(told)
+        assert name == "full" and set(first) == {"figures", "trends"}
+        state = first["figures"]
+        assert set(first["trends"]) == {item["id"] for item in state["line"]}
+        rig.factory.write_state(host_w=61.5)
+        for name, changes in told:
+            if name == "delta":
+                for change in changes:
+                    state = patched(state, change)
+                if state["power"]["host"]["value"] == 61.5:
+                    break
+        with rig.client() as other:
+            now = other.get("/api/figures").json()
+    state["recent"], now["recent"] = [], []
+    assert {**state, "at_us": 0, "processes": []} == {**now, "at_us": 0, "processes": []}
+
+
+def test_many_watchers_share_one_reading(rig: AdminRig) -> None:
+    firsts: list[int] = []
+
+    def watch() -> None:
+        with rig.client() as admin, admin.stream("GET", "/api/live", timeout=10) as answer:
+            told = events(answer)
+            firsts.append(next(told)[1]["figures"]["at_us"])
+
+    threads = [threading.Thread(target=watch) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(10)
+    assert len(firsts) == 8 and len(set(firsts)) <= 3
+
+
+def samples(page: str) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for row in page.splitlines():
+        if row and not row.startswith("#"):
+            name, _, value = row.rpartition(" ")
+            assert name not in out, f"{name} stands twice"
+            out[name] = float(value)
+    return out
+
+
+def test_the_metrics_page_is_what_the_workers_count(rig: AdminRig) -> None:
+    page = httpx.get(f"{rig.url}/metrics", trust_env=False).text
+    found = samples(page)
+    ended = {k: v for k, v in found.items() if k.startswith("wattmill_attempts_total")}
+    assert sum(ended.values()) == sum(rig.factory.metrics.values["wattmill_attempts_total"].values())
+    assert found["wattmill_ledger_difference"] == 0
+    assert (
+        found['wattmill_ttft_seconds_bucket{pool="edge",le="+Inf"}']
+        == found['wattmill_ttft_seconds_count{pool="edge"}']
+    )
+    names = {m.name: m for m in (*BY_NAME.values(), *FACTORY_METRICS)}
+    for name in found:
+        base, _, labels = name.partition("{")
+        metric = names.get(base) or names[re.sub(r"_(bucket|sum|count)$", "", base)]
+        given = re.findall(r'(\w+)="', labels)
+        assert tuple(g for g in given if g != "le") == metric.labels
+    assert page.count("# TYPE ") == len(names)
+
+
+def told(epoch: str, metrics: Metrics) -> WorkerReading:
+    return WorkerReading(
+        number=0,
+        status={},
+        metrics={"epoch": epoch, "metrics": metrics.snapshot({"wattmill_in_flight": [((), 3)]})},
+    )
+
+
+def refusals(snapshot: dict[str, Any]) -> float:
+    return sum(value for _, value in snapshot["wattmill_refusals_total"])
+
+
+def test_what_a_dead_worker_counted_stays_in_the_sum(home: Home) -> None:
+    memory = Memory(home)
+    first = Metrics()
+    first.count("wattmill_refusals_total", "privacy", by=5)
+    assert refusals(memory.sum([told("a" * 12, first)], {"a" * 12})) == 5
+    silent = WorkerReading(number=0, status=None)
+    assert refusals(memory.sum([silent], {"a" * 12})) == 5, "slow is not dead"
+    assert refusals(memory.sum([silent], set())) == 5, "dead is not forgotten"
+    second = Metrics()
+    second.count("wattmill_refusals_total", "privacy", by=2)
+    summed = memory.sum([told("b" * 12, second)], {"b" * 12})
+    assert refusals(summed) == 7
+    assert summed["wattmill_in_flight"] == [[[], 3]], "a dead worker has nothing in flight"
+    reborn = Memory(home)
+    assert refusals(reborn.sum([told("b" * 12, second)], {"b" * 12})) == 7, "the admin app died in between"
+
+
+def test_the_page_stays_small_with_many_places_and_tenants() -> None:
+    r = a_busy_factory()
+    assert r.state is not None
+    metrics = Metrics()
+    for n in range(100):
+        for status in ("finished", "aborted", "failed", "cut"):
+            metrics.ended(f"place-{n}", status, Usage(3, 2), 1, 1)
+        for endpoint in ("chat", "completions", "embeddings"):
+            metrics.answered(endpoint, f"place-{n}", "2xx")
+        metrics.observe("wattmill_ttft_seconds", f"place-{n}", 0.2)
+        metrics.observe("wattmill_duration_seconds", f"place-{n}", 0.2)
+    nodes = {
+        id: Node(id=id, parent=1, kind="team", name=f"team-{id}", cap_nusd=9, created_us=0)
+        for id in range(2, 5_000)
+    }
+    page = text(metrics.snapshot(), assemble(replace(r, nodes={**nodes, 1: r.nodes[1]})))
+    assert len(page) < 1_000_000
