@@ -17,12 +17,14 @@ _STEADY_S = 30.0  # up that long, a child has recovered: its next crash restarts
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """How to start one process. `ready` is asked until it says True; until then the child is `starting`."""
+    """How to start one process. `ready` is asked until it says True; until then the child is `starting`.
+    `final_exits` are exit codes after which starting it again cannot help, with their meaning."""
 
     role: str
     argv: Sequence[str]
     env: Mapping[str, str] = field(default_factory=dict)
     ready: Callable[[], bool] | None = None
+    final_exits: Mapping[int, str] = field(default_factory=dict)
 
 
 class Child:
@@ -41,6 +43,7 @@ class Child:
         self._is_ready = False
         self.restarts = 0
         self.last_exit: str | None = None
+        self.given_up: str | None = None  # why it is not started again
 
     @property
     def pid(self) -> int | None:
@@ -74,7 +77,7 @@ class Child:
     def tend(self, *, now_s: float, wall_us: int) -> bool:
         """Notice an exit, restart after a growing pause. Returns True when the child's state changed."""
         if self._process is None:
-            if now_s < self._start_at_s:
+            if now_s < self._start_at_s or self.given_up is not None:
                 return False
             self.restarts += 1
             self.start(now_s=now_s, wall_us=wall_us)
@@ -86,6 +89,7 @@ class Child:
                 self._failures = 0
             self._start_at_s = now_s + _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
             self._failures += 1
+            self.given_up = self.spec.final_exits.get(code)
             self._process, self._is_ready = None, False
             return True
         if not self._is_ready and self.spec.ready is not None and self.spec.ready():

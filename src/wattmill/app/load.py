@@ -50,7 +50,7 @@ def shapes(model: str, pools: list[str]) -> list[Shape]:
         Shape(weight=1, model=model, stream=True, max_tokens=64, hang_up_after_chunks=6),
     ]
     return mix + [
-        Shape(weight=1, model=f"{pool}/{model}", stream=True, max_tokens=24, privacy="public")
+        Shape(weight=2, model=f"{pool}/{model}", stream=True, max_tokens=24, privacy="public")
         for pool in pools
     ]
 

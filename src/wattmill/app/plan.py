@@ -188,8 +188,9 @@ def _fleet_pool(
     if place.declared.capabilities is not None:
         able &= frozenset(place.declared.capabilities)
     elif place.embedded:
-        # An engine that also embeds computes a prompt in one batch: a client that leaves then costs more.
-        able -= {"embeddings"}
+        # Only what is declared: an engine that also embeds computes a prompt in one batch, so that a client who
+        # leaves costs more; and whether tools work is a matter of the weights' chat template (SmolLM2 has none).
+        able -= {"embeddings", "tools"}
     return scheduling.Pool(
         name=place.pool,
         models=frozenset(place.models),

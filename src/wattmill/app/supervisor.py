@@ -34,7 +34,7 @@ from wattmill.app.who_listens import free_port
 from wattmill.app.worker_control import ask
 from wattmill.ledger.journal import Journal
 from wattmill.ledger.stores.control import Control
-from wattmill.models.engines.embedded import READY_PATH, EmbeddedSpec, command
+from wattmill.models.engines.embedded import EXIT_CODES, READY_PATH, EmbeddedSpec, command
 from wattmill.models.weights import Missing, weights_path
 from wattmill.power.spec import HostPower
 
@@ -122,6 +122,10 @@ class Factory:
     @property
     def is_ready(self) -> bool:
         return all(child.is_ready for child in self.children())
+
+    def given_up(self) -> dict[str, str]:
+        """Return why, by role, of processes that starting again would not help."""
+        return {c.spec.role: c.given_up for c in self.children() if c.given_up is not None}
 
     def not_ready(self) -> list[str]:
         return [child.spec.role for child in self.children() if not child.is_ready]
@@ -218,6 +222,7 @@ class Factory:
                 argv,
                 env=env,
                 ready=_answers_http(endpoint.host, endpoint.port, READY_PATH),
+                final_exits={code: text for code, (again, text) in EXIT_CODES.items() if not again},
             )
             child.start(now_s=self._clock.now(), wall_us=self._clock.wall_us())
             self._engines[pool], self._specs[pool], self._endpoints[pool] = child, spec, endpoint
@@ -302,8 +307,9 @@ class Factory:
         *,
         env: Mapping[str, str] | None = None,
         ready: Callable[[], bool] | None = None,
+        final_exits: Mapping[int, str] | None = None,
     ) -> Child:
-        spec = ChildSpec(role=role, argv=argv, env=env or {}, ready=ready)
+        spec = ChildSpec(role=role, argv=argv, env=env or {}, ready=ready, final_exits=final_exits or {})
         return Child(spec, logs=self.home.logs, lifeline_fd=self._child_end)
 
     def spawn_helper(self, role: str, argv: list[str], env: Mapping[str, str]) -> Child:
@@ -373,10 +379,10 @@ def _answers_control(socket_path: Path) -> Callable[[], bool]:
 
 
 def wait_until_ready(factory: Factory, *, timeout_s: float, on_change: Callable[[], None]) -> bool:
-    """Tend the factory until all of it is ready; False at the time-out."""
+    """Tend the factory until all of it is ready; False at the time-out, or when a process cannot be had."""
     ends_s = time.monotonic() + timeout_s
     while not factory.is_ready:
-        if time.monotonic() > ends_s:
+        if time.monotonic() > ends_s or factory.given_up():
             return False
         if factory.tick():
             on_change()

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from wattmill.app.home import Home
 
 Answer = dict[str, Any]
 
@@ -64,3 +67,25 @@ def ask(path: Path, operation: str, *, timeout_s: float = 1.0) -> Answer | None:
         return msgspec.json.decode(received, type=dict[str, Any])
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def tell_workers(home: Home, generation: int, *, patience_s: float = 1.0) -> bool:
+    """Have every running worker read what has changed, and wait until each has; False if one has not in time.
+
+    They look by themselves about four times a second: this is for whoever goes on to use what he just made.
+    """
+    waiting = list(home.run.glob("worker-*.sock"))
+    for path in waiting:
+        ask(path, "reload", timeout_s=0.3)
+    ends_s = time.monotonic() + patience_s
+    while waiting:
+        answers = {path: ask(path, "status", timeout_s=0.3) for path in waiting}
+        # Who does not answer is not running: it reads everything when it starts.
+        waiting = [
+            p for p, answer in answers.items() if answer is not None and answer["generation"] < generation
+        ]
+        if waiting and time.monotonic() > ends_s:
+            return False
+        if waiting:
+            time.sleep(0.01)
+    return True

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wattmill.app.home import Home
+from wattmill.app.worker_control import tell_workers
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import ControlError
 from wattmill.units import US_PER_S, nusd_from_usd, usd_text
@@ -37,7 +38,11 @@ def control_at(home: Path) -> Iterator[Control]:
         fail(f"no factory in {home}: `wattmill up` makes one, or name its folder with --home")
     try:
         with Control(path) as control:
+            before = control.generation()
             yield control
+            after = control.generation()
+        if after != before:
+            tell_workers(Home(home), after)
     except (ControlError, LookupError) as error:
         fail(str(error))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -13,6 +14,8 @@ from wattmill.app.explain import Story, Try, UnknownRequest, as_builtins, explai
 from wattmill.app.home import Home
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json
 from wattmill.units import UJ_PER_J, US_PER_S, usd_text
+
+_usd = partial(usd_text, digits=9)  # exact: small models cost fractions of a millionth
 
 explain_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -69,7 +72,7 @@ def lines(story: Story) -> list[tuple[str, str]]:
         out.append(
             (
                 "" if number else "expected",
-                f"{one.pool}: {usd_text(one.expected_nusd)} USD, first token {one.expected_ttft_s:.2f} s, "
+                f"{one.pool}: {_usd(one.expected_nusd)} USD, first token {one.expected_ttft_s:.2f} s, "
                 f"all {one.expected_s:.2f} s  ({word})",
             )
         )
@@ -104,17 +107,16 @@ def _attempt(number: int, one: Try) -> list[tuple[str, str]]:
         out.append(("  tokens", f"{counts}  ({one.source})"))
     if one.charge_nusd is not None and one.cost_nusd is not None:
         price = f"  {one.charge_price}" if one.charge_price else ""
-        over = f", overrun {usd_text(one.overrun_nusd)} USD (operator's)" if one.overrun_nusd else ""
-        held = f", reserved {usd_text(one.reserved_nusd)} USD" if one.reserved_nusd is not None else ""
+        over = f", overrun {_usd(one.overrun_nusd)} USD (operator's)" if one.overrun_nusd else ""
+        held = f", reserved {_usd(one.reserved_nusd)} USD" if one.reserved_nusd is not None else ""
         out.append(
             (
                 "  money",
-                f"charge {usd_text(one.charge_nusd)} USD, cost {usd_text(one.cost_nusd)} "
-                f"USD{over}{held}{price}",
+                f"charge {_usd(one.charge_nusd)} USD, cost {_usd(one.cost_nusd)} USD{over}{held}{price}",
             )
         )
     elif one.reserved_nusd is not None:
-        out.append(("  money", f"reserved {usd_text(one.reserved_nusd)} USD, not ended yet"))
+        out.append(("  money", f"reserved {_usd(one.reserved_nusd)} USD, not ended yet"))
     return out
 
 
@@ -126,11 +128,11 @@ def _totals(story: Story) -> list[tuple[str, str]]:
         joules = story.energy_uj / UJ_PER_J
         each = f", {joules / output:.3f} J per output token" if output else ""
         energy = f"{joules:.2f} J{each}  ({story.energy_provenance}; {story.energy_source})"
-    margin = usd_text(story.charge_nusd - story.cost_nusd)
+    margin = _usd(story.charge_nusd - story.cost_nusd)
     return [
         ("energy", energy),
-        ("charge", f"{usd_text(story.charge_nusd)} USD"),
-        ("cost", f"{usd_text(story.cost_nusd)} USD, margin {margin} USD"),
+        ("charge", f"{_usd(story.charge_nusd)} USD"),
+        ("cost", f"{_usd(story.cost_nusd)} USD, margin {margin} USD"),
     ]
 
 

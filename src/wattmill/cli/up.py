@@ -122,12 +122,15 @@ class _Run:
         ready = wait_until_ready(
             factory,
             timeout_s=_READY_S,
-            on_change=lambda: line.say("waiting for " + (", ".join(factory.not_ready()) or "nothing more")),
+            on_change=lambda: line.say(f"waiting for {', '.join(factory.not_ready()) or 'the last word'}"),
         )
         if not ready:
-            late = ", ".join(factory.not_ready())
+            late, lost = factory.not_ready(), factory.given_up()
             factory.stop()
-            _end(EXIT_START, f"not ready after {_READY_S:.0f} s: {late}. Their logs: {self._home.logs}")
+            for role, why in lost.items():
+                print(f"wattmill up: {role}: {why}", file=sys.stderr)
+                print(_last_line(self._home, role), file=sys.stderr)
+            _end(EXIT_START, f"not ready: {', '.join(late)}. Their logs: {self._home.logs}")
         key = self._console_key(factory)
         line.clear()
         show_welcome(
@@ -297,6 +300,11 @@ def _check_weights(settings: Settings) -> None:
         found = weights_path(spec.weights)
         if isinstance(found, Missing):
             _end(EXIT_WEIGHTS, f"pool {spec.pool!r}: {found.message}")
+
+
+def _last_line(home: Home, role: str) -> str:
+    lines = (home.logs / f"{role}.log").read_text(errors="replace").splitlines()
+    return lines[-1] if lines else ""
 
 
 def _seconds(text: str) -> float:

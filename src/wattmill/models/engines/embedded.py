@@ -23,7 +23,7 @@ EXIT_CODES: dict[int, tuple[bool, str]] = {
     EXIT_SPINNING: (False, "started without OMP_WAIT_POLICY=passive"),
     EXIT_NO_WEIGHTS: (False, "the weights file is missing: `wattmill models pull`"),
     EXIT_CANNOT_LOAD: (False, "the engine cannot load the weights; see its log"),
-    EXIT_NO_ENGINE: (False, "xllamacpp is not installed"),
+    EXIT_NO_ENGINE: (False, "xllamacpp or a library that it needs is not installed; its log says which"),
     EXIT_PORT_TAKEN: (True, "the port was taken by another process: start it on a new one"),
     70: (False, "its parent is gone"),
 }

@@ -46,7 +46,7 @@ def main() -> None:
     try:
         import xllamacpp
     except ImportError as e:
-        _end(EXIT_NO_ENGINE, f"the embedded engine is not installed ({e}); `pip install xllamacpp`")
+        _end(EXIT_NO_ENGINE, f"the embedded engine cannot be loaded ({e}); {_way_out(e)}")
     try:
         server = xllamacpp.Server(_parameters(xllamacpp, args, key))
     except (RuntimeError, ValueError, OSError) as e:
@@ -99,6 +99,12 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--verbose", action="store_true")
     return parser.parse_args()
+
+
+def _way_out(error: ImportError) -> str:
+    if "libgomp" in str(error):
+        return "install OpenMP's runtime, on Debian `apt-get install libgomp1`"
+    return "`pip install xllamacpp`"
 
 
 def _is_free(port: int) -> bool:
