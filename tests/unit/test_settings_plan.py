@@ -156,7 +156,15 @@ def test_a_declared_list_narrows_what_an_adapter_can_do(tmp_path: Path):
     found = backends(settings, published(settings, {}, tmp_path), ENDPOINTS, {})
     pools = {p.name: p for p in fleet_pools(settings, found, {}, lambda _: ABLE)}
     assert pools["edge"].capabilities == {"chat"}
-    assert pools["local"].capabilities == ABLE
+    # An engine of ours has no capability that depends on its weights or its start unless it is declared.
+    assert pools["local"].capabilities == ABLE & {
+        "chat",
+        "completions",
+        "embeddings",
+        "json_schema",
+        "logprobs",
+    }
+    assert pools["cloud"].capabilities == ABLE - {"tools", "embeddings"}  # the stand-in
 
 
 def test_cards_carry_the_name_that_clients_use():
