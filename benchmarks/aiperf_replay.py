@@ -137,7 +137,8 @@ def main() -> int:
     asked = sum(row["input_length"] for row in rows), sum(row["output_length"] for row in rows)
     print(f"{'trace':<8}{len(rows):>10,}{asked[0]:>12,}{asked[1]:>12,}")
     print(
-        f"the trace's input is what aiperf aims at: the text that it made counts {booked_prompt - asked[0]:+,} tokens"
+        "the trace's input is what aiperf aims at: the text that it made counts "
+        f"{booked_prompt - asked[0]:+,} tokens"
     )
     same = len(set(counts.values())) == 1
     print(f"errors {int(told['errors'])}, {'the three totals are equal' if same else 'the totals DIFFER'}")
