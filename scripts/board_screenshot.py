@@ -1,4 +1,4 @@
-"""Picture of the board of a running factory: `python scripts/board_screenshot.py HOME OUT.png [--dark] [--width 1440]`.
+"""Picture of the board of a running factory: `python scripts/board_screenshot.py HOME OUT.png [--dark]`.
 
 Needs Chromium and the Python package `playwright` (its own browser download is not used).
 """

@@ -144,10 +144,25 @@ class BoardFactory:
         route = Route(candidates, (Excluded("cloud", "privacy"),), REASON, 1) if first is None else None
         self.gateway.append_intent(
             Intent(
-                self.seq, first or self.seq, 0 if first is None else 1, at_us, path, pool, MODEL, "chat", True, 900, 256,
-                900_000, cost.id, charge.id, asked_output_tok=256, route=route, reserved_cost_nusd=900_000,
+                self.seq,
+                first or self.seq,
+                0 if first is None else 1,
+                at_us,
+                path,
+                pool,
+                MODEL,
+                "chat",
+                True,
+                900,
+                256,
+                900_000,
+                cost.id,
+                charge.id,
+                asked_output_tok=256,
+                route=route,
+                reserved_cost_nusd=900_000,
             )
-        )  # fmt: skip
+        )
         return self.seq
 
     def end(
@@ -168,7 +183,8 @@ class BoardFactory:
             End(
                 seq, at_us, status, usage, "measured" if usage else "none", spent, charged, ttft_us=ttft,
                 duration_us=took, started_us=at_us - took, queue_us=4_000, prefill_us=80_000,
-                finish_reason="stop" if status == "finished" else None, error="upstream_failed" if not usage else None,
+                finish_reason="stop" if status == "finished" else None,
+                error="upstream_failed" if not usage else None,
             )  # type: ignore[arg-type]
         )  # fmt: skip
         self.metrics.ended(pool, status, usage, spent, charged)
@@ -214,8 +230,8 @@ class BoardFactory:
         ]
         started = self.now_us - 600 * S
         return {
-            "epoch": self.gateway.epoch, "worker": 0, "listening": True, "draining": False, "started_us": started,
-            "in_flight": 1, "rss_mb": 41.2, "cpu_s": 6.0, "fleet": fleet,
+            "epoch": self.gateway.epoch, "worker": 0, "listening": True, "draining": False,
+            "started_us": started, "in_flight": 1, "rss_mb": 41.2, "cpu_s": 6.0, "fleet": fleet,
         }  # fmt: skip
 
     def write_state(self, **more: Any) -> None:
@@ -227,8 +243,8 @@ class BoardFactory:
         ]
         places = [
             PlaceState(
-                pool=pool, place=pool, engine=f"llama.cpp, {MODEL}-{kind}", stand_in=pool == "cloud", power_w=watts,
-                power_provenance="modelled" if watts else "unknown",
+                pool=pool, place=pool, engine=f"llama.cpp, {MODEL}-{kind}", stand_in=pool == "cloud",
+                power_w=watts, power_provenance="modelled" if watts else "unknown",
             )
             for pool, kind, watts in (("edge", "q4_0", 14.0), ("local", "q8_0", 8.9), ("cloud", "q8_0", None))
         ]  # fmt: skip

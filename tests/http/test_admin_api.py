@@ -185,7 +185,8 @@ def test_a_key_is_shown_once_rotated_and_revoked(rig: AdminRig, admin: httpx.Cli
     assert rotated["secret"] != secret
     answer = admin.request("DELETE", f"/api/keys/{id}", headers={"content-type": "application/json"})
     assert answer.json() == {"revoked": True, "changed": True}
-    assert next(k for k in rig.factory.control.keys() if k.id == id).revoked_us is not None
+    everybody = rig.factory.control.keys()
+    assert next(k for k in everybody if k.id == id).revoked_us is not None
 
 
 def test_errors_name_the_field_the_value_and_the_way_out(admin: httpx.Client) -> None:

@@ -34,8 +34,8 @@ def admin(rig: AdminRig) -> Iterator[httpx.Client]:
 
 CLOSED = (
     "/api/figures", "/api/live", "/api/requests", "/api/requests/req_000000000000_1", "/api/rows/energy",
-    "/api/rows/balances", "/api/audit", "/api/keys", "/api/tenants", "/api/budgets", "/api/prices", "/api/places",
-    "/api/nothing-of-the-kind",
+    "/api/rows/balances", "/api/audit", "/api/keys", "/api/tenants", "/api/budgets", "/api/prices",
+    "/api/places",    "/api/nothing-of-the-kind",
 )  # fmt: skip
 
 

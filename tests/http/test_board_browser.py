@@ -255,7 +255,7 @@ def test_the_assets_are_small(rig: AdminRig, browser: Browser) -> None:
 
 
 def axe_source() -> str:
-    """Return axe-core, from a cache or fetched by npm and checked; it is not ours to keep in this repository."""
+    """Return axe-core, from a cache or fetched by npm and checked: it is not ours to keep here."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "wattmill-tests"
     kept = cache / f"{AXE.replace('@', '-')}.min.js"
     if not kept.exists():

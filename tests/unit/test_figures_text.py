@@ -15,13 +15,13 @@ from wattmill.app.figure import DASH, UNITS, figure, significant
 def test_figures_read_like_this() -> None:
     values = (
         (49.312, "w"), (1234, "w"), (0, "w"), (0.034, "s"), (1.2345, "s"), (400, "s"), (0.0412, "ratio"),
-        (0.923, "ratio"), (93.14, "tok_per_s"), (9_876, "tok_per_s"), (123_456, "tok_per_s"), (0.3829, "j_per_tok"),
-        (41_700_000, "uj"), (0, "count"),
+        (0.923, "ratio"), (93.14, "tok_per_s"), (9_876, "tok_per_s"), (123_456, "tok_per_s"),
+        (0.3829, "j_per_tok"), (41_700_000, "uj"), (0, "count"),
     )  # fmt: skip
     assert [figure(value, unit).text for value, unit in values] == snapshot(
         [
-            "49.3 W", "1.23 kW", "0 W", "34.0 ms", "1.23 s", "6.67 min", "4.1 %", "92 %", "93.1 tok/s", "9,876 tok/s",
-            "123 ktok/s", "0.383 J/tok", "41.7 J", "0",
+            "49.3 W", "1.23 kW", "0 W", "34.0 ms", "1.23 s", "6.67 min", "4.1 %", "92 %",
+            "93.1 tok/s", "9,876 tok/s", "123 ktok/s", "0.383 J/tok", "41.7 J", "0",
         ]
     )  # fmt: skip
 

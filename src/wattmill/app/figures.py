@@ -18,6 +18,7 @@ from wattmill.app.readings import (
     RecentRow,
     Times,
     read_control,
+    read_processes,
     read_supervisor,
     read_workers,
 )
@@ -27,6 +28,7 @@ from wattmill.ledger.stores.control import Control
 from wattmill.ledger.tenancy import name_of, path_of
 from wattmill.units import TOK_PER_MTOK, UJ_PER_J, US_PER_S
 
+BYTES_PER_MB = 1_000_000
 SPENDERS_MAX = 300
 """Of a larger tree the board shows the largest; `/api/budgets` has all."""
 
@@ -52,6 +54,7 @@ def read(home: Home, now_us: int, *, control: Control | None = None) -> Readings
         nodes=nodes,
         budgets=budgets,
         books=books,
+        processes=read_processes(state) if running else {},
         fault=fault,
     )
 
@@ -375,9 +378,10 @@ def _processes(r: Readings) -> tuple[Process, ...]:
     said = {f"gateway-{w.number}": w.status or {} for w in r.workers}
     out = []
     for p in r.state.processes if r.state and r.running else []:
-        mine = said.get(p.role, {})
-        age_s = (r.now_us - mine["started_us"]) / US_PER_S if mine.get("started_us") else None
-        cpu = mine["cpu_s"] / age_s if age_s and mine.get("cpu_s") is not None else None
+        use = r.processes.get(p.pid) if p.pid else None
+        age_s = (r.now_us - p.since_us) / US_PER_S
+        cpu = use.cpu_s / age_s if use and age_s > 0 else None
+        rss = use.rss_bytes / BYTES_PER_MB if use and use.rss_bytes is not None else None
         out.append(
             Process(
                 role=p.role,
@@ -386,9 +390,9 @@ def _processes(r: Readings) -> tuple[Process, ...]:
                 since_us=p.since_us,
                 restarts=p.restarts,
                 last_exit=p.last_exit,
-                in_flight=figure(mine.get("in_flight"), "count"),
+                in_flight=figure(said.get(p.role, {}).get("in_flight"), "count"),
                 cpu=figure(cpu, "ratio", note="of one core, since it started"),
-                rss=figure(mine.get("rss_mb"), "mb"),
+                rss=figure(rss, "mb"),
             )
         )
     return tuple(out)

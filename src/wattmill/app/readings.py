@@ -3,6 +3,9 @@ supervisor's state and the workers' sockets. Reading is here, arithmetic is in `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean
+
 import msgspec
 
 from wattmill.app import home_lock
@@ -11,6 +14,7 @@ from wattmill.app.state import FactoryState, read_state
 from wattmill.app.worker_control import Answer, ask
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import Budget, Node
+from wattmill.power.live.proc import process_cpu_s, process_rss_bytes
 
 WORKER_TIMEOUT_S = 0.3
 
@@ -113,6 +117,22 @@ class WorkerReading(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Answer | None = None
 
 
+class Power(msgspec.Struct, frozen=True, kw_only=True):
+    """Watts by part: of the last window, or the mean of the readings of the last minute."""
+
+    host_w: float
+    idle_w: float
+    other_w: float
+    by_pool_w: dict[str, float]
+
+
+class ProcessUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What the kernel says of one process."""
+
+    cpu_s: float
+    rss_bytes: int | None
+
+
 class Readings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything at one moment. Each part may be missing: a factory that is down still has books."""
 
@@ -123,6 +143,8 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     nodes: dict[int, Node]
     budgets: list[Budget]
     books: BookReading | None
+    processes: dict[int, ProcessUse] = {}  # by pid
+    power_mean: Power | None = None  # of the last minute, where somebody kept the readings
     fault: str | None = None  # why a part is missing
 
 
@@ -151,6 +173,39 @@ def read_control(home: Home, control: Control | None) -> tuple[dict[int, Node], 
 
 def is_running(home: Home) -> bool:
     return home_lock.running(home) is not None
+
+
+def read_processes(state: FactoryState | None) -> dict[int, ProcessUse]:
+    """Return CPU time and memory of the factory's processes that are there."""
+    found = {}
+    for process in state.processes if state is not None else ():
+        cpu_s = process_cpu_s(process.pid) if process.pid else None
+        if process.pid and cpu_s is not None:
+            found[process.pid] = ProcessUse(cpu_s=cpu_s, rss_bytes=process_rss_bytes(process.pid))
+    return found
+
+
+def power_now(state: FactoryState | None) -> Power | None:
+    """Return the supervisor's last window, None if nothing was read."""
+    if state is None or state.host_w is None or state.idle_w is None or state.other_w is None:
+        return None
+    by_pool = {p.pool: p.power_w for p in state.places if p.power_w is not None}
+    return Power(host_w=state.host_w, idle_w=state.idle_w, other_w=state.other_w, by_pool_w=by_pool)
+
+
+def mean_power(readings: Sequence[Power]) -> Power | None:
+    """Return the mean of readings; a place counts in those readings that have it."""
+    if not readings:
+        return None
+    pools = {
+        pool: [p.by_pool_w[pool] for p in readings if pool in p.by_pool_w] for pool in readings[-1].by_pool_w
+    }
+    return Power(
+        host_w=fmean(p.host_w for p in readings),
+        idle_w=fmean(p.idle_w for p in readings),
+        other_w=fmean(p.other_w for p in readings),
+        by_pool_w={pool: fmean(watts) for pool, watts in pools.items()},
+    )
 
 
 def read_supervisor(home: Home) -> tuple[bool, FactoryState | None]:

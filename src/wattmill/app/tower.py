@@ -8,7 +8,7 @@ from typing import TypeVar, get_args
 
 from wattmill.app.board import Floor, Flow, Part
 from wattmill.app.figure import Figure, figure
-from wattmill.app.readings import Cell, Readings
+from wattmill.app.readings import Cell, Power, Readings, power_now
 from wattmill.ledger.tenancy import path_of
 from wattmill.units import S_PER_H
 from wattmill.vocab.usage import Provenance
@@ -56,19 +56,17 @@ def floors(r: Readings) -> tuple[Floor, ...]:
 
 
 def _power(r: Readings) -> Floor:
-    state = r.state if r.running else None
-    total = state.host_w if state else None
-    note = state.power_source if state else None
-    host = figure(total, "w", provenance=power_provenance(r), rows="/api/rows/energy", note=note)
+    power = _watts_of(r)
+    total = power.host_w if power else None
     parts: list[Part] = []
-    if state and total:
+    if power and total:
         tones = pool_tones(r)
-        drawn = [("idle", "idle", "idle", state.idle_w)]
-        drawn += [(p.pool, p.pool, tones[p.pool], p.power_w) for p in state.places]
-        drawn += [("other", "unattributed", "other", state.other_w)]
-        parts = [
-            _watts("power", id, label, tone, w, total, r) for id, label, tone, w in drawn if w is not None
+        drawn = [("idle", "idle", "idle", power.idle_w)]
+        drawn += [
+            (pool, pool, tones[pool], watts) for pool, watts in power.by_pool_w.items() if pool in tones
         ]
+        drawn += [("other", "unattributed", "other", power.other_w)]
+        parts = [_watts("power", id, label, tone, w, total, r) for id, label, tone, w in drawn if w > 0]
     missing = (
         None if parts else "No reading yet" if r.running else "No meter is read while the factory is down"
     )
@@ -77,11 +75,23 @@ def _power(r: Readings) -> Floor:
         number=1,
         name="Power",
         says="watts",
-        total=host,
+        total=figure(
+            total, "w", provenance=power_provenance(r), rows="/api/rows/energy", note=_watts_note(r)
+        ),
         parts=tuple(parts),
         missing=missing,
         room="power",
     )
+
+
+def _watts_of(r: Readings) -> Power | None:
+    return (r.power_mean or power_now(r.state)) if r.running else None
+
+
+def _watts_note(r: Readings) -> str | None:
+    if r.state is None:
+        return None
+    return f"mean of the last minute; {r.state.power_source}" if r.power_mean else r.state.power_source
 
 
 def _site() -> Floor:
@@ -96,28 +106,23 @@ def _site() -> Floor:
 
 
 def _compute(r: Readings) -> Floor:
-    state = r.state if r.running else None
     tones = pool_tones(r)
-    watts = {p.pool: p.power_w for p in state.places if p.power_w is not None} if state else {}
+    power = _watts_of(r)
+    watts = {pool: w for pool, w in power.by_pool_w.items() if pool in tones} if power else {}
     total = sum(watts.values()) if watts else None
     parts = tuple(
-        _watts("compute", pool, pool, tones[pool], w, total, r) for pool, w in watts.items() if total
+        _watts("compute", pool, pool, tones[pool], w, total, r)
+        for pool, w in watts.items()
+        if total and w > 0
     )
-    missing = None
-    if not parts:
-        missing = "Engines are at rest" if watts else "No engine's power is known"
+    missing = None if parts else "Engines are at rest" if watts else "No engine's power is known"
+    note = "watts above idle of the engines that this machine runs"
     return Floor(
         id="compute",
         number=3,
         name="Compute",
         says="watts in engines",
-        total=figure(
-            total,
-            "w",
-            provenance=power_provenance(r),
-            rows="/api/rows/energy",
-            note="dynamic watts of the engines that this machine runs",
-        ),
+        total=figure(total, "w", provenance=power_provenance(r), rows="/api/rows/energy", note=note),
         parts=parts,
         missing=missing,
         room="places",

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.resources
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -23,10 +24,11 @@ from starlette.types import Scope
 
 from wattmill.app.figures import assemble, read
 from wattmill.app.home import Home
-from wattmill.app.readings import read_supervisor, read_workers
+from wattmill.app.readings import Power, mean_power, power_now, read_supervisor, read_workers
 from wattmill.ledger import epoch as epochs
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import ControlError
+from wattmill.units import US_PER_S
 from wattmill.web import prometheus
 from wattmill.web.bodies import decoded
 from wattmill.web.errors import ApiError, control_error, error_response
@@ -34,6 +36,8 @@ from wattmill.web.guard import Guard, Sessions, cookie_name
 from wattmill.web.live import Live
 from wattmill.web.rows_api import ROWS_ROUTES
 from wattmill.web.tenants_api import TENANT_ROUTES
+
+MINUTE_US = 60 * US_PER_S
 
 
 class Admin:
@@ -44,11 +48,20 @@ class Admin:
         self.control = control
         self.now_us = now_us
         self.sessions = Sessions(home)
+        self._powers: deque[tuple[int, Power]] = deque()
         self.live = Live(self._read)
         self.memory = prometheus.Memory(home)
 
     def _read(self) -> Any:
-        return msgspec.to_builtins(assemble(read(self.home, self.now_us(), control=self.control)))
+        now_us = self.now_us()
+        readings = read(self.home, now_us, control=self.control)
+        power = power_now(readings.state) if readings.running else None
+        if power is not None:
+            self._powers.append((now_us, power))
+        while self._powers and self._powers[0][0] < now_us - MINUTE_US:
+            self._powers.popleft()
+        mean = mean_power([power for _, power in self._powers])
+        return msgspec.to_builtins(assemble(msgspec.structs.replace(readings, power_mean=mean)))
 
     def metrics(self) -> bytes:
         _, state = read_supervisor(self.home)
