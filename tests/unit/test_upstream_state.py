@@ -100,8 +100,8 @@ def test_snapshots_of_two_workers_add_up() -> None:
     for metrics, times in ((one, 2), (two, 3)):
         for _ in range(times):
             metrics.answered("chat", "p", "2xx")
-            metrics.ended("p", "finished", Usage(10, 5, cached_tok=4), 7, 9)
-            metrics.observe("wattmill_ttft_seconds", "p", 0.02)
+            metrics.pool("p").used(Usage(10, 5, cached_tok=4), 7, 9)
+            metrics.pool("p").took(0.02, 0.5)
     both = merge([one.snapshot(), two.snapshot({"wattmill_in_flight": [((), 4)]})])
     assert both["wattmill_requests_total"] == [[["chat", "p", "2xx"], 5]]
     assert sorted(both["wattmill_tokens_total"]) == [

@@ -21,10 +21,9 @@ _OK_STREAM = (
 _encode = msgspec.json.Encoder().encode
 
 
-def usd(nusd: int) -> str:
+def usd(nusd: int) -> bytes:
     """Return exact dollars of a non-negative number of nano-dollars, e.g. `0.000031000`."""
-    whole, rest = divmod(nusd, NUSD_PER_USD)
-    return f"{whole}.{rest:09d}"
+    return b"%d.%09d" % divmod(nusd, NUSD_PER_USD)
 
 
 def json_head(request_id: str, status: int = 200) -> bytes:
@@ -39,25 +38,26 @@ def routed_head(request_id: str, *, stream: bool, pool: str, expected_nusd: int)
         start,
         request_id.encode(),
         pool.encode(),
-        usd(expected_nusd).encode(),
+        usd(expected_nusd),
     )
 
 
 def charge_lines(charge_nusd: int, usage: Usage | None, energy_j: float | None) -> bytes:
     """Return the headers that tell a whole answer's charge, joules and tokens."""
-    text = f"x-wattmill-charge-usd: {usd(charge_nusd)}\r\n"
+    lines = b"x-wattmill-charge-usd: %b\r\n" % usd(charge_nusd)
     if energy_j is not None:
-        text += f"x-wattmill-energy-j: {energy_j:.3f};modelled\r\n"
+        lines += b"x-wattmill-energy-j: %.3f;modelled\r\n" % energy_j
     if usage is not None:
-        parts = f"prompt={usage.prompt_tok};cached={usage.cached_tok};output={usage.output_tok}"
-        text += f"x-wattmill-tokens: {parts}\r\n"
-    return text.encode()
+        figures = (usage.prompt_tok, usage.cached_tok, usage.output_tok)
+        lines += b"x-wattmill-tokens: prompt=%d;cached=%d;output=%d\r\n" % figures
+    return lines
 
 
 def charge_comment(request_id: str, charge_nusd: int, energy_j: float | None) -> bytes:
     """Return the SSE comment that stands before `data: [DONE]`: clients skip it, people read it."""
     energy = "unknown provenance=unknown" if energy_j is None else f"{energy_j:.3f} provenance=modelled"
-    return f": wattmill charge_usd={usd(charge_nusd)} energy_j={energy} request={request_id}\n\n".encode()
+    figures = (usd(charge_nusd), energy.encode(), request_id.encode())
+    return b": wattmill charge_usd=%b energy_j=%b request=%b\n\n" % figures
 
 
 def error_object(refusal: Refusal, request_id: str) -> dict[str, object]:

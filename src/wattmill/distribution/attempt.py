@@ -9,7 +9,7 @@ attempt in doubt, until reconciled: a cap that has been spent is never given bac
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from wattmill.distribution.engine_refusal import judge_status, words_of
 from wattmill.distribution.spec import Backend, BackendModel
@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
 _ERROR_BYTES = 65_536  # of an engine's refusal that are read
+
+
+class EngineSays(Protocol):
+    """An engine's own words on one answer, None where it gave none; times in microseconds."""
+
+    @property
+    def prefill_us(self) -> int | None: ...
+    @property
+    def decode_us(self) -> int | None: ...
+    @property
+    def finish_reason(self) -> str | None: ...
+    @property
+    def engine_id(self) -> str | None: ...
 
 
 class Attempt:
@@ -51,6 +64,7 @@ class Attempt:
         "model",
         "per_choice_tok",
         "pool",
+        "reserved_cost_nusd",
         "retry_after",
         "sent",
         "seq",
@@ -69,6 +83,7 @@ class Attempt:
         adapter: Adapter,
         grant: Grant,
         per_choice_tok: int,
+        reserved_cost_nusd: int,
     ) -> None:
         self.exchange = exchange
         self.backend = backend
@@ -78,6 +93,7 @@ class Attempt:
         self.adapter = adapter
         self.grant = grant
         self.per_choice_tok = per_choice_tok
+        self.reserved_cost_nusd = reserved_cost_nusd
         self.clamp_tok = per_choice_tok * exchange.ask.choices
         self.handle: Handle | None = None
         self.seq = exchange.seq if not exchange.attempts else exchange.gateway.next_seq()
@@ -135,7 +151,7 @@ class Attempt:
                 exchange.route if exchange.attempts == 1 else None,
                 exchange.http.label,
                 ask.privacy,
-                services.worst_case(model.cost, ask.input_bound_tok, self.clamp_tok),
+                self.reserved_cost_nusd,
                 ask.choices,
                 tuple(sorted(ask.needs)) if ask.needs else (),
                 ask.pool is not None,
@@ -157,10 +173,7 @@ class Attempt:
             self.booked = True
             self.exchange.services.purse.settle(self.grant, 0)
 
-    @property
-    def streamed(self) -> bool:
-        """Whether the engine is asked for a stream."""
-        return False
+    streamed = False  # whether the engine is asked for a stream
 
     def output_tok_so_far(self) -> int:
         return 0
@@ -169,11 +182,13 @@ class Attempt:
 
     def on_head(self, status: int, headers: dict[bytes, bytes]) -> None:
         self.status = status
+        if status == 200:
+            if self.streamed:
+                self.exchange.guarded(self.began, headers.get(b"content-type", b""))
+            return
         wait = headers.get(b"retry-after", b"").strip()
         if wait.isdigit() and len(wait) < 8:
             self.retry_after = float(wait)
-        if status == 200:
-            self.exchange.guarded(self.began, headers.get(b"content-type", b""))
 
     def on_body(self, data: bytes) -> None:
         if self.booked:
@@ -195,7 +210,7 @@ class Attempt:
     # ---- what a form adds
 
     def began(self, content_type: bytes) -> None:
-        """The head of a good answer is here."""
+        """The head of a good answer to a streamed request is here."""
 
     def took(self, data: bytes) -> None:
         """Body bytes of a good answer."""
@@ -215,13 +230,9 @@ class Attempt:
         nothing says that it did not read it."""
         return (None, "unmetered") if worked and self.sent else (None, "none")
 
-    def reading_times(self) -> tuple[int | None, int | None, int | None]:
-        """The engine's own queue, prefill and decode times in microseconds."""
-        return None, None, None
-
-    def reading_names(self) -> tuple[str | None, str | None]:
-        """Finish reason and the engine's id of the answer."""
-        return None, None
+    def said(self) -> EngineSays:
+        """Return what the engine says of its own work."""
+        raise NotImplementedError
 
     def break_off(self, refusal: Refusal) -> None:
         """Tell a client that has already seen a part why there will be no more."""
@@ -337,10 +348,10 @@ class Attempt:
                 cost = services.rate(self.model.cost, usage)
                 rated = services.rate(self.model.charge, usage)
             except LookupError:  # a class without a price: the reservation stands, and the row says why
-                cost = services.worst_case(self.model.cost, exchange.ask.input_bound_tok, self.clamp_tok)
+                cost = self.reserved_cost_nusd
                 rated, error = self.grant.nusd, error or "unpriced"
         elif source == "unmetered" and status != "failed":
-            cost = services.worst_case(self.model.cost, exchange.ask.input_bound_tok, self.clamp_tok)
+            cost = self.reserved_cost_nusd
             rated = self.grant.nusd
         if status == "failed" and not self.committed:
             rated = 0
@@ -351,8 +362,7 @@ class Attempt:
         arrived = exchange.http.arrived_s
         gateway = exchange.gateway
         metrics = gateway.metrics
-        queue_us, prefill_us, decode_us = self.reading_times()
-        finish_reason, engine_id = self.reading_names()
+        said = self.said()
         try:
             services.journal.append_end(
                 End(
@@ -368,12 +378,12 @@ class Attempt:
                     None if self.first_s is None else int((self.first_s - arrived) * US_PER_S),
                     int((now - arrived) * US_PER_S),
                     self._started_us,
-                    queue_us,
-                    prefill_us,
-                    decode_us,
-                    finish_reason,
+                    None,  # no engine tells its queueing time in an answer
+                    said.prefill_us,
+                    said.decode_us,
+                    said.finish_reason,
                     error,
-                    engine_id,
+                    said.engine_id,
                 )
             )
         except (JournalUnavailable, OSError):
@@ -387,16 +397,18 @@ class Attempt:
             if self.holds_slot:
                 self.holds_slot = False
                 self.upstream.state.gave_back()
-        metrics.ended(self.pool, status, usage, cost, charge)
+        counts = self.upstream.counts
+        counts.used(usage, cost, charge)
         if rated > charge:
             metrics.count("wattmill_overrun_nusd_total", self.pool, by=rated - charge)
         if source == "unmetered":
             metrics.count("wattmill_unmetered_total", self.pool)
         if status == "finished":
-            metrics.observe("wattmill_duration_seconds", self.pool, now - arrived)
-            if self.first_s is not None:
-                metrics.observe("wattmill_ttft_seconds", self.pool, self.first_s - arrived)
-            self._learn(usage, now, prefill_us, decode_us)
+            first_s = self.first_s
+            counts.took(None if first_s is None else first_s - arrived, now - arrived)
+            self._learn(usage, now, said.prefill_us, said.decode_us)
+        else:
+            metrics.count("wattmill_attempts_total", self.pool, status)
         if usage is not None:
             self.energy_j = services.energy(self.pool, usage)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from wattmill.distribution import answers
-from wattmill.distribution.attempt import Attempt
+from wattmill.distribution.attempt import Attempt, EngineSays
 from wattmill.distribution.sse import EventTooLongError, Splitter
 from wattmill.models.engines.assemble import Assembler
 from wattmill.models.engines.tally import Reading, Tally, read_answer
@@ -37,9 +37,7 @@ class _Streamed(Attempt):
         )
         self._splitter = Splitter()
 
-    @property
-    def streamed(self) -> bool:
-        return True
+    streamed = True
 
     def output_tok_so_far(self) -> int:
         return self.tally.output_tok_so_far
@@ -54,11 +52,8 @@ class _Streamed(Attempt):
         worked = worked or self.tally.has_content
         return self.tally.reading(self.exchange.ask.input_bound_tok if worked else None)
 
-    def reading_times(self) -> tuple[int | None, int | None, int | None]:
-        return self.tally.queue_us, self.tally.prefill_us, self.tally.decode_us
-
-    def reading_names(self) -> tuple[str | None, str | None]:
-        return self.tally.finish_reason, self.tally.engine_id
+    def said(self) -> EngineSays:
+        return self.tally
 
     def took(self, data: bytes) -> None:
         tally = self.tally
@@ -290,11 +285,8 @@ class Whole(Attempt):
             return self._reading.usage, self._reading.source
         return super().so_far(worked=worked or self.status == 200)
 
-    def reading_times(self) -> tuple[int | None, int | None, int | None]:
-        return None, self._reading.prefill_us, self._reading.decode_us
-
-    def reading_names(self) -> tuple[str | None, str | None]:
-        return self._reading.finish_reason, self._reading.engine_id
+    def said(self) -> EngineSays:
+        return self._reading
 
     def break_off(self, refusal: Refusal) -> None:
         self.exchange.conn.break_off()  # half of a JSON text cannot be ended well

@@ -197,7 +197,7 @@ class Exchange:
             clamp = min(clamp, model.context_tok)
         try:
             worst = services.worst_case(model.charge, ask.input_bound_tok, clamp * ask.choices)
-            services.worst_case(model.cost, ask.input_bound_tok, clamp * ask.choices)
+            cost = services.worst_case(model.cost, ask.input_bound_tok, clamp * ask.choices)
         except LookupError as error:
             return Refusal(
                 code="unpriced", message=f"pool {candidate.pool!r}: {error.args[0] if error.args else error}"
@@ -205,7 +205,7 @@ class Exchange:
         assert self.caller is not None
         grant = services.purse.reserve(self.caller.path, worst)
         if grant is not None:
-            return self._send(candidate, backend, model, adapter, grant, clamp)
+            return self._send(candidate, backend, model, adapter, grant, clamp, cost)
         floor = services.worst_case(model.charge, ask.input_bound_tok, min(1, clamp) * ask.choices)
 
         async def lease() -> None:
@@ -251,7 +251,8 @@ class Exchange:
                 )
                 self._try_next()
                 return
-        self.failure = self._send(candidate, backend, model, adapter, answer, clamp)
+        cost = self.services.worst_case(model.cost, self.ask.input_bound_tok, clamp * self.ask.choices)
+        self.failure = self._send(candidate, backend, model, adapter, answer, clamp, cost)
         if self.failure is not None and not self.over:
             self._try_next()
 
@@ -263,11 +264,12 @@ class Exchange:
         adapter: Adapter,
         grant: Grant,
         clamp: int,
+        cost: int,
     ) -> Refusal | None:
         """Journal and send one attempt. From here on the attempt settles its grant, whatever happens."""
         streamed = self.endpoint != "embeddings" and (self.draft.stream or adapter.always_stream)
         form = (Passing if self.draft.stream else Assembling) if streamed else Whole
-        attempt = form(self, candidate, backend, model, adapter, grant, clamp)
+        attempt = form(self, candidate, backend, model, adapter, grant, clamp, cost)
         self.attempt = attempt
         self.attempts += 1
         self.expected_nusd = candidate.expected_nusd

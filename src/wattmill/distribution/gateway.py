@@ -103,11 +103,10 @@ class Gateway:
         fresh: dict[str, Upstream] = {}
         for pool, backend in services.backends.items():
             old = self.upstreams.get(pool)
-            fresh[pool] = (
-                old
-                if old is not None and old.backend == backend
-                else Upstream(backend, clock=self._clock, state=self.state(pool))
-            )
+            if old is None or old.backend != backend:
+                state, counts = self.state(pool), self.metrics.pool(pool)
+                old = Upstream(backend, clock=self._clock, state=state, counts=counts)
+            fresh[pool] = old
         for pool, upstream in self.upstreams.items():
             if fresh.get(pool) is not upstream:
                 upstream.close()

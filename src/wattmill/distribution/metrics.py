@@ -76,21 +76,56 @@ BY_NAME = {metric.name: metric for metric in METRICS}
 _Labels = tuple[str, ...]
 
 
+class PoolCounts:
+    """What one pool did, counted where it is cheap: once per finished attempt. `Metrics` tells it."""
+
+    __slots__ = ("charge_nusd", "cost_nusd", "duration_s", "finished", "tokens", "ttft_s")
+
+    def __init__(self) -> None:
+        self.finished = 0
+        self.charge_nusd = 0
+        self.cost_nusd = 0
+        self.tokens = [0] * len(TOKEN_CLASSES)
+        self.ttft_s = [0.0] * (len(TTFT_BUCKETS_S) + 2)  # counts per bucket, then +Inf, then the sum
+        self.duration_s = [0.0] * (len(DURATION_BUCKETS_S) + 2)
+
+    def used(self, usage: Usage | None, cost_nusd: int, charge_nusd: int) -> None:
+        self.cost_nusd += cost_nusd
+        self.charge_nusd += charge_nusd
+        if usage is not None:
+            tokens = self.tokens
+            for index, amount in enumerate(usage.by_class()):
+                if amount:
+                    tokens[index] += amount
+
+    def took(self, ttft_s: float | None, duration_s: float) -> None:
+        """Count one finished attempt by its times."""
+        self.finished += 1
+        series = self.duration_s
+        series[bisect_left(DURATION_BUCKETS_S, duration_s)] += 1
+        series[-1] += duration_s
+        if ttft_s is not None:
+            series = self.ttft_s
+            series[bisect_left(TTFT_BUCKETS_S, ttft_s)] += 1
+            series[-1] += ttft_s
+
+
 class Metrics:
     """Counters of one worker. The methods are named for what happened."""
 
     def __init__(self) -> None:
+        self.pools: dict[str, PoolCounts] = {}
         self.values: dict[str, dict[_Labels, float]] = {
             m.name: ({} if m.labels else {(): 0}) for m in METRICS if m.kind != "histogram"
         }
-        self.histograms: dict[str, dict[_Labels, list[float]]] = {
-            m.name: {} for m in METRICS if m.kind == "histogram"
-        }
         self._requests = self.values["wattmill_requests_total"]
-        self._attempts = self.values["wattmill_attempts_total"]
-        self._tokens = self.values["wattmill_tokens_total"]
-        self._charge = self.values["wattmill_charge_nusd_total"]
-        self._cost = self.values["wattmill_cost_nusd_total"]
+
+    def pool(self, name: str) -> PoolCounts:
+        """Return the counts of one pool: the same object each time."""
+        counts = self.pools.get(name)
+        if counts is None:
+            counts = self.pools[name] = PoolCounts()
+        return counts
 
     def count(self, name: str, *labels: str, by: float = 1) -> None:
         family = self.values[name]
@@ -100,38 +135,24 @@ class Metrics:
         key = (endpoint, pool, status)
         self._requests[key] = self._requests.get(key, 0) + 1
 
-    def ended(self, pool: str, status: str, usage: Usage | None, cost_nusd: int, charge_nusd: int) -> None:
-        key = (pool, status)
-        self._attempts[key] = self._attempts.get(key, 0) + 1
-        if cost_nusd or charge_nusd:
-            one = (pool,)
-            self._charge[one] = self._charge.get(one, 0) + charge_nusd
-            self._cost[one] = self._cost.get(one, 0) + cost_nusd
-        if usage is not None:
-            tokens = self._tokens
-            for name, amount in zip(TOKEN_CLASSES, usage.by_class(), strict=True):
-                if amount:
-                    key = (pool, name)
-                    tokens[key] = tokens.get(key, 0) + amount
-
-    def observe(self, name: str, pool: str, seconds: float) -> None:
-        """Add one measurement: counts per bucket, then +Inf, then the sum."""
-        family = self.histograms[name]
-        series = family.get((pool,))
-        buckets = BY_NAME[name].buckets
-        if series is None:
-            series = family[(pool,)] = [0.0] * (len(buckets) + 2)
-        series[bisect_left(buckets, seconds)] += 1
-        series[-1] += seconds
-
     def snapshot(self, gauges: dict[str, list[tuple[_Labels, float]]] | None = None) -> dict[str, Any]:
         """Return {name: [[labels, value or buckets], …]}, JSON-able; snapshots of workers add up."""
         taken: dict[str, Any] = {
             name: [[list(labels), value] for labels, value in family.items()]
             for name, family in self.values.items()
         }
-        for name, series in self.histograms.items():
-            taken[name] = [[list(labels), list(buckets)] for labels, buckets in series.items()]
+        for pool, counts in self.pools.items():
+            taken["wattmill_charge_nusd_total"].append([[pool], counts.charge_nusd])
+            taken["wattmill_cost_nusd_total"].append([[pool], counts.cost_nusd])
+            if counts.finished:
+                taken["wattmill_attempts_total"].append([[pool, "finished"], counts.finished])
+            taken["wattmill_tokens_total"] += [
+                [[pool, name], tokens]
+                for name, tokens in zip(TOKEN_CLASSES, counts.tokens, strict=True)
+                if tokens
+            ]
+        taken["wattmill_ttft_seconds"] = [[[p], list(c.ttft_s)] for p, c in self.pools.items()]
+        taken["wattmill_duration_seconds"] = [[[p], list(c.duration_s)] for p, c in self.pools.items()]
         for name, rows in (gauges or {}).items():
             taken[name] = [[list(labels), value] for labels, value in rows]
         return taken

@@ -15,6 +15,7 @@ import ssl
 from urllib.parse import urlsplit
 
 from wattmill.distribution.backend_state import BackendState
+from wattmill.distribution.metrics import PoolCounts
 from wattmill.distribution.spec import Backend
 from wattmill.distribution.upstream_conn import Handle, Sink, UpstreamConnection
 from wattmill.ports import Clock
@@ -30,9 +31,17 @@ class BadBackendError(ValueError):
 class Upstream:
     """Connections to one backend. The most recently used idle one is taken first, so that others can age."""
 
-    def __init__(self, backend: Backend, *, clock: Clock, state: BackendState | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        clock: Clock,
+        state: BackendState | None = None,
+        counts: PoolCounts | None = None,
+    ) -> None:
         self.backend = backend
         self.state = state if state is not None else BackendState(backend.pool)
+        self.counts = counts if counts is not None else PoolCounts()
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         url = urlsplit(backend.base_url)
