@@ -21,7 +21,7 @@ from wattmill.app.home_lock import Holder, HomeLock
 from wattmill.app.lag import Lag
 from wattmill.app.ledger_process import follower
 from wattmill.app.state import FactoryState, PlaceState, ProcessState, write_state
-from wattmill.distribution.metrics import Metrics
+from wattmill.distribution.metrics import BY_NAME
 from wattmill.ledger.journal import Journal
 from wattmill.ledger.rating import rate
 from wattmill.ledger.stores.control import Control
@@ -92,7 +92,7 @@ class BoardFactory:
         self.gateway = Journal(self.home.journal, kind="gateway", worker=0)
         self.meter = Journal(self.home.journal, kind="meter", worker=0)
         self.seq = 0
-        self.metrics = Metrics()
+        self.counted: dict[tuple[str, ...], float] = {}
         self._lock = HomeLock(self.home)
         holder = Holder(pid=os.getpid(), since="now", command="wattmill up", gateway="http://127.0.0.1:8686")
         assert self._lock.take(holder) is None
@@ -187,17 +187,18 @@ class BoardFactory:
                 error="upstream_failed" if not usage else None,
             )  # type: ignore[arg-type]
         )  # fmt: skip
-        self.metrics.ended(pool, status, usage, spent, charged)
-        self.metrics.answered("chat", pool, "2xx")
+        self.count("wattmill_attempts_total", pool, status)
+        self.count("wattmill_requests_total", "chat", pool, "2xx")
+        self.count("wattmill_charge_nusd_total", pool, by=charged)
         if ttft:
-            self.metrics.observe("wattmill_ttft_seconds", pool, ttft / S)
+            self.count("wattmill_ttft_seconds", pool)
 
     def refuse(self, path: tuple[int, ...], at_us: int, code: str) -> None:
         self.seq += 1
         self.gateway.append_note(
             Refused(self.seq, at_us, path, "chat", MODEL, code, "the cap of demo/load is used up")
         )
-        self.metrics.count("wattmill_refusals_total", code)
+        self.count("wattmill_refusals_total", code)
 
     def window(self, start_us: int, *, edge_uj: int, local_uj: int, other_uj: int) -> None:
         shares = {"edge": edge_uj, "local": local_uj}
@@ -217,11 +218,17 @@ class BoardFactory:
         lag = Lag(at_us=time.time_ns() // 1_000, behind_records=0)
         (self.home.run / "ledger.json").write_bytes(msgspec.json.encode(lag))
 
+    def count(self, name: str, *labels: str, by: float = 1) -> None:
+        self.counted[name, *labels] = self.counted.get((name, *labels), 0) + by
+
     def worker_metrics(self) -> dict[str, Any]:
-        return {
-            "epoch": self.gateway.epoch,
-            "metrics": self.metrics.snapshot({"wattmill_in_flight": [((), 1)]}),
-        }
+        """Return what a worker answers: {"epoch", "metrics": {name: [[labels, value or buckets], …]}}."""
+        snapshot: dict[str, list[Any]] = {"wattmill_in_flight": [[[], 1]]}
+        for (name, *labels), value in self.counted.items():
+            buckets = len(BY_NAME[name].buckets)
+            row = [value, *[0.0] * buckets, 0.01 * value] if buckets else value
+            snapshot.setdefault(name, []).append([labels, row])
+        return {"epoch": self.gateway.epoch, "metrics": snapshot}
 
     def _status(self) -> dict[str, Any]:
         fleet = [

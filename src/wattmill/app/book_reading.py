@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
+from typing import Any
 
 from wattmill.app.home import Home
 from wattmill.app.journal_peek import peek
@@ -15,7 +16,7 @@ from wattmill.ledger.stores.sqlite_schema import STATUSES
 from wattmill.units import S_PER_H, US_PER_S
 from wattmill.vocab.fact import Intent
 
-NEWEST = 10_000
+NEWEST = 5_000
 """Attempts that the windows of the last seconds look at. At a higher pace the window is as short as these are
 young, and the rates are of that span."""
 TIMES_OF = 2_000
@@ -40,6 +41,7 @@ def _read(books: Books, home: Home, now_us: int) -> BookReading:
     hour_us = now_us - S_PER_H * US_PER_S
     lag = read_lag(home)
     reasons, in_flight = peek(home, _positions(db))
+    last_10s, last_60s = windows(db, now_us)
     return BookReading(
         difference=dict(db.execute("SELECT commodity, sum(balance) FROM account GROUP BY commodity")),
         in_doubt=_one(db, "SELECT count(*) FROM doubt WHERE state = 'open'"),
@@ -50,8 +52,8 @@ def _read(books: Books, home: Home, now_us: int) -> BookReading:
             db, "SELECT sum(balance) FROM account WHERE commodity = 'nusd' AND name LIKE 'overrun:%'"
         ),
         lag_s=lag.behind_s if lag is not None else None,
-        last_10s=window(db, now_us, 10),
-        last_60s=window(db, now_us, 60),
+        last_10s=last_10s,
+        last_60s=last_60s,
         today=_cells_since(db, midnight_s, "hour"),
         hour=_cells_since(db, hour_us // US_PER_S // 60 * 60, "minute"),
         meter_60s=meter(db, now_us - 90 * US_PER_S, 90),
@@ -75,36 +77,43 @@ def _read(books: Books, home: Home, now_us: int) -> BookReading:
     )  # fmt: skip
 
 
-def window(db: sqlite3.Connection, now_us: int, seconds: int) -> Window:
-    """Return the attempts that ended in the last `seconds`, by place, key and status."""
-    since_us = now_us - seconds * US_PER_S
+def windows(db: sqlite3.Connection, now_us: int) -> tuple[Window, Window]:
+    """Return the attempts that ended in the last 10 s and in the last 60 s, by place, key and status."""
     rows = db.execute(
-        "SELECT p.text, key, status, count(*), sum(number = 0), sum(prefill_tok + cached_tok), "
-        "sum(output_tok), sum(charge_nusd), sum(cost_nusd) FROM "
+        "SELECT p.text, a.key, a.status, e.start_us + a.ended_us > ?4, count(*), sum(a.number = 0), "
+        "sum(a.prefill_tok + a.cached_tok), sum(a.output_tok), sum(a.charge_nusd), sum(a.cost_nusd), "
+        "min(e.start_us + a.ended_us) FROM "
         "(SELECT * FROM attempt ORDER BY id DESC LIMIT ?1) a "
         "JOIN epoch e ON e.id = a.epoch JOIN shape s ON s.id = a.shape JOIN name p ON p.id = s.pool "
-        "WHERE e.start_us + a.ended_us > ?2 AND e.start_us + a.ended_us <= ?3 GROUP BY 1, 2, 3",
-        (NEWEST, since_us, now_us),
+        "WHERE e.start_us + a.ended_us > ?2 AND e.start_us + a.ended_us <= ?3 GROUP BY 1, 2, 3, 4",
+        (NEWEST, now_us - 60 * US_PER_S, now_us, now_us - 10 * US_PER_S),
     ).fetchall()
-    cells = [
-        Cell(
-            pool=r[0], key=r[1], status=STATUSES[r[2]], attempts=r[3], requests=r[4],
-            aborted=r[3] if STATUSES[r[2]] == "aborted" else 0,
-            errors=r[3] if STATUSES[r[2]] == "failed" else 0,
-            prompt_tok=r[5], output_tok=r[6], charge_nusd=r[7], cost_nusd=r[8],
+    seen = sum(row[4] for row in rows)
+    # All that were looked at fall into the minute: it may hold more, so the span is theirs.
+    span_s = (now_us - min(row[10] for row in rows)) / US_PER_S if seen >= NEWEST else 60.0
+    return _window(rows, min(10.0, span_s), only_last=True), _window(rows, min(60.0, span_s), only_last=False)
+
+
+def _window(rows: list[tuple[Any, ...]], seconds: float, *, only_last: bool) -> Window:
+    cells: dict[tuple[str, int, int], Cell] = {}
+    for pool, key, status, is_last, attempts, requests, tok_in, tok_out, charge, cost, _ in rows:
+        if only_last and not is_last:
+            continue
+        before = cells.get((pool, key, status))
+        cells[pool, key, status] = Cell(
+            pool=pool,
+            key=key,
+            status=STATUSES[status],
+            attempts=attempts + (before.attempts if before else 0),
+            requests=requests + (before.requests if before else 0),
+            aborted=0,
+            errors=0,
+            prompt_tok=tok_in + (before.prompt_tok if before else 0),
+            output_tok=tok_out + (before.output_tok if before else 0),
+            charge_nusd=charge + (before.charge_nusd if before else 0),
+            cost_nusd=cost + (before.cost_nusd if before else 0),
         )
-        for r in rows
-    ]  # fmt: skip
-    span_s: float = seconds
-    if sum(cell.attempts for cell in cells) >= NEWEST:
-        oldest = _one(
-            db,
-            "SELECT min(e.start_us + a.ended_us) FROM (SELECT * FROM attempt ORDER BY id DESC LIMIT ?) a "
-            "JOIN epoch e ON e.id = a.epoch",
-            NEWEST,
-        )
-        span_s = max(0.001, (now_us - oldest) / US_PER_S)
-    return Window(seconds=span_s, cells=cells)
+    return Window(seconds=max(0.001, seconds), cells=list(cells.values()))
 
 
 def _cells_since(db: sqlite3.Connection, since_s: int, step: str) -> list[Cell]:

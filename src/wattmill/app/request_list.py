@@ -72,7 +72,12 @@ def request_page(
         "JOIN name m ON m.id = s.model LEFT JOIN energy ON energy.attempt = a.id "
         "LEFT JOIN name c ON c.id = a.cause "
         f"WHERE {' AND '.join(wanted)} ORDER BY a.id DESC LIMIT :limit",
-        {"before": before or 1 << 62, "scan": SCAN, "pool": pool, "limit": limit},
+        {
+            "before": before or 1 << 62,
+            "scan": limit if len(wanted) == 1 else SCAN,
+            "pool": pool,
+            "limit": limit,
+        },
     ).fetchall()
     return Page(rows=[_row(r) for r in found], before=_next(books, before, found, limit))
 
