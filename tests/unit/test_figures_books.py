@@ -1,4 +1,4 @@
-"""What the board reads of the books: windows that end when they say, quantiles that are values, faults told."""
+"""What the board reads of the books: windows that end when they say, quantiles, faults that are told."""
 
 from __future__ import annotations
 
