@@ -15,12 +15,12 @@ from typing import Any
 
 import msgspec
 
-from wattmill.app.admin_token import admin_token
 from wattmill.app.home import Home
-from wattmill.app.home_lock import Holder, HomeLock
-from wattmill.app.lag import Lag
 from wattmill.app.ledger_process import follower
-from wattmill.app.state import FactoryState, PlaceState, ProcessState, write_state
+from wattmill.app.running.admin_token import admin_token
+from wattmill.app.running.home_lock import Holder, HomeLock
+from wattmill.app.running.lag import Lag
+from wattmill.app.running.state import FactoryState, PlaceState, ProcessState, write_state
 from wattmill.distribution.metrics import BY_NAME
 from wattmill.ledger.journal import Journal
 from wattmill.ledger.rating import rate

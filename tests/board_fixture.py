@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from wattmill.app.readings import (
+from wattmill.app.running.state import FactoryState, PlaceState, ProcessState
+from wattmill.app.seeing.readings import (
     BookReading,
     Cell,
     MeterSum,
@@ -12,7 +13,6 @@ from wattmill.app.readings import (
     Window,
     WorkerReading,
 )
-from wattmill.app.state import FactoryState, PlaceState, ProcessState
 from wattmill.ledger.stores.control_records import Budget, Node
 
 NOW_US = 1_800_000_000_000_000

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from wattmill.app.schema import settings_schema
+from wattmill.app.declared.schema import settings_schema
 from wattmill.cli.main import COMMANDS
 from wattmill.cli.reference import declaration_page, pages
 from wattmill.distribution.metrics import METRICS

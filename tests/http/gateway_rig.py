@@ -14,7 +14,7 @@ from typing import Any
 
 from gateway_engine import Engine, Script, Wire, answer_body, well
 
-from wattmill.app.clock import LiveClock
+from wattmill.app.running.clock import LiveClock
 from wattmill.distribution.gateway import Gateway, Services
 from wattmill.distribution.server import Server
 from wattmill.distribution.spec import Backend, BackendModel, Limits

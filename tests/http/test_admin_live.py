@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from board_factory import BoardFactory
 from board_fixture import a_busy_factory
-from wattmill.app.figures import assemble
 from wattmill.app.home import Home
-from wattmill.app.readings import WorkerReading
+from wattmill.app.seeing.figures import assemble
+from wattmill.app.seeing.readings import WorkerReading
 from wattmill.distribution.metrics import BY_NAME, METRICS
 from wattmill.ledger.stores.control_records import Node
 from wattmill.vocab.refusal import CODES

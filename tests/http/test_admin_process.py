@@ -9,10 +9,10 @@ import time
 
 import httpx
 
-from wattmill.app import lifeline
-from wattmill.app.admin_token import admin_token
-from wattmill.app.declaration import decode, example_text, stored
+from wattmill.app.declared.declaration import decode, example_text, stored
 from wattmill.app.home import Home
+from wattmill.app.running import lifeline
+from wattmill.app.running.admin_token import admin_token
 from wattmill.ledger.stores.control import Control
 
 

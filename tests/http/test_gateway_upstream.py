@@ -350,7 +350,7 @@ def test_the_gateway_itself_serves_tls(certificate: tuple[Path, Path]) -> None:
 )
 def test_an_address_that_cannot_be_used_says_why(more: dict[str, Any], part: str) -> None:
     async def test() -> None:
-        from wattmill.app.clock import LiveClock
+        from wattmill.app.running.clock import LiveClock
 
         with pytest.raises(BadBackendError, match=part) as caught:
             Upstream(Backend(pool="p", adapter="openai", models={}, **more), clock=LiveClock())

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from board_factory import BoardFactory
-from wattmill.app import book_reading
-from wattmill.app.book_reading import read_books, times, windows
-from wattmill.app.figures import figures
-from wattmill.app.readings import Window
+from wattmill.app.seeing import book_reading
+from wattmill.app.seeing.book_reading import read_books, times, windows
+from wattmill.app.seeing.figures import figures
+from wattmill.app.seeing.readings import Window
 from wattmill.ledger.stores.sqlite_read import AttemptRow, Books
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from inline_snapshot import snapshot
 
-from wattmill.app.figure import DASH, UNITS, figure, significant
+from wattmill.app.seeing.figure import DASH, UNITS, figure, significant
 
 
 def test_figures_read_like_this() -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from board_fixture import NOW_US, a_busy_factory, cell
-from wattmill.app.figures import assemble
-from wattmill.app.health import health
-from wattmill.app.readings import Readings, Window, WorkerReading
+from wattmill.app.seeing.figures import assemble
+from wattmill.app.seeing.health import health
+from wattmill.app.seeing.readings import Readings, Window, WorkerReading
 from wattmill.web.live import delta
 
 cells = st.lists(

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from wattmill.app.auditing import audit_home
-from wattmill.app.explain import UnknownRequest, explain
 from wattmill.app.home import Home
-from wattmill.app.lag import read_lag
 from wattmill.app.ledger_process import follower
+from wattmill.app.running.lag import read_lag
+from wattmill.app.seeing.auditing import audit_home
+from wattmill.app.seeing.explain import UnknownRequest, explain
 from wattmill.cli.explain import lines
 from wattmill.ledger import epoch as epochs
 from wattmill.ledger.audit import Report

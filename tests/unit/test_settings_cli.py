@@ -13,7 +13,7 @@ import pytest
 
 from wattmill.app import checkup, disk_checkup
 from wattmill.app.checkup import Finding
-from wattmill.app.declaration import Loaded, decode, example_text
+from wattmill.app.declared.declaration import Loaded, decode, example_text
 from wattmill.power.live.ladder import ladder
 
 SECRET = "sk-live-0123456789abcdef"

@@ -14,12 +14,12 @@ import msgspec
 import pytest
 from inline_snapshot import snapshot
 
-from wattmill.app.declaration import EXAMPLE, Loaded, decode, example_text, load, restored, stored
-from wattmill.app.plan import places
-from wattmill.app.pool_settings import EmbeddedPool, HttpPool
-from wattmill.app.problem import Problem
-from wattmill.app.settings import Settings
-from wattmill.app.settings_errors import line_of
+from wattmill.app.declared.declaration import EXAMPLE, Loaded, decode, example_text, load, restored, stored
+from wattmill.app.declared.plan import places
+from wattmill.app.declared.pool_settings import EmbeddedPool, HttpPool
+from wattmill.app.declared.problem import Problem
+from wattmill.app.declared.settings import Settings
+from wattmill.app.declared.settings_errors import line_of
 
 KEY = {"OPENAI_API_KEY": "sk-not-a-real-one"}
 
@@ -401,7 +401,7 @@ def test_a_list_of_models_and_a_table_of_models_say_the_same():
 
 def test_every_setting_of_the_example_is_a_setting():
     """The quick way and the walk that explains agree: what one accepts the other has no fault in."""
-    from wattmill.app.settings_errors import faults
+    from wattmill.app.declared.settings_errors import faults
 
     data = tomllib.loads(example_text())
     msgspec.convert(data, Settings)
@@ -420,7 +420,7 @@ def test_the_line_of_a_key_is_found_in_every_way_to_write_it():
 
 def test_the_gateway_reads_settings_without_heavy_packages():
     code = (
-        "import sys, wattmill.app.declaration, wattmill.app.plan;"
+        "import sys, wattmill.app.declared.declaration, wattmill.app.declared.plan;"
         "print([m for m in ('genai_prices','typer','rich','starlette','sqlite3','tomllib','difflib') "
         "if m in sys.modules])"
     )

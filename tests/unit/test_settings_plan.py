@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattmill.app.declaration import Loaded, decode, example_text
-from wattmill.app.plan import Prices, backends, cards, fleet_pools, route_weights
-from wattmill.app.pool_settings import CostPlus, Rates
-from wattmill.app.price_plan import price_specs, publish, rate_row
-from wattmill.app.settings import Settings
+from wattmill.app.declared.declaration import Loaded, decode, example_text
+from wattmill.app.declared.plan import Prices, backends, cards, fleet_pools, route_weights
+from wattmill.app.declared.pool_settings import CostPlus, Rates
+from wattmill.app.declared.price_plan import price_specs, publish, rate_row
+from wattmill.app.declared.settings import Settings
 from wattmill.ledger.rating import rate
 from wattmill.ledger.stores.control import Control
 from wattmill.scheduling.policy import cheapest_adequate

@@ -10,9 +10,9 @@ import jsonschema
 import msgspec
 import pytest
 
-from wattmill.app.declaration import example_text
-from wattmill.app.schema import settings_schema
-from wattmill.app.settings import Settings
+from wattmill.app.declared.declaration import example_text
+from wattmill.app.declared.schema import settings_schema
+from wattmill.app.declared.settings import Settings
 
 VALIDATOR = jsonschema.Draft202012Validator(settings_schema())
 

@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from wattmill.app import home_lock, lifeline
-from wattmill.app.children import Child, ChildSpec
 from wattmill.app.home import Home
-from wattmill.app.start import end_leftovers, port_in_the_way
-from wattmill.app.state import FactoryState, ProcessState, write_state
-from wattmill.app.who_listens import free_port, holder_of, port_is_free
+from wattmill.app.running import home_lock, lifeline
+from wattmill.app.running.children import Child, ChildSpec
+from wattmill.app.running.start import end_leftovers, port_in_the_way
+from wattmill.app.running.state import FactoryState, ProcessState, write_state
+from wattmill.app.running.who_listens import free_port, holder_of, port_is_free
 
 SLEEPER = [sys.executable, "-c", "import time; time.sleep(60)"]
 
@@ -148,7 +148,7 @@ def test_start_refuses_a_taken_port_and_says_the_way_out(example_settings):
 
 @pytest.fixture
 def example_settings():
-    from wattmill.app.declaration import Loaded, load
+    from wattmill.app.declared.declaration import Loaded, load
 
     loaded = load(None, {})
     assert isinstance(loaded, Loaded)

@@ -1,8 +1,8 @@
 import msgspec
 
+from wattmill.app.declared.settings import Ledger
 from wattmill.app.home import Home
-from wattmill.app.lag import Backlog, Lag
-from wattmill.app.settings import Ledger
+from wattmill.app.running.lag import Backlog, Lag
 from wattmill.vocab.refusal import Refusal
 
 

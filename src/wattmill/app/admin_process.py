@@ -10,10 +10,10 @@ from pathlib import Path
 
 import uvicorn
 
-from wattmill.app import lifeline
-from wattmill.app.declaration import restored
+from wattmill.app.declared.declaration import restored
+from wattmill.app.declared.settings import Admin
 from wattmill.app.home import Home
-from wattmill.app.settings import Admin
+from wattmill.app.running import lifeline
 from wattmill.ledger.stores.control import Control
 
 SURFACE = "wattmill.web.admin"

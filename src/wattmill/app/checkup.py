@@ -14,14 +14,14 @@ from typing import Literal
 
 import msgspec
 
+from wattmill.app.declared.plan import Place, places
+from wattmill.app.declared.pool_settings import HttpPool
+from wattmill.app.declared.provider_key import absent_key
+from wattmill.app.declared.settings import Settings
 from wattmill.app.disk_checkup import disk
 from wattmill.app.home import Home
-from wattmill.app.plan import Place, places
-from wattmill.app.pool_settings import HttpPool
-from wattmill.app.provider_key import absent_key
-from wattmill.app.settings import Settings
-from wattmill.app.state import read_state
-from wattmill.app.who_listens import holder_of, port_is_free
+from wattmill.app.running.state import read_state
+from wattmill.app.running.who_listens import holder_of, port_is_free
 from wattmill.models.weights import Derived, Missing, lock, sha256_of, weights_path
 from wattmill.power.live.ladder import ladder
 

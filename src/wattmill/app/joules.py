@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from wattmill.app.plan import places
-from wattmill.app.pool_settings import OwnedCost
-from wattmill.app.settings import Settings
+from wattmill.app.declared.plan import places
+from wattmill.app.declared.pool_settings import OwnedCost
+from wattmill.app.declared.settings import Settings
 from wattmill.vocab.usage import Usage
 
 

@@ -19,12 +19,12 @@ from types import FrameType
 
 import msgspec
 
-from wattmill.app import lifeline
-from wattmill.app.clock import LiveClock
-from wattmill.app.declaration import restored
+from wattmill.app.declared.declaration import restored
 from wattmill.app.home import Home
-from wattmill.app.lag import Lag
 from wattmill.app.orders import Orders
+from wattmill.app.running import lifeline
+from wattmill.app.running.clock import LiveClock
+from wattmill.app.running.lag import Lag
 from wattmill.ledger.following import RECORD_BYTES, Follower, Step
 from wattmill.ledger.retention import sweep
 from wattmill.ledger.stores.control import Control

@@ -20,19 +20,19 @@ from typing import Any
 
 import msgspec
 
-from wattmill.app import lifeline
-from wattmill.app.clock import LiveClock
-from wattmill.app.declaration import restored
-from wattmill.app.engine_endpoints import EngineEndpoint, read_endpoints
+from wattmill.app.declared.declaration import restored
+from wattmill.app.declared.plan import Prices, backends, cards, fleet_pools, route_weights
+from wattmill.app.declared.prices_in_force import prices_in_force
+from wattmill.app.declared.settings import Settings
 from wattmill.app.fleet import FleetView
 from wattmill.app.home import Home
 from wattmill.app.identify import Entry, Keyring, read_entries
 from wattmill.app.joules import JoulesPerToken
-from wattmill.app.lag import Backlog
-from wattmill.app.plan import Prices, backends, cards, fleet_pools, route_weights
-from wattmill.app.prices_in_force import prices_in_force
-from wattmill.app.settings import Settings
-from wattmill.app.worker_control import serve_control
+from wattmill.app.running import lifeline
+from wattmill.app.running.clock import LiveClock
+from wattmill.app.running.engine_endpoints import EngineEndpoint, read_endpoints
+from wattmill.app.running.lag import Backlog
+from wattmill.app.running.worker_control import serve_control
 from wattmill.distribution.gateway import Gateway, Services
 from wattmill.distribution.server import Server
 from wattmill.ledger.budgets import Allotments

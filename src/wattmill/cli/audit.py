@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from wattmill.app.auditing import audit_home
 from wattmill.app.home import Home
+from wattmill.app.seeing.auditing import audit_home
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json, show_table
 from wattmill.ledger.audit import PlaceTokens, Report, as_builtins
 from wattmill.units import usd_text

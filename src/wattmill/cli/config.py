@@ -10,10 +10,10 @@ from typing import Annotated, Any, NoReturn
 import msgspec
 import typer
 
-from wattmill.app.declaration import FILE_NAME, Loaded, example_text, load
-from wattmill.app.effective import Effective, effective
-from wattmill.app.problem import Problem
-from wattmill.app.schema import settings_schema
+from wattmill.app.declared.declaration import FILE_NAME, Loaded, example_text, load
+from wattmill.app.declared.effective import Effective, effective
+from wattmill.app.declared.problem import Problem
+from wattmill.app.declared.schema import settings_schema
 
 config_app = typer.Typer(
     help="Check, show or describe the declaration (wattmill.toml).",

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wattmill.app.home import Home
-from wattmill.app.worker_control import tell_workers
+from wattmill.app.running.worker_control import tell_workers
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import ControlError
 from wattmill.units import US_PER_S, nusd_from_usd, usd_text

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from wattmill.app.explain import Story, Try, UnknownRequest, as_builtins, explain
 from wattmill.app.home import Home
+from wattmill.app.seeing.explain import Story, Try, UnknownRequest, as_builtins, explain
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json
 from wattmill.units import UJ_PER_J, US_PER_S, usd_text
 

@@ -7,10 +7,10 @@ import time
 
 from rich.console import Console
 
-from wattmill.app.board import Figures
-from wattmill.app.figure import Figure
-from wattmill.app.figures import figures
 from wattmill.app.home import Home
+from wattmill.app.seeing.board import Figures
+from wattmill.app.seeing.figure import Figure
+from wattmill.app.seeing.figures import figures
 
 _MARKS = {"measured": "", "declared": "", "modelled": "~", "estimated": "≈", "unknown": ""}
 _PLAIN_EVERY_S = 10.0  # where there is no terminal, a line for the log

@@ -1,4 +1,4 @@
-"""The command `wattmill`: each subcommand lives in the module that is named here, imported when it is asked for."""
+"""The command `wattmill`: each subcommand lives in a module of its own, imported when it is asked for."""
 
 from __future__ import annotations
 

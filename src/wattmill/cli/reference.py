@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import typer.main
 
-from wattmill.app.pool_settings import Usd
-from wattmill.app.schema import settings_schema
+from wattmill.app.declared.pool_settings import Usd
+from wattmill.app.declared.schema import settings_schema
 from wattmill.cli.main import COMMANDS
 from wattmill.distribution.metrics import METRICS
 from wattmill.vocab.refusal import CODES
@@ -48,7 +48,7 @@ def declaration_page() -> str:
     lines = [
         "# The declaration: `wattmill.toml`",
         "",
-        NOTE.format(source="src/wattmill/app/settings.py"),
+        NOTE.format(source="src/wattmill/app/declared/settings.py"),
         "",
         "One file declares a factory. `wattmill init` writes a commented example, `wattmill config",
         "check` says",

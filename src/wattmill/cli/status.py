@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from wattmill.app.board import Figures
-from wattmill.app.figures import figures
 from wattmill.app.home import Home
+from wattmill.app.seeing.board import Figures
+from wattmill.app.seeing.figures import figures
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption
 from wattmill.cli.live_line import told
 

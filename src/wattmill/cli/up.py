@@ -14,17 +14,18 @@ import msgspec
 import typer
 from rich.console import Console
 
-from wattmill.app import declaration, home_lock
-from wattmill.app.admin_token import admin_token
-from wattmill.app.auditing import audit_home
-from wattmill.app.children import Child
-from wattmill.app.declaration import EXAMPLE, Loaded
+from wattmill.app.declared import declaration
+from wattmill.app.declared.declaration import EXAMPLE, Loaded
+from wattmill.app.declared.settings import Settings
+from wattmill.app.declared.tenants import fresh_key
 from wattmill.app.home import Home
-from wattmill.app.settings import Settings
-from wattmill.app.start import end_leftovers, port_in_the_way
-from wattmill.app.supervisor import TICK_S, Factory, wait_until_ready
-from wattmill.app.tenants import fresh_key
-from wattmill.app.worker_control import ask
+from wattmill.app.running import home_lock
+from wattmill.app.running.admin_token import admin_token
+from wattmill.app.running.children import Child
+from wattmill.app.running.start import end_leftovers, port_in_the_way
+from wattmill.app.running.supervisor import TICK_S, Factory, wait_until_ready
+from wattmill.app.running.worker_control import ask
+from wattmill.app.seeing.auditing import audit_home
 from wattmill.cli.audit import show_report
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption
 from wattmill.cli.live_line import LiveLine
@@ -232,7 +233,7 @@ class _Run:
         argv = [
             sys.executable,
             "-m",
-            "wattmill.app.load",
+            "wattmill.app.running.load",
             "--url",
             f"{factory.gateway_url}/v1",
             "--model",
@@ -293,7 +294,7 @@ def _overridden(
 
 
 def _check_weights(settings: Settings) -> None:
-    from wattmill.app.engines import embedded_specs
+    from wattmill.app.running.engines import embedded_specs
     from wattmill.models.weights import Missing, weights_path
 
     for spec in embedded_specs(settings, os.environ).values():

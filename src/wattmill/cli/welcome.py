@@ -10,9 +10,9 @@ from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 
-from wattmill.app.figures import figures
 from wattmill.app.home import Home
-from wattmill.app.supervisor import Factory
+from wattmill.app.running.supervisor import Factory
+from wattmill.app.seeing.figures import figures
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from wattmill.app.figures import assemble, read
 from wattmill.app.home import Home
-from wattmill.app.readings import Power, mean_power, power_now, read_supervisor, read_workers
+from wattmill.app.seeing.figures import assemble, read
+from wattmill.app.seeing.readings import Power, mean_power, power_now, read_supervisor, read_workers
 from wattmill.ledger import epoch as epochs
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import ControlError

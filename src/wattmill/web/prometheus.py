@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from wattmill.app.board import Figures
 from wattmill.app.home import Home
-from wattmill.app.readings import WorkerReading
+from wattmill.app.seeing.board import Figures
+from wattmill.app.seeing.readings import WorkerReading
 from wattmill.distribution.metrics import METRICS, Metric, merge
 
 FACTORY_METRICS: tuple[Metric, ...] = (

@@ -15,12 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from wattmill.app import home_lock
-from wattmill.app.auditing import audit_home
-from wattmill.app.explain import UnknownRequest, explain
-from wattmill.app.figures import read, row
-from wattmill.app.request_list import STATUS_FILTERS, request_page
-from wattmill.app.request_view import request_view
+from wattmill.app.running import home_lock
+from wattmill.app.seeing.auditing import audit_home
+from wattmill.app.seeing.explain import UnknownRequest, explain
+from wattmill.app.seeing.figures import read, row
+from wattmill.app.seeing.request_list import STATUS_FILTERS, request_page
+from wattmill.app.seeing.request_view import request_view
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.ledger.tenancy import name_of, path_of
 from wattmill.units import UJ_PER_J, US_PER_S

@@ -28,8 +28,8 @@ class HostMeter:
     def source(self) -> str:
         host = self._host
         return (
-            f"host model idle={host.idle_w:g}W max={host.max_w:g}W alpha={host.alpha:g} on {host.cores} cores, "
-            "by CPU time"
+            f"host model idle={host.idle_w:g}W max={host.max_w:g}W alpha={host.alpha:g} "
+            f"on {host.cores} cores, by CPU time"
         )
 
     def window(self, pids: Mapping[str, int], *, now_s: float, wall_us: int) -> MeterWindow | None:

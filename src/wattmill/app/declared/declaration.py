@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from wattmill.app.problem import Problem
-from wattmill.app.settings import Settings
+from wattmill.app.declared.problem import Problem
+from wattmill.app.declared.settings import Settings
 
 FILE_NAME = "wattmill.toml"
 EXAMPLE = "built-in example"
@@ -56,7 +56,7 @@ def decode(text: str, *, file: str, folder: Path, env: Mapping[str, str]) -> Loa
     """
     import tomllib
 
-    from wattmill.app import settings_checks, settings_errors
+    from wattmill.app.declared import settings_checks, settings_errors
 
     try:
         data = tomllib.loads(text)
@@ -88,7 +88,7 @@ def restored(text: str) -> Settings:
 
 def with_absolute_paths(settings: Settings, folder: Path) -> Settings:
     """Return `settings` with every relative file name resolved from `folder`."""
-    from wattmill.app.pool_settings import EmbeddedPool, Pool
+    from wattmill.app.declared.pool_settings import EmbeddedPool, Pool
 
     def absolute(name: str | None) -> str | None:
         return None if name is None else os.path.join(folder, os.path.expanduser(name))

@@ -114,7 +114,7 @@ def drive(url: str, key: str, mix: list[Shape], *, seconds: float, rate_per_s: f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="wattmill.app.load")
+    parser = argparse.ArgumentParser(prog="wattmill.app.running.load")
     parser.add_argument("--url", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--pools", default="")
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
 
-    from wattmill.app import lifeline
+    from wattmill.app.running import lifeline
 
     lifeline.arm()
     mix = shapes(args.model, [pool for pool in args.pools.split(",") if pool])

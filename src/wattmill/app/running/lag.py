@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from wattmill.app.declared.settings import Ledger
 from wattmill.app.home import Home
-from wattmill.app.settings import Ledger
 from wattmill.vocab.refusal import Refusal
 
 _log = logging.getLogger("wattmill.lag")

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from wattmill.app.figure import Figure
+from wattmill.app.seeing.figure import Figure
 
 Mood = Literal["good", "watch", "act", "unknown"]
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from wattmill.app.board import Health, Mood
-from wattmill.app.figure import UNITS
-from wattmill.app.readings import Readings
+from wattmill.app.seeing.board import Health, Mood
+from wattmill.app.seeing.figure import UNITS
+from wattmill.app.seeing.readings import Readings
 
 CAP_NEAR = 0.8
 LAG_WATCH_S = 10.0

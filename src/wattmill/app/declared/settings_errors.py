@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from wattmill.app.problem import Problem
+from wattmill.app.declared.problem import Problem
 
 Path = tuple[str, ...]
 

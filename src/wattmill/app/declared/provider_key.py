@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from wattmill.app.pool_settings import HttpPool
+from wattmill.app.declared.pool_settings import HttpPool
 
 
 def provider_key(pool: HttpPool, env: Mapping[str, str]) -> str | None:

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar, get_args
 
-from wattmill.app.board import Floor, Flow, Part
-from wattmill.app.figure import Figure, figure
-from wattmill.app.readings import Cell, Power, Readings, power_now
+from wattmill.app.seeing.board import Floor, Flow, Part
+from wattmill.app.seeing.figure import Figure, figure
+from wattmill.app.seeing.readings import Cell, Power, Readings, power_now
 from wattmill.ledger.tenancy import path_of
 from wattmill.units import S_PER_H
 from wattmill.vocab.usage import Provenance

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from wattmill.app.explain import Story, Try
-from wattmill.app.figure import Figure, figure
-from wattmill.app.tower import as_provenance
+from wattmill.app.seeing.explain import Story, Try
+from wattmill.app.seeing.figure import Figure, figure
+from wattmill.app.seeing.tower import as_provenance
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
-from wattmill.app.pool_settings import (
+from wattmill.app.declared.pool_settings import (
     EmbeddedPool,
     HttpPool,
     ListPriceCost,
@@ -16,10 +16,10 @@ from wattmill.app.pool_settings import (
     PriceBookCharge,
     upstream_names,
 )
-from wattmill.app.problem import Problem
-from wattmill.app.provider_key import absent_key
-from wattmill.app.settings import Settings
-from wattmill.app.settings_errors import Path, dotted, line_of
+from wattmill.app.declared.problem import Problem
+from wattmill.app.declared.provider_key import absent_key
+from wattmill.app.declared.settings import Settings
+from wattmill.app.declared.settings_errors import Path, dotted, line_of
 from wattmill.ledger.tenancy import CAP_MAX_NUSD
 from wattmill.models.spec import CAPABILITIES
 from wattmill.units import nusd_from_usd, usd_from_nusd

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from wattmill.app.plan import places
-from wattmill.app.settings import Settings
+from wattmill.app.declared.plan import places
+from wattmill.app.declared.settings import Settings
 from wattmill.models.engines.embedded import EmbeddedSpec
 
 

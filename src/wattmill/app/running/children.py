@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from wattmill.app.state import ProcessState
+from wattmill.app.running.state import ProcessState
 
 _BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 _STEADY_S = 30.0  # up that long, a child has recovered: its next crash restarts at once again

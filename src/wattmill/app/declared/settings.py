@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from wattmill.app.pool_settings import ModelName, Name, Pool, Rates, Usd
+from wattmill.app.declared.pool_settings import ModelName, Name, Pool, Rates, Usd
 from wattmill.distribution.spec import Limits
 from wattmill.models.spec import ModelCard, TokenizerBound
 

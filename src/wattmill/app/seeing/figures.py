@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from wattmill import __version__
-from wattmill.app import tower
-from wattmill.app.board import Count, Figures, LineItem, Place, Process, Row, Spender
-from wattmill.app.book_reading import read_books
-from wattmill.app.figure import Figure, figure
-from wattmill.app.health import health
 from wattmill.app.home import Home
-from wattmill.app.readings import (
+from wattmill.app.running.state import PlaceState
+from wattmill.app.running.worker_control import Answer
+from wattmill.app.seeing import tower
+from wattmill.app.seeing.board import Count, Figures, LineItem, Place, Process, Row, Spender
+from wattmill.app.seeing.book_reading import read_books
+from wattmill.app.seeing.figure import Figure, figure
+from wattmill.app.seeing.health import health
+from wattmill.app.seeing.readings import (
     Cell,
     MeterSum,
     Readings,
@@ -22,8 +24,6 @@ from wattmill.app.readings import (
     read_supervisor,
     read_workers,
 )
-from wattmill.app.state import PlaceState
-from wattmill.app.worker_control import Answer
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.tenancy import name_of, path_of
 from wattmill.units import TOK_PER_MTOK, UJ_PER_J, US_PER_S

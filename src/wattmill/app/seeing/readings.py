@@ -8,10 +8,10 @@ from statistics import fmean
 
 import msgspec
 
-from wattmill.app import home_lock
 from wattmill.app.home import Home
-from wattmill.app.state import FactoryState, read_state
-from wattmill.app.worker_control import Answer, ask
+from wattmill.app.running import home_lock
+from wattmill.app.running.state import FactoryState, read_state
+from wattmill.app.running.worker_control import Answer, ask
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import Budget, Node
 from wattmill.power.live.proc import process_cpu_s, process_rss_bytes

@@ -17,21 +17,21 @@ from pathlib import Path
 
 import msgspec
 
-from wattmill.app import lifeline
-from wattmill.app.children import Child, ChildSpec
-from wattmill.app.clock import LiveClock
-from wattmill.app.declaration import Loaded, restored, stored
-from wattmill.app.engine_endpoints import EngineEndpoint, new_key, write_endpoints
-from wattmill.app.engines import embedded_specs
+from wattmill.app.declared.declaration import Loaded, restored, stored
+from wattmill.app.declared.plan import EMBEDDED_ADAPTER, Place, places
+from wattmill.app.declared.price_plan import price_specs, publish
+from wattmill.app.declared.settings import Settings
+from wattmill.app.declared.tenants import apply_tenants
 from wattmill.app.home import Home
-from wattmill.app.plan import EMBEDDED_ADAPTER, Place, places
-from wattmill.app.price_plan import price_specs, publish
-from wattmill.app.sampler import EngineTarget, Sampler
-from wattmill.app.settings import Settings
-from wattmill.app.state import FactoryState, PlaceState, write_state
-from wattmill.app.tenants import apply_tenants
-from wattmill.app.who_listens import free_port
-from wattmill.app.worker_control import ask
+from wattmill.app.running import lifeline
+from wattmill.app.running.children import Child, ChildSpec
+from wattmill.app.running.clock import LiveClock
+from wattmill.app.running.engine_endpoints import EngineEndpoint, new_key, write_endpoints
+from wattmill.app.running.engines import embedded_specs
+from wattmill.app.running.sampler import EngineTarget, Sampler
+from wattmill.app.running.state import FactoryState, PlaceState, write_state
+from wattmill.app.running.who_listens import free_port
+from wattmill.app.running.worker_control import ask
 from wattmill.ledger.journal import Journal
 from wattmill.ledger.stores.control import Control
 from wattmill.models.engines.embedded import EXIT_CODES, READY_PATH, EmbeddedSpec, command

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from wattmill.app.settings import Settings
+from wattmill.app.declared.settings import Settings
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -6,10 +6,10 @@ import os
 import signal
 import time
 
+from wattmill.app.declared.settings import Settings
 from wattmill.app.home import Home
-from wattmill.app.settings import Settings
-from wattmill.app.state import read_state
-from wattmill.app.who_listens import holder_of, port_is_free
+from wattmill.app.running.state import read_state
+from wattmill.app.running.who_listens import holder_of, port_is_free
 
 _PATIENCE_S = 3.0
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from wattmill.app.declaration import EXAMPLE, Loaded
-from wattmill.app.pool_settings import HttpPool
-from wattmill.app.provider_key import provider_key, stands_in
-from wattmill.app.settings_errors import Path, dotted
+from wattmill.app.declared.declaration import EXAMPLE, Loaded
+from wattmill.app.declared.pool_settings import HttpPool
+from wattmill.app.declared.provider_key import provider_key, stands_in
+from wattmill.app.declared.settings_errors import Path, dotted
 
 Origin = Literal["file", "example", "default", "derived"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wattmill.app.settings import Settings
+from wattmill.app.declared.settings import Settings
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import NoSuch
 from wattmill.units import nusd_from_usd

@@ -56,7 +56,7 @@ def write_state(home: Home, state: FactoryState) -> None:
 
 
 def read_state(home: Home) -> FactoryState | None:
-    """Return the last state written, or None if no factory ever ran here. `is_running` tells if it still does."""
+    """Return the last state written, or None if no factory ever ran here."""
     return _read(home.run / "state.json")
 
 

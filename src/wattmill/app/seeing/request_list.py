@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from wattmill.app.book_reading import refused_row
-from wattmill.app.readings import RecentRow
+from wattmill.app.seeing.book_reading import refused_row
+from wattmill.app.seeing.readings import RecentRow
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.ledger.stores.sqlite_schema import SOURCES, STATUSES
 

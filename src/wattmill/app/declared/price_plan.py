@@ -11,8 +11,8 @@ from typing import Literal, assert_never
 
 import msgspec
 
-from wattmill.app.plan import Place, Prices, places
-from wattmill.app.pool_settings import (
+from wattmill.app.declared.plan import Place, Prices, places
+from wattmill.app.declared.pool_settings import (
     Cost,
     CostPlus,
     ListPriceCost,
@@ -21,7 +21,7 @@ from wattmill.app.pool_settings import (
     Rates,
     RatesCost,
 )
-from wattmill.app.settings import Settings
+from wattmill.app.declared.settings import Settings
 from wattmill.ledger.cost_basis import owned_rates
 from wattmill.ledger.price_book import Listing, Omitted, Version, list_price, publish_listing
 from wattmill.ledger.stores.control import Control

@@ -11,9 +11,9 @@ from typing import Protocol
 
 import msgspec
 
-from wattmill.app.pool_settings import EmbeddedPool, HttpPool, Pool, Speed, upstream_names
-from wattmill.app.provider_key import provider_key, stands_in
-from wattmill.app.settings import Settings
+from wattmill.app.declared.pool_settings import EmbeddedPool, HttpPool, Pool, Speed, upstream_names
+from wattmill.app.declared.provider_key import provider_key, stands_in
+from wattmill.app.declared.settings import Settings
 from wattmill.distribution.spec import Backend, BackendModel
 from wattmill.models.spec import ModelCard
 from wattmill.scheduling import spec as scheduling
@@ -188,8 +188,8 @@ def _fleet_pool(
     if place.declared.capabilities is not None:
         able &= frozenset(place.declared.capabilities)
     elif place.embedded:
-        # Only what is declared: an engine that also embeds computes a prompt in one batch, so that a client who
-        # leaves costs more; and whether tools work is a matter of the weights' chat template (SmolLM2 has none).
+        # Only what is declared: an engine that also embeds computes a prompt in one batch, so that a client
+        # who leaves costs more; and whether tools work is a matter of the weights' chat template.
         able -= {"embeddings", "tools"}
     return scheduling.Pool(
         name=place.pool,

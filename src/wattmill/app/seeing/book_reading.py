@@ -7,9 +7,9 @@ from collections import defaultdict
 from typing import Any
 
 from wattmill.app.home import Home
-from wattmill.app.journal_peek import peek
-from wattmill.app.lag import read_lag
-from wattmill.app.readings import BookReading, Cell, MeterSum, RecentRow, Times, Window
+from wattmill.app.running.lag import read_lag
+from wattmill.app.seeing.journal_peek import peek
+from wattmill.app.seeing.readings import BookReading, Cell, MeterSum, RecentRow, Times, Window
 from wattmill.ledger.stores.sqlite import WrongLedgerFormat
 from wattmill.ledger.stores.sqlite_read import AttemptRow, Books, RefusedRow
 from wattmill.ledger.stores.sqlite_schema import STATUSES

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from wattmill.app.plan import Place, Prices, places
-from wattmill.app.pool_settings import PriceBookCharge
-from wattmill.app.settings import Settings
+from wattmill.app.declared.plan import Place, Prices, places
+from wattmill.app.declared.pool_settings import PriceBookCharge
+from wattmill.app.declared.settings import Settings
 from wattmill.ledger.stores.control import Control
 from wattmill.vocab.price import Price
 

@@ -1,0 +1,1 @@
+"""The factory alive on one machine: processes, locks, state, samples."""

@@ -1,0 +1,1 @@
+"""What people are shown: figures, requests and proofs, read from the books and the running processes."""
