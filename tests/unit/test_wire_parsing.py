@@ -218,3 +218,31 @@ def test_completions_need_a_prompt_and_embeddings_an_input_that_is_not_streamed(
     assert refusal(b'{"model":"m"}', "embeddings").param == "input"
     assert refusal(b'{"model":"m","input":"x","stream":true}', "embeddings").param == "stream"
     assert isinstance(parse("embeddings", b'{"model":"m","input":"x"}'), Draft)
+
+
+plain_fields = {
+    "model": st.sampled_from(["m", "p/m", "", "é", "x" * 300, 5, None]),
+    "messages": st.sampled_from(
+        [[], [{"role": "user", "content": "[x]"}], [{"content": []}], "no", None, {}]
+    ),
+    "stream": st.sampled_from([True, False, None, "yes"]),
+    "max_tokens": st.sampled_from([1, 7, 0, -1, None, "4", 2.0, 2**31]),
+    "n": st.sampled_from([1, 2, None]),
+    "max_completion_tokens": st.sampled_from([3, None]),
+    "stream_options": st.sampled_from([{"include_usage": True}, None]),
+    "tools": st.sampled_from([[], [{"type": "function"}], None]),
+    "temperature": st.just(0.5),
+}
+
+
+@given(st.fixed_dictionaries({}, optional=plain_fields))
+def test_the_quick_way_says_what_the_long_way_says(body: dict[str, Any]) -> None:
+    short = json.dumps(body).encode()
+    long = json.dumps(body | {"user": "x" * 9_000}).encode()
+    one, other = parse("chat", short), parse("chat", long)
+    if isinstance(one, Refusal):
+        assert one == other
+    else:
+        assert isinstance(other, Draft)
+        for name in ("model", "stream", "show_usage", "max_output_tok", "n", "prompts", "needs"):
+            assert getattr(one, name) == getattr(other, name)

@@ -33,7 +33,11 @@ class _Streamed(Attempt):
         draft = self.exchange.draft
         # An assembled answer always has its usage, like any answer that is not streamed.
         self.tally = Tally(
-            self.adapter, self.exchange.endpoint, show_usage=draft.show_usage or not draft.stream
+            self.adapter,
+            self.exchange.endpoint,
+            show_usage=draft.show_usage or not draft.stream,
+            n=draft.n,
+            prompts=draft.prompts,
         )
         self._splitter = Splitter()
 

@@ -109,7 +109,11 @@ class Exchange:
         if isinstance(caller, Refusal):
             return caller
         self.caller = caller
-        refusal = out_of_scope(caller, endpoint=self.endpoint) or services.admit()
+        if caller.endpoints is not None:
+            refusal = out_of_scope(caller, endpoint=self.endpoint)
+            if refusal is not None:
+                return refusal
+        refusal = services.admit()
         if refusal is not None:
             return refusal
         if self.gateway.in_flight > services.limits.in_flight:
@@ -136,9 +140,10 @@ class Exchange:
                 )
             privacy = max(privacy, asked, key=PRIVACY_CLASSES.index)  # a request may say more, never less
         model, pool = draft.model, None
-        place, slash, rest = model.partition("/")
-        if slash and place in services.backends:
-            model, pool = rest, place
+        if "/" in model:
+            place, _, rest = model.partition("/")
+            if place in services.backends:
+                model, pool = rest, place
         try:
             bound = input_bound_tok(self.endpoint, draft.body, services.bound.get(model, _PLAIN))
         except (msgspec.MsgspecError, RecursionError) as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Raw
@@ -26,6 +26,8 @@ _SPACE = b" \t\r\n"
 _TELLING = frozenset(
     ("tools", "functions", "response_format", "logprobs", "top_logprobs", "audio", "modalities")
 )
+_UNUSUAL = _TELLING | {"n", "max_completion_tokens", "stream_options"}
+_QUICK_BYTES = 8_192  # reading a longer body twice costs more than it saves
 _NO_NEEDS: frozenset[str] = frozenset()
 _EMPTY = (b"null", b"[]", b"{}", b"false")
 
@@ -48,12 +50,20 @@ class Draft(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.n * self.prompts
 
 
+class _Fields(msgspec.Struct, gc=False):
+    model: str
+    messages: Raw
+    stream: bool | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOK)] | None = None
+
+
 class _Message(msgspec.Struct, gc=False):
     content: Raw = Raw(b"")  # absent; msgspec has no union of Raw and None
 
 
 _body_decoder = msgspec.json.Decoder(dict[str, Raw])
 _encoder = msgspec.json.Encoder()
+_fields_decoder = msgspec.json.Decoder(_Fields)
 _messages_decoder = msgspec.json.Decoder(list[_Message])
 _parts_decoder = msgspec.json.Decoder(list[dict[str, Raw]])
 _str_decoder = msgspec.json.Decoder(str)
@@ -86,7 +96,28 @@ def _parse(endpoint: Endpoint, data: bytes) -> Draft | Refusal:
                 message=f"field {twice!r} is given more than once; give each field once",
                 param=twice[:128],
             )
+    if len(data) <= _QUICK_BYTES and endpoint == "chat":
+        draft = _quick_chat(body, data)
+        if draft is not None:
+            return draft
     return _draft(endpoint, body)
+
+
+def _quick_chat(body: Body, data: bytes) -> Draft | None:
+    """Read an ordinary chat in one typed pass; None for what `_draft` has to look at, or to refuse.
+
+    It never says anything else than `_draft` (a property test holds them together), only sooner.
+    """
+    try:
+        fields = _fields_decoder.decode(data)
+    except msgspec.MsgspecError:
+        return None
+    model, limit = fields.model, fields.max_tokens
+    if not model or len(model) > MAX_MODEL_CHARS or not model.isprintable():
+        return None
+    if bytes(fields.messages).rfind(b"[") != 0 or not _UNUSUAL.isdisjoint(body):
+        return None
+    return Draft(endpoint="chat", body=body, model=model, stream=fields.stream is True, max_output_tok=limit)
 
 
 def _draft(endpoint: Endpoint, body: Body) -> Draft | Refusal:
