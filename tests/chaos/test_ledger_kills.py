@@ -97,7 +97,7 @@ def test_a_child_whose_supervisor_is_killed_does_not_stay(tmp_path: Path) -> Non
     Home(tmp_path / "home").create()
     code = (
         "import os, subprocess, sys, time\n"
-        "from wattmill.app import lifeline\n"
+        "from wattmill.app.running import lifeline\n"
         "child_end, keep = lifeline.make()\n"
         "p = subprocess.Popen([sys.executable, '-m', 'wattmill.app.ledger_process', '--home', sys.argv[1]],\n"
         "    pass_fds=(child_end,), env={**os.environ, **lifeline.child_env(child_end)})\n"

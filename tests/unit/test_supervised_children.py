@@ -83,9 +83,9 @@ def test_no_child_outlives_a_killed_supervisor(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
         "import subprocess, sys, time\n"
-        "from wattmill.app import lifeline\n"
+        "from wattmill.app.running import lifeline\n"
         "child_end, keep = lifeline.make()\n"
-        "code = 'from wattmill.app import lifeline; lifeline.arm(); import time; '\\\n"
+        "code = 'from wattmill.app.running import lifeline; lifeline.arm(); import time; '\\\n"
         "  'print(1, flush=True); time.sleep(60)'\n"
         "import os\n"
         "p = subprocess.Popen([sys.executable, '-c', code], pass_fds=(child_end,),"

@@ -106,15 +106,11 @@ def _attempt(number: int, one: Try) -> list[tuple[str, str]]:
         counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in one.tokens.items()) or "0"
         out.append(("  tokens", f"{counts}  ({one.source})"))
     if one.charge_nusd is not None and one.cost_nusd is not None:
-        price = f"  {one.charge_price}" if one.charge_price else ""
-        over = f", overrun {_usd(one.overrun_nusd)} USD (operator's)" if one.overrun_nusd else ""
-        held = f", reserved {_usd(one.reserved_nusd)} USD" if one.reserved_nusd is not None else ""
-        out.append(
-            (
-                "  money",
-                f"charge {_usd(one.charge_nusd)} USD, cost {_usd(one.cost_nusd)} USD{over}{held}{price}",
-            )
-        )
+        over = f", overrun {_usd(one.overrun_nusd)} (operator's)" if one.overrun_nusd else ""
+        held = f", reserved {_usd(one.reserved_nusd)}" if one.reserved_nusd is not None else ""
+        out.append(("  money", f"charge {_usd(one.charge_nusd)}, cost {_usd(one.cost_nusd)}{over}{held} USD"))
+        if one.charge_price:
+            out.append(("  price", one.charge_price))
     elif one.reserved_nusd is not None:
         out.append(("  money", f"reserved {_usd(one.reserved_nusd)} USD, not ended yet"))
     return out
