@@ -96,6 +96,18 @@ REFUSED: list[tuple[str, str, Any]] = [
     ("llama.cpp", "tool_choice", "required"),
     ("llama.cpp", "tool_choice", {"type": "function", "function": {"name": "f"}}),
     ("transformers", "tool_choice", "required"),
+    ("transformers", "temperature", "hot"),
+    ("transformers", "top_p", 7),
+    ("transformers", "logit_bias", {"5": 1}),
+    ("transformers", "stop", 5),
+    ("transformers", "echo", True),
+    ("transformers", "prompt", ["a", "b"]),
+    ("transformers", "chat_template_kwargs", {"padding": "max_length"}),
+    ("transformers", "chat_template_kwargs", {"chat_template": "x"}),
+    ("openai-compatible", "chat_template_kwargs", {"chat_template": "x"}),
+    ("vllm", "chat_template_kwargs", {"chat_template": "x"}),
+    ("vllm", "prompt_logprobs", 1),
+    ("vllm", "media_io_kwargs", {"video": {"num_frames": 10_000}}),
     ("vllm", "use_beam_search", True),
     ("vllm", "best_of", 3),
     ("vllm", "priority", -5),
@@ -181,6 +193,9 @@ def test_counters_are_read_from_an_engines_metrics() -> None:
     )
     found = ADAPTERS["vllm"].counters(text)
     assert found == Counters(prompt_tok=1200, output_tok=42, running=2, waiting=1)
+    cached = b'vllm:prompt_tokens_cached_total{engine="0",model_name="m"} 200.0\n'
+    found = ADAPTERS["vllm"].counters(text + cached)
+    assert found == Counters(prompt_tok=1000, output_tok=42, running=2, waiting=1, cached_tok=200)
     assert ADAPTERS["vllm"].counters(b"<html>") is None
     assert ADAPTERS["llama.cpp"].counters(b"llamacpp:requests_processing NaN") is None
 

@@ -140,15 +140,45 @@ def test_anything_produced_is_content(delta: dict[str, Any]) -> None:
     assert tally.has_content and tally.output_tok_so_far == 1
 
 
+def counted(index: int, prompt: int, output: int, finish: str | None = None) -> bytes:
+    usage = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
+    choice = {"index": index, "delta": {"content": "a"}, "finish_reason": finish}
+    return b"data: " + msgspec.json.encode({"choices": [choice], "usage": usage})
+
+
+def test_choices_that_an_engine_counts_one_by_one_are_added_up() -> None:
+    """vLLM tells with each chunk what that choice has; nothing but its last usage is about all."""
+    tally = tally_for("vllm", n=2)
+    for event in (counted(0, 5, 1), counted(1, 5, 1), counted(0, 5, 2, "stop"), counted(1, 5, 2)):
+        tally.feed(event)
+    assert tally.reading() == (Usage(5, 4), "estimated")
+    assert tally.output_tok_so_far == 4
+    tally.feed(counted(1, 5, 3, "stop"))
+    assert tally.reading() == (Usage(5, 5), "estimated")
+    last = {
+        "prompt_tokens": 5,
+        "completion_tokens": 5,
+        "total_tokens": 10,
+        "prompt_tokens_details": {"cached_tokens": 4},
+    }
+    tally.feed(b"data: " + msgspec.json.encode({"choices": [], "usage": last}))
+    assert tally.reading() == (Usage(5, 5, cached_tok=4), "measured")
+
+
+def test_prompts_are_counted_once_for_all_their_choices() -> None:
+    tally = Tally(ADAPTERS["vllm"], "completions", show_usage=False, n=2, prompts=2)
+    for index, prompt in ((0, 5), (1, 5), (2, 7), (3, 7)):
+        tally.feed(counted(index, prompt, 2))
+    assert tally.reading() == (Usage(12, 8), "estimated")
+
+
 def test_one_finished_choice_of_two_does_not_make_partial_usage_final() -> None:
-    tally = tally_for("vllm")
+    tally = tally_for("openai-compatible", n=2)
     for index, finish in ((0, None), (1, None), (0, "stop")):
-        choice = {"index": index, "delta": {"content": "a"}, "finish_reason": finish}
-        tally.feed(b"data: " + msgspec.json.encode({"choices": [choice], "usage": USAGE}))
+        tally.feed(counted(index, 5, 2, finish))
     assert tally.reading() == (Usage(5, 2), "estimated")
-    choice = {"index": 1, "delta": {}, "finish_reason": "stop"}
-    tally.feed(b"data: " + msgspec.json.encode({"choices": [choice], "usage": USAGE}))
-    assert tally.reading() == (Usage(5, 2), "measured")
+    tally.feed(counted(1, 5, 4, "stop"))
+    assert tally.reading() == (Usage(5, 4), "measured")
 
 
 def test_a_usage_of_nothing_after_content_is_a_lie() -> None:

@@ -58,6 +58,8 @@ class Assembler:
                 whole["text"] += value or ""
             elif name == "logprobs":
                 _merge_logprobs(whole, value)
+            elif name == "token_ids" and isinstance(value, list):  # vLLM's
+                whole[name] = (whole.get(name) or []) + value
             elif value is not None or name not in whole:
                 whole[name] = value
 

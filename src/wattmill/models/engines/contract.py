@@ -57,6 +57,7 @@ class Adapter:
     counts_in: Literal["usage", "timings"] | None = None
     counters_path: str | None = None  # from the root of the server; None: the engine keeps no counters
     counter_names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # series -> field of Counters
+    prompt_counter_holds_cached: bool = False  # its prompt series counts tokens that were not computed too
     keeps_stream_options: frozenset[str] = frozenset()  # of the client's, beside ours
     extra_check: Callable[[Endpoint, Body], Refusal | None] | None = None
 
@@ -133,8 +134,11 @@ class Adapter:
                     return None
         if "running" not in totals:
             return None
+        prompt_tok = totals.get("prompt_tok")
+        if prompt_tok is not None and self.prompt_counter_holds_cached:
+            prompt_tok -= totals.get("cached_tok", 0)
         return Counters(
-            prompt_tok=totals.get("prompt_tok"),
+            prompt_tok=prompt_tok,
             output_tok=totals.get("output_tok"),
             running=totals["running"],
             waiting=totals.get("waiting", 0),
@@ -236,6 +240,26 @@ def free_choice(value: object) -> str | None:
     if value in (None, "auto", "none"):
         return None
     return 'must be "auto" or "none": this engine does not force a call; ask for a schema instead'
+
+
+def number(low: float, high: float) -> Rule:
+    """Refuse what is not a number from `low` to `high`, of an engine that would break on it."""
+
+    def wrong(value: object) -> str | None:
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            return f"must be a number from {low:g} to {high:g}"
+        return None
+
+    return checked_by(wrong)
+
+
+def no_template(value: object) -> str | None:
+    """Arguments of the chat template that bring another template: their bytes would bound nothing."""
+    if isinstance(value, dict) and "chat_template" in value:
+        return "may not hold 'chat_template': it could make any number of tokens of a message"
+    return None
 
 
 def function_tools(value: object) -> str | None:

@@ -17,6 +17,7 @@ from wattmill.models.engines.contract import (
     Rule,
     checked_by,
     function_tools,
+    no_template,
     only,
     refuse,
 )
@@ -58,6 +59,7 @@ _RULES: dict[str, Rule] = {
     "logits_processors": refuse(_SETTING),
     "custom_logit_processor": refuse(_SETTING),
     "chat_template": refuse("could make any number of tokens of a message"),
+    "chat_template_kwargs": checked_by(no_template),
     "prompt_embeds": refuse("cannot be counted before it is sent"),
     "input_embeds": refuse("cannot be counted before it is sent"),
     "priority": refuse("would change the order in which the engine serves"),

@@ -6,6 +6,7 @@ counts in each chunk are the best knowledge ("estimated"), else the number of ch
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -61,9 +62,12 @@ class Tally:
     __slots__ = (
         "_adapter",
         "_chunks",
+        "_counted",
         "_final",
         "_finished",
+        "_n",
         "_open",
+        "_several",
         "_show_timings",
         "_show_usage",
         "_timings",
@@ -77,9 +81,20 @@ class Tally:
     )
 
     def __init__(
-        self, adapter: Adapter, endpoint: Endpoint, *, show_usage: bool, show_timings: bool = False
+        self,
+        adapter: Adapter,
+        endpoint: Endpoint,
+        *,
+        show_usage: bool,
+        show_timings: bool = False,
+        n: int = 1,
+        prompts: int = 1,
     ) -> None:
+        """`n` choices were asked for of each of `prompts` prompts."""
         self._adapter = adapter
+        self._n = n
+        self._several = n * prompts > 1
+        self._counted: dict[int, Usage] = {}  # by choice, where the engine counts each by itself
         self._show_usage = show_usage
         self._show_timings = show_timings
         self._usage: Usage | None = None
@@ -166,18 +181,28 @@ class Tally:
             if not self._show_timings:
                 event = _without(event, b"timings")
         if said.usage is not None:
-            return self._take_usage(event, said.usage, bool(said.choices), finish)
+            return self._take_usage(event, said.usage, said.choices or (), finish)
         if not self._show_usage and b',"usage":null' in event:
             event = event.replace(b',"usage":null', b"", 1)
         return event + b"\n\n"
 
-    def _take_usage(self, event: bytes, wire: OpenAIUsage, in_content: bool, finish: bool) -> bytes | None:
+    def _take_usage(
+        self, event: bytes, wire: OpenAIUsage, choices: Sequence[_Choice], finish: bool
+    ) -> bytes | None:
         try:
             usage = from_openai(wire)
         except ImpossibleUsage as e:
             self.failure = str(e)
             return None
-        final = not in_content or (not self._open and (finish or self.finish_reason is not None))
+        in_content = bool(choices)
+        if self._adapter.counts_in == "usage":
+            final = not in_content  # what comes with each chunk leaves cached tokens out
+            if in_content and self._several:
+                for choice in choices:
+                    self._counted[choice.index] = usage
+                usage = self._sum_of_choices()
+        else:
+            final = not in_content or (not self._open and (finish or self.finish_reason is not None))
         if final and self.has_content and usage.output_tok == 0:
             self.failure = f"invalid usage: 0 output tokens after {self._chunks} chunks with content"
             return None
@@ -189,6 +214,11 @@ class Tally:
         if not self._show_usage or not final or self._adapter.counts_in == "usage":
             event = _without(event, b"usage")
         return event + b"\n\n"
+
+    def _sum_of_choices(self) -> Usage:
+        """Add up what was counted of each choice by itself; `n` of them share one prompt."""
+        prompts = {index // self._n: usage.prompt_tok for index, usage in self._counted.items()}
+        return Usage(sum(prompts.values()), sum(usage.output_tok for usage in self._counted.values()))
 
     @property
     def prompt_tok(self) -> int | None:
