@@ -258,9 +258,7 @@ class Attempt:
             self._unwell(text, surely_down=kind == "connect")
         if kind in ("connect", "busy"):
             self.sent = False
-        self.fail(
-            Refusal(code=code, message=f"pool {self.pool!r}: {text}"), error=kind, worked=kind == "timeout"
-        )
+        self.fail(Refusal(code=code, message=f"pool {self.pool!r}: {text}"), error=kind, worked=self.sent)
 
     def malformed(self, text: str) -> None:
         """The engine's answer is not what it should be."""

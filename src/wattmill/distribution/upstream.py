@@ -2,9 +2,9 @@
 
 **Sending again.** A kept connection may have been closed by the engine just before we wrote: the request was
 never read, and a new connection gets it, once, as the same attempt. This is done only when the connection was
-reused, when not one byte of an answer came, and when it ended within a second of the write. An engine that
-had read the request and then died without a byte within that second loses its work with its socket; one that
-worked for longer is a failed attempt with an end of its own, and the next attempt is a new record.
+reused, when not one byte of an answer came, and when it ended within a round trip (and 20 ms) of the write:
+so long the news of a close may have been on its way. One that breaks later had a working engine behind it:
+that is a failed attempt with an end of its own, and the next attempt is a new record.
 """
 
 from __future__ import annotations
@@ -250,7 +250,9 @@ class _Opening:
         limit_s = self._up.backend.connect_timeout_s
         try:
             async with asyncio.timeout(limit_s):
+                began_s = self._up.now_s()
                 conn = await self._up.open()
+                conn.round_trip_s = self._up.now_s() - began_s
         except TimeoutError:
             self._fail(f"no connection within {limit_s:g} s (connect_timeout_s)")
         except OSError as error:  # refused, unreachable, no such host, bad certificate

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wattmill.distribution.upstream import Upstream
 
 _HEAD_LIMIT = 65_536
-_STALE_S = 1.0
+_STALE_S = 0.02  # and a round trip: so late a kept connection may still turn out to have been closed
 _REST_S = 1.0  # for what an engine still sends after all the content was there
 _READ_BYTES = 65_536
 _shared = memoryview(bytearray(_READ_BYTES))
@@ -76,12 +76,14 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "paused",
         "request",
         "reused",
+        "round_trip_s",
         "sent_s",
         "sink",
         "transport",
     )
 
     def __init__(self, owner: Upstream) -> None:
+        self.round_trip_s = 0.0  # at most: as long as connecting took
         self.owner = owner
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.sink: Sink | None = None
@@ -238,7 +240,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if self._status and not self._length and not self._chunked and exc is None:
             sink.on_end()  # a body that ends with its connection
             return
-        if self.request is not None and self.reused and self.owner.now_s() - self.sent_s < _STALE_S:
+        waited_s = self.owner.now_s() - self.sent_s
+        if self.request is not None and self.reused and waited_s < _STALE_S + self.round_trip_s:
             request, self.request = self.request, None
             self.owner.send_again(request, sink)
             return
