@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from email.utils import parsedate_to_datetime
 
 import pytest
 from gateway_rig import CHAT, KEY, STREAM, Answer, Client, Rig, Wire, rig, run, until, well
@@ -145,6 +146,15 @@ def test_head_has_the_length_and_no_body() -> None:
             assert head.headers["content-length"] == got.headers["content-length"] == str(len(got.body))
             assert (await client.ask()).status == 200
             client.close()
+
+    run(test())
+
+
+def test_each_answer_is_dated() -> None:
+    async def test() -> None:
+        async with rig() as r:
+            a = await r.ask(method="GET", path="/healthz")
+            assert abs(parsedate_to_datetime(a.headers["date"]).timestamp() - time.time()) < 5
 
     run(test())
 

@@ -11,7 +11,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from email.utils import formatdate
 from typing import Protocol
 
 from wattmill.distribution.connection import Connection
@@ -25,6 +24,18 @@ SWEEP_S = 0.1
 
 _WATCH_S = 0.02
 _HUNG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def _date_line(second: int) -> bytes:
+    """Return the header of a moment (RFC 9110, 5.6.7); names do not follow the process's locale."""
+    t = time.gmtime(second)
+    day, month = _DAYS[t.tm_wday], _MONTHS[t.tm_mon - 1]
+    clock = f"{t.tm_hour:02}:{t.tm_min:02}:{t.tm_sec:02}"
+    return f"date: {day}, {t.tm_mday:02} {month} {t.tm_year} {clock} GMT\r\n".encode()
 
 
 class Handler(Protocol):
@@ -96,7 +107,7 @@ class Server:
         second = int(time.time())
         if second != self._date_at:
             self._date_at = second
-            self.date = b"date: " + formatdate(second, usegmt=True).encode() + b"\r\n"
+            self.date = _date_line(second)
         late = [c for c in self.connections if now > c.deadline_s]
         for connection in late:
             connection.on_deadline()
