@@ -217,6 +217,7 @@ class Worker:
                 clock=self._clock,
                 limits=settings.gateway.limits,
                 default_output_tok=settings.routing.default_output_tok,
+                bound_tok_per_tok=settings.routing.bound_tok_per_tok,
             )
         )
         self._fleet = fleet

@@ -54,7 +54,7 @@ class _Streamed(Attempt):
         if not self.sent:
             return None, "none"
         worked = worked or self.tally.has_content
-        return self.tally.reading(self.exchange.ask.input_bound_tok if worked else None)
+        return self.tally.reading(self.exchange.estimated_prompt_tok if worked else None)
 
     def said(self) -> EngineSays:
         return self.tally
@@ -99,7 +99,7 @@ class _Streamed(Attempt):
             self.malformed("the stream ended before the answer did")
 
     def _done(self, shown: list[bytes]) -> None:
-        usage, source = self.tally.reading(self.exchange.ask.input_bound_tok)
+        usage, source = self.tally.reading(self.exchange.estimated_prompt_tok)
         self.book("finished", usage, source)
         self._detach()
         self.exchange.finished(self.pool, "2xx")
@@ -108,7 +108,7 @@ class _Streamed(Attempt):
     def _cut(self, shown: list[bytes]) -> None:
         """The engine went past its clamp: stop it, book all of it, and give the client a proper end."""
         tally = self.tally
-        usage, source = tally.reading(self.exchange.ask.input_bound_tok)
+        usage, source = tally.reading(self.exchange.estimated_prompt_tok)
         self._abort()
         self.book("cut", usage, source, error="clamp")
         self.exchange.finished(self.pool, "2xx")

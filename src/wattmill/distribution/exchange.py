@@ -85,6 +85,12 @@ class Exchange:
         gateway.in_flight += 1
         http.conn.client = self
 
+    @property
+    def estimated_prompt_tok(self) -> int:
+        """The prompt's probable length, for an engine that worked on it and never counted it. Its bound would
+        charge for bytes; the row says "estimated", and an engine's counter sets it right later."""
+        return max(1, round(self.ask.input_bound_tok / self.services.bound_tok_per_tok))
+
     # ---- before anything leaves
 
     def begin(self) -> None:

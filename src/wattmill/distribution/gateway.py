@@ -67,6 +67,7 @@ class Services:
     clock: Clock
     limits: Limits
     default_output_tok: int = 1024  # reserved where a client does not limit its answer
+    bound_tok_per_tok: float = 4.0  # how far the bound of a prompt, in bytes, lies above its tokens
 
 
 class Gateway:

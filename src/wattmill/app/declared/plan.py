@@ -126,7 +126,13 @@ def _backend(
     models: dict[str, BackendModel] = {}
     for model, upstream in place.models.items():
         both = prices[place.pool, model]
-        models[model] = BackendModel(name=model, upstream=upstream, cost=both.cost, charge=both.charge)
+        models[model] = BackendModel(
+            name=model,
+            upstream=upstream,
+            cost=both.cost,
+            charge=both.charge,
+            context_tok=place.context_tok,
+        )
     if place.embedded:
         endpoint = endpoints[place.pool]
         return Backend(
