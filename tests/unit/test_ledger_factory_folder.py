@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -9,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +29,7 @@ from wattmill.ledger import epoch as epochs
 from wattmill.ledger.audit import Report
 from wattmill.ledger.backup import BackupError, backup, restore
 from wattmill.ledger.frame import segment_name
+from wattmill.ledger.in_doubt import settle
 from wattmill.ledger.journal import Journal
 from wattmill.ledger.rating import rate
 from wattmill.ledger.retention import sweep
@@ -347,9 +351,24 @@ def test_joules_of_a_window_go_to_the_attempts_in_it_and_the_rest_is_named(facto
         ("UPDATE attempt SET charge_nusd = charge_nusd + 1", "told charges"),
         ("UPDATE attempt SET output_tok = output_tok + 1", "what attempts were told"),
         ("UPDATE epoch_used SET nusd = nusd + 1 WHERE node = 1", "children sum"),
+        ("UPDATE attempt SET cost_nusd = cost_nusd + 1", "what attempts were told"),
+        ("UPDATE attempt SET overrun_nusd = 1, cost_nusd = cost_nusd", "what attempts were told"),
+        (
+            "UPDATE attempt SET output_tok = output_tok + CASE id WHEN 1 THEN 5 ELSE -5 END",
+            "what attempts were told",
+        ),
+        ("UPDATE rollup_minute SET requests = 0", "roll-ups are the sums of the attempts"),
+        ("UPDATE rollup_hour SET errors = errors + 1", "roll-ups are the sums of the attempts"),
+        ("UPDATE attempt SET status = 1", "what journals say"),
+        ("UPDATE attempt SET source = 2", "what journals say"),
+        (
+            "INSERT INTO doubt SELECT 999, epoch, 999, 'edge', x'00', 'open', 0 FROM attempt LIMIT 1",
+            "what attempts were told",
+        ),
     ],
 )
 def test_the_audit_names_what_was_tampered_with(factory: Factory, vandalism: str, law: str) -> None:
+    factory.end(factory.intent())
     factory.end(factory.intent())
     factory.book()
     assert holds(audit_home(factory.home))
@@ -365,6 +384,71 @@ def test_the_audit_names_what_was_tampered_with(factory: Factory, vandalism: str
         capture_output=True,
     )
     assert done.returncode == 1 and json.loads(done.stdout)["holds"] is False
+
+
+def test_an_attempt_that_the_books_stepped_over_is_named(factory: Factory) -> None:
+    factory.end(factory.intent())
+    factory.book()
+    factory.end(factory.intent())
+    running = factory.intent()
+    reached = Tail(factory.gateway.folder).read().position
+    db = sqlite3.connect(factory.home.ledger_db)
+    db.execute("UPDATE epoch SET offset = ?", (reached.offset,))
+    db.commit()
+    db.close()
+    factory.book()
+    (broken,) = [check for check in audit_home(factory.home).checks if not check.holds]
+    assert broken.name == "what journals say is in the books"
+    assert [row.split(":")[1] for row in broken.rows] == ["2", str(running)]
+
+
+def test_an_attempt_at_its_reservation_for_want_of_a_rate_breaks_no_law(factory: Factory) -> None:
+    seq = factory.intent()
+    usage = Usage(50, 60, audio_out_tok=10)
+    factory.gateway.append_end(
+        End(seq, factory.now, "finished", usage, "measured", 300_000, 300_000, error="unpriced")
+    )
+    factory.book()
+    report = audit_home(factory.home)
+    assert holds(report) and any("a class without a rate" in check.detail for check in report.checks)
+
+
+def test_a_count_beyond_what_a_database_multiplies_is_rated_exactly(factory: Factory) -> None:
+    usage = Usage(50, 1 << 40)
+    rated = rate(factory.price, usage)
+    factory.end(factory.intent(), usage, charge_nusd=300_000, overrun_nusd=rated - 300_000)
+    factory.book()
+    assert holds(audit_home(factory.home))
+
+
+def test_a_journal_that_was_removed_before_it_was_booked_is_an_alarm(factory: Factory) -> None:
+    factory.end(factory.intent())
+    factory.book()
+    factory.end(factory.intent())
+    factory.kill()
+    (factory.gateway.folder / segment_name(1)).unlink()
+    assert not audit_home(factory.home).holds
+    factory.book()
+    factory.book()
+    with Books(factory.home.ledger_db) as books:
+        assert [alarm.kind for alarm in books.alarms()] == ["journal_missing"]
+
+
+def test_a_correction_for_a_node_that_the_caps_do_not_know_is_an_alarm_and_no_end(factory: Factory) -> None:
+    factory.intent(path=(*factory.path[:2], 77))
+    factory.kill()
+    factory.book()
+    with Control(factory.home.control_db) as control:
+        loop = follower(factory.home, control)
+        ((attempt, start),) = loop.books.doubts()
+        price = control.prices()[start.charge_price]
+        loop.books.settle(attempt, settle(start, "none", charge=price, cost=price), at_us=factory.now)
+        loop.books.commit()
+        loop.step()
+        loop.step()
+        loop.close()
+    with Books(factory.home.ledger_db) as books:
+        assert [alarm.kind for alarm in books.alarms()] == ["caps", "caps"]
 
 
 def test_the_audit_names_a_corrupted_journal_by_epoch_segment_and_offset(factory: Factory) -> None:
@@ -419,6 +503,35 @@ def test_a_damaged_backup_restores_nothing(factory: Factory, tmp_path: Path) -> 
     with pytest.raises(BackupError, match="checksum"):
         restore(file, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["{outside}", "../outside", "admin.token", "journal/../outside", "journal/a/../b"]
+)
+def test_a_backup_that_names_anything_else_is_refused_and_nothing_outside_is_touched(
+    tmp_path: Path, name: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"x")
+    outside.chmod(0o644)
+    name = name.format(outside=outside)
+    entry = {"bytes": 1, "sha256": hashlib.sha256(b"x").hexdigest()}
+    head = json.dumps({"format": 1, "at_us": 0, "files": {name: entry}}).encode()
+    with tarfile.open(tmp_path / "b.tar", "w") as tar:
+        for member, data in (("manifest.json", head), (name, b"x")):
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    with pytest.raises(BackupError, match="its manifest names"):
+        restore(tmp_path / "b.tar", tmp_path / "other")
+    assert outside.stat().st_mode & 0o777 == 0o644
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_backup_is_readable_by_its_owner_alone(factory: Factory, tmp_path: Path) -> None:
+    file, home = tmp_path / "b.tar", factory.home
+    backup(file, ledger_db=home.ledger_db, control_db=home.control_db, journal=home.journal, at_us=NOW)
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_only_booked_old_segments_are_swept_and_an_empty_dead_epoch_goes_with_them(tmp_path: Path) -> None:

@@ -12,25 +12,13 @@ from typing import Any
 
 import msgspec
 
-from wattmill.ledger import epoch as epochs
-from wattmill.ledger.frame import BadHeader
+from wattmill.ledger.audit_attempts import attempts, rated, rollups_by_place
+from wattmill.ledger.audit_check import Check, check
+from wattmill.ledger.audit_journal import journals
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.ledger.stores.sqlite_schema import MEASURES, SOURCES, STATUSES
-from wattmill.ledger.tail import Tail
 from wattmill.vocab.price import Price
 from wattmill.vocab.usage import TOKEN_CLASSES
-
-SHOWN = 20  # broken rows that are named; all of them are counted
-
-
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One law. `rows` names what breaks it; `broken` counts that, also beyond the rows that are named."""
-
-    name: str
-    holds: bool
-    detail: str
-    rows: tuple[str, ...] = ()
-    broken: int = 0
 
 
 class PlaceTokens(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,13 +83,14 @@ def audit(
             _balances(db),
             _rollups(db, "minute"),
             _rollups(db, "hour"),
-            _attempts(db),
+            rollups_by_place(db),
+            attempts(db),
             _energy(db),
             _tokens(places),
-            _rated(db, prices),
+            rated(db, prices),
             _tree(db, parents),
             _caps(books, parents, used),
-            _checksums(journal),
+            *journals(db, journal),
         )
         return Report(
             checks=checks,
@@ -116,18 +105,13 @@ def audit(
         db.execute("COMMIT")
 
 
-def _check(name: str, detail: str, broken: Iterable[str]) -> Check:
-    rows = list(broken)
-    return Check(name=name, holds=not rows, detail=detail, rows=tuple(rows[:SHOWN]), broken=len(rows))
-
-
 def _commodities(db: sqlite3.Connection) -> Check:
     rows = db.execute(
         "SELECT commodity, sum(amount), count(*) FROM posting JOIN account ON account.id = account "
         "GROUP BY commodity"
     ).fetchall()
     lines = sum(row[2] for row in rows)
-    return _check(
+    return check(
         "every commodity sums to zero",
         f"{len(rows)} commodities, {lines} postings",
         (f"{commodity}: {total} over all accounts" for commodity, total, _ in rows if total),
@@ -140,7 +124,7 @@ def _transactions(db: sqlite3.Connection) -> Check:
         "GROUP BY tx, commodity HAVING sum(amount) <> 0"
     )
     count = db.execute("SELECT count(DISTINCT id >> 6) FROM posting").fetchone()[0]
-    return _check(
+    return check(
         "every transaction sums to zero",
         f"{count} transactions",
         (f"transaction {tx}: {commodity} {total}" for tx, commodity, total in rows),
@@ -163,7 +147,7 @@ def _balances(db: sqlite3.Connection) -> Check:
     if strays:
         broken.append(f"{strays} postings to accounts that do not exist")
     accounts = db.execute("SELECT count(*) FROM account").fetchone()[0]
-    return _check("balances are the sums of their postings", f"{accounts} accounts", broken)
+    return check("balances are the sums of their postings", f"{accounts} accounts", broken)
 
 
 def _rollups(db: sqlite3.Connection, step: str) -> Check:
@@ -198,26 +182,9 @@ def _rollups(db: sqlite3.Connection, step: str) -> Check:
             if value != posted:
                 broken.append(f"{name}: roll-up {value}, postings {posted}")
     count = db.execute(f"SELECT count(*) FROM rollup_{step}").fetchone()[0]
-    return _check(
+    return check(
         f"roll-ups by {step} are the sums of the postings", f"{count} rows of {len(MEASURES)} sums", broken
     )
-
-
-def _attempts(db: sqlite3.Connection) -> Check:
-    """What is told of each attempt against the postings of its key and pool."""
-    broken = []
-    for key, charge, tokens, posted, posted_tok in db.execute(
-        "SELECT key, sum(charge_nusd), sum(prefill_tok + cached_tok + output_tok), "
-        "ifnull((SELECT balance FROM account WHERE commodity = 'nusd' AND name = 'key:' || key), 0), "
-        "ifnull((SELECT sum(balance) FROM account WHERE commodity LIKE 'tok:%' AND name = 'key:' || key), 0) "
-        "FROM attempt GROUP BY key"
-    ):
-        if charge != posted:
-            broken.append(f"key {key}: attempts were told {charge} nUSD, postings say {posted}")
-        if tokens != posted_tok:
-            broken.append(f"key {key}: attempts have {tokens} tokens, postings {posted_tok}")
-    count = db.execute("SELECT count(*) FROM attempt").fetchone()[0]
-    return _check("what attempts were told is what is posted", f"{count} attempts", broken)
 
 
 def _energy(db: sqlite3.Connection) -> Check:
@@ -247,7 +214,7 @@ def _energy(db: sqlite3.Connection) -> Check:
     shares = db.execute("SELECT ifnull(sum(uj), 0) FROM energy").fetchone()[0]
     if shares != requests:
         broken.append(f"attempts have {shares} uJ, windows gave them {requests}")
-    return _check(
+    return check(
         "joules of requests, idle and unattributed are the meter's", f"{windows} windows, {total} uJ", broken
     )
 
@@ -338,7 +305,7 @@ def _since(db: sqlite3.Connection, pool: str, at_us: int) -> tuple[int, int]:
 
 def _tokens(places: Sequence[PlaceTokens]) -> Check:
     witnesses = ", ".join(f"{place.pool}: {place.witness}" for place in places) or "nothing served yet"
-    return _check(
+    return check(
         "tokens that engines say are tokens in the books",
         witnesses,
         (
@@ -347,55 +314,6 @@ def _tokens(places: Sequence[PlaceTokens]) -> Check:
             if place.difference_tok
         ),
     )
-
-
-def _rated(db: sqlite3.Connection, prices: Mapping[int, Price]) -> Check:
-    """The told charge (and its overrun) against the usage in the books and the price version, rated again."""
-    db.execute(
-        "CREATE TEMP TABLE IF NOT EXISTS rerate (price INTEGER, commodity TEXT, rate INTEGER, fixed INTEGER)"
-    )
-    db.execute("DELETE FROM temp.rerate")
-    db.executemany(
-        "INSERT INTO temp.rerate VALUES (?,?,?,?)",
-        [
-            (price.id, f"tok:{name}", rate, price.request_nusd)
-            for price in prices.values()
-            for name, rate in zip(TOKEN_CLASSES, price.rates_nusd_per_mtok, strict=True)
-        ],
-    )
-    # A failed attempt is free unless its client had already seen a part: then that part is paid for.
-    failed = STATUSES.index("failed")
-    usual = (*(STATUSES.index(name) for name in ("finished", "aborted", "cut")), failed, failed)
-    rows = db.execute(
-        "SELECT e.name, a.seq - a.back, a.charge_nusd + a.overrun_nusd, t.total, s.charge_price FROM "
-        "attempt a "
-        "JOIN epoch e ON e.id = a.epoch JOIN shape s ON s.id = a.shape "
-        "JOIN (SELECT p.id >> 6 AS tx, max(r.fixed) + sum((p.amount * r.rate + 500000) / 1000000) AS total, "
-        "      max(r.rate IS NULL) AS unpriced FROM posting p JOIN account k ON k.id = p.account "
-        "      JOIN attempt b ON b.id = p.id >> 6 JOIN shape z ON z.id = b.shape "
-        "      JOIN temp.rerate r ON r.price = z.charge_price AND r.commodity = k.commodity "
-        "      WHERE k.name LIKE 'key:%' AND k.commodity LIKE 'tok:%' GROUP BY 1) t ON t.tx = a.id "
-        "WHERE a.status IN (?,?,?,?) AND a.source < 2 AND a.id NOT IN (SELECT attempt FROM correction) "
-        "AND a.charge_nusd + a.overrun_nusd <> t.total "
-        "AND NOT (a.status = ? AND a.charge_nusd + a.overrun_nusd = 0)",
-        usual,
-    ).fetchall()
-    free = db.execute(
-        "SELECT e.name, a.seq - a.back, a.charge_nusd FROM attempt a JOIN epoch e ON e.id = a.epoch "
-        "WHERE a.status = ? AND a.source >= 2 AND a.charge_nusd <> 0",
-        (failed,),
-    ).fetchall()
-    known = {row[0] for row in db.execute("SELECT DISTINCT charge_price FROM shape")}
-    broken = [
-        f"req_{epoch}_{seq:x}: told {told} nUSD, price version {price} says {total}"
-        for epoch, seq, told, total, price in rows
-    ]
-    broken += [
-        f"req_{epoch}_{seq:x}: failed with nothing counted, but charged {charge} nUSD"
-        for epoch, seq, charge in free
-    ]
-    broken += [f"price version {id} is used and not known" for id in sorted(known - prices.keys())]
-    return _check("told charges are usage times price", f"{len(known)} price versions", broken)
 
 
 def _tree(db: sqlite3.Connection, parents: Mapping[int, int | None]) -> Check:
@@ -428,7 +346,7 @@ def _tree(db: sqlite3.Connection, parents: Mapping[int, int | None]) -> Check:
         ).fetchone()
         if told + fixed != charge:
             broken.append(f"key {key}: {charge} nUSD charged, {told + fixed} counted against caps")
-    return _check("children sum to their parents", f"{len(keys)} keys in {len(used)} epochs", broken)
+    return check("children sum to their parents", f"{len(keys)} keys in {len(used)} epochs", broken)
 
 
 def _caps(books: Books, parents: Mapping[int, int | None], used: Mapping[int, int] | None) -> Check:
@@ -454,29 +372,7 @@ def _caps(books: Books, parents: Mapping[int, int | None], used: Mapping[int, in
     broken = (
         f"node {n}: caps {used.get(n, 0)} nUSD, books {b}" for n, b in sums.items() if used.get(n, 0) < b
     )
-    return _check(name, detail, broken)
-
-
-def _checksums(journal: Path) -> Check:
-    broken: list[str] = []
-    records = torn = 0
-    for name in epochs.names(journal):
-        dead = not epochs.alive(journal / name)
-        tail = Tail(journal / name)
-        try:
-            while True:
-                batch = tail.read(10_000, final=dead)
-                records += len(batch.records)
-                torn += sum(damage.kind == "torn" for damage in batch.damages)
-                broken += [str(damage) for damage in batch.damages if damage.kind != "torn"]
-                if batch.at_end:
-                    break
-        except BadHeader as error:
-            broken.append(str(error))
-        finally:
-            tail.close()
-    detail = f"{records} records" + (f", {torn} torn last records of dead epochs" if torn else "")
-    return _check("journal checksums hold", detail, broken)
+    return check(name, detail, broken)
 
 
 def as_builtins(report: Report) -> dict[str, Any]:

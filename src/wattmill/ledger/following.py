@@ -113,18 +113,24 @@ class Follower:
             try:
                 caps.close_epoch(state.name, used)
             except sqlite3.IntegrityError as error:
-                # A node that the caps do not know: they were brought back from an older copy than the books.
-                text = f"the caps cannot count what this epoch used: {error}; restore books and caps together"
-                books.db.alarm(state.last_us, "caps", text, state.name)
+                self._caps_refuse("what this epoch used", error, state.last_us, state.name)
             books.folded(state.name)
         told = db.execute("SELECT id, body FROM adjustment").fetchall() if books.adjusted else []
         for id, body in told:
-            caps.adjust_used(id, _decode_delta(body))
+            try:
+                caps.adjust_used(id, _decode_delta(body))
+            except sqlite3.IntegrityError as error:
+                self._caps_refuse("a correction", error, self._wall_us(), id.partition(":")[0])
             books.db.begin()
             db.execute("DELETE FROM adjustment WHERE id = ?", (id,))
         books.adjusted = False
         if dead or told:
             books.commit()
+
+    def _caps_refuse(self, what: str, error: sqlite3.Error, at_us: int, epoch: str) -> None:
+        """A node that the caps do not know: they were brought back from an older copy than the books."""
+        text = f"the caps cannot count {what}: {error}; restore books and caps together"
+        self.books.db.alarm(at_us, "caps", text, epoch)
 
     def catch_up(self) -> int:
         """Book everything that stands in the journals now; return how many records that was."""

@@ -65,6 +65,7 @@ class Tail:
         self.closed = False  # the footer was read
         self._fd = -1
         self._fd_segment = 0
+        self._lost = 0  # the segment that was told to be missing
 
     def read(self, limit: int = 4096, *, final: bool = False) -> Batch:
         """Return up to about `limit` records that were not read yet.
@@ -111,6 +112,11 @@ class Tail:
         segment, offset = self.position
         fd = self._descriptor(segment)
         if fd < 0:
+            if final and self._lost != segment:
+                self._lost = (
+                    segment  # only what was booked to its end may be removed, and then we are past it
+                )
+                damages.append(Damage(self.epoch, segment, offset, 0, "missing"))
             return False
         if offset < HEADER_BYTES:
             head = os.pread(fd, HEADER_BYTES, 0)
