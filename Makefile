@@ -49,8 +49,8 @@ chaos: dev weights ## 50 random kills under load; the last line says what was lo
 aiperf: dev ## replay a trace by a neutral client (installs aiperf into its own .venv-aiperf)
 	$(PY) benchmarks/aiperf_replay.py $(ARGS)
 
-test-engines: dev weights ## the engines' conformance suite against vLLM's CPU build and transformers serve
-	$(PY) -m pytest -m slow tests/engines $(PYTEST_ARGS)
+test-engines: dev weights ## the engines' suite against vLLM's CPU build and transformers serve (.venv-engines, 3.4 GB)
+	@scripts/test-engines.sh $(PYTEST_ARGS)
 
 lock: dev ## resolve pyproject.toml into both locks (ARGS=--upgrade for the newest)
 	@scripts/lock.sh $(ARGS)
@@ -63,5 +63,5 @@ fresh-machine: ## try `make up` in a bare Debian folder (needs root and debootst
 	@scripts/fresh-machine.sh
 
 clean: ## remove .venv and caches; the data folder stays
-	rm -rf .venv .venv-aiperf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	rm -rf .venv .venv-aiperf .venv-engines .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+from known_engines import KNOWN, Known
 
 from wattmill.models.engines.assemble import Assembler
 from wattmill.models.engines.contract import Adapter, Counters
@@ -47,7 +48,11 @@ class EngineUnderTest:
     batch: int
 
     def _connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self.host, self.port, timeout=60)
+        return http.client.HTTPConnection(self.host, self.port, timeout=120)
+
+    @property
+    def known(self) -> Known:
+        return KNOWN[self.name]
 
     @property
     def headers(self) -> dict[str, str]:
@@ -62,10 +67,15 @@ class EngineUnderTest:
             link.close()
 
     def post(self, path: str, body: Any) -> Any:
+        return json.loads(self.post_bare(path, body)[1])
+
+    def post_bare(self, path: str, body: Any) -> tuple[int, bytes]:
+        """Send a body past the adapter; return (status, answer)."""
         link = self._connect()
         try:
             link.request("POST", path, json.dumps(body), self.headers)
-            return json.loads(link.getresponse().read())
+            answer = link.getresponse()
+            return answer.status, answer.read()
         finally:
             link.close()
 
@@ -76,10 +86,12 @@ class EngineUnderTest:
         return found
 
     def at_rest(self, within_s: float = 20.0) -> Counters:
-        """Return the counters once nothing runs or waits."""
+        """Return the counters once nothing runs or waits, and they say the same twice."""
         end = time.monotonic() + within_s
-        while (now := self.counters()).running or now.waiting:
+        last = None
+        while (now := self.counters()).running or now.waiting or now != last:
             assert time.monotonic() < end, f"still busy after {within_s} s: {now}"
+            last = now
             time.sleep(0.02)
         return now
 
@@ -100,7 +112,8 @@ class EngineUnderTest:
         self, endpoint: Endpoint, body: dict[str, Any], *, clamp: int, n: int = 1, show_usage: bool = True
     ) -> tuple[Tally, dict[str, Any], list[bytes]]:
         """Return (tally, the assembled answer, what a client would have got)."""
-        tally = Tally(self.adapter, endpoint, show_usage=show_usage)
+        prompts = len(body["prompt"]) if isinstance(body.get("prompt"), list) else 1
+        tally = Tally(self.adapter, endpoint, show_usage=show_usage, n=n, prompts=prompts)
         whole = Assembler(endpoint)
         got: list[bytes] = []
         with self.open(endpoint, body, clamp=clamp, stream=True, n=n) as answering:
@@ -109,6 +122,8 @@ class EngineUnderTest:
                 if sent_on is not None:
                     got.append(sent_on)
                     whole.add(sent_on)
+        if not tally.done and tally.finish_reason is not None:
+            got.append(b"data: [DONE]\n\n")  # the gateway's
         return tally, json.loads(whole.answer()), got
 
     def whole(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wattmill.models.bound import input_bound_tok
 from wattmill.models.spec import TokenizerBound
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.only_for("llama.cpp")]
 
 ASCII = [
     "<|im_start|>",
@@ -42,8 +42,6 @@ def tokens_of(engine: EngineUnderTest, text: str) -> int:
 @often
 @given(messages=MESSAGES)
 def test_no_chat_exceeds_its_bound(engine: EngineUnderTest, messages: list[dict[str, Any]]) -> None:
-    if engine.adapter.name != "llama.cpp":
-        pytest.skip("asks llama.cpp's own tokenizer")
     prompt = engine.post("/apply-template", {"messages": messages})
     if "prompt" not in prompt:
         return  # the template refuses these messages, and so does the engine
@@ -55,16 +53,12 @@ def test_no_chat_exceeds_its_bound(engine: EngineUnderTest, messages: list[dict[
 @often
 @given(text=TEXT)
 def test_no_completion_exceeds_its_bound(engine: EngineUnderTest, text: str) -> None:
-    if engine.adapter.name != "llama.cpp":
-        pytest.skip("asks llama.cpp's own tokenizer")
     bound = input_bound_tok("completions", fields_of({"prompt": text}), TokenizerBound())
     assert isinstance(bound, int)
     assert tokens_of(engine, text) <= bound
 
 
 def test_the_bound_is_not_wasteful_on_plain_text(engine: EngineUnderTest) -> None:
-    if engine.adapter.name != "llama.cpp":
-        pytest.skip("asks llama.cpp's own tokenizer")
     text = "The mill grinds what the river brings, and the miller counts the sacks. " * 20
     messages = [{"role": "user", "content": text}]
     bound = input_bound_tok("chat", fields_of({"messages": messages}), TokenizerBound())
