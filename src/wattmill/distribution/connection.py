@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import httptools
 
 from wattmill.distribution.http import WANTED, HttpRequest, judge_head, judge_header, path_of, too_large
-from wattmill.distribution.spec import Limits
+from wattmill.distribution.spec import KERNEL_BUFFER_BYTES, Limits
 from wattmill.vocab.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ class Connection(asyncio.Protocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # Left alone, the kernel lets each slow reader's buffer grow to megabytes.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BUFFER_BYTES)
         self.transport.set_write_buffer_limits(high=self._limits.write_buffer_bytes)
         server = self._server
         server.connections.add(self)

@@ -9,6 +9,9 @@ from msgspec import Meta
 
 from wattmill.vocab.price import Price
 
+KERNEL_BUFFER_BYTES = 131_072
+"""What the kernel is asked to hold of an answer on each side of the gateway (Linux takes twice that)."""
+
 
 class BackendModel(msgspec.Struct, frozen=True, kw_only=True):
     """One model as one pool serves it."""

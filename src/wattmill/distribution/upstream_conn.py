@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import httptools
 
+from wattmill.distribution.spec import KERNEL_BUFFER_BYTES
+
 if TYPE_CHECKING:
     from wattmill.distribution.upstream import Upstream
 
@@ -170,6 +172,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BUFFER_BYTES)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return _shared
