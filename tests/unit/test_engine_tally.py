@@ -146,6 +146,16 @@ def counted(index: int, prompt: int, output: int, finish: str | None = None) -> 
     return b"data: " + msgspec.json.encode({"choices": [choice], "usage": usage})
 
 
+def test_a_count_beside_content_takes_nothing_back_of_what_came() -> None:
+    """Else an engine that says 1 with each chunk would never reach its clamp."""
+    tally = tally_for()
+    for _ in range(30):
+        tally.feed(counted(0, 5, 1))
+    assert tally.output_tok_so_far == 30
+    tally.feed(counted(0, 5, 1, "stop"))
+    assert tally.reading() == (Usage(5, 1), "measured")
+
+
 def test_choices_that_an_engine_counts_one_by_one_are_added_up() -> None:
     """vLLM tells with each chunk what that choice has; nothing but its last usage is about all."""
     tally = tally_for("vllm", n=2)
@@ -176,7 +186,7 @@ def test_one_finished_choice_of_two_does_not_make_partial_usage_final() -> None:
     tally = tally_for("openai-compatible", n=2)
     for index, finish in ((0, None), (1, None), (0, "stop")):
         tally.feed(counted(index, 5, 2, finish))
-    assert tally.reading() == (Usage(5, 2), "estimated")
+    assert tally.reading() == (Usage(5, 3), "estimated")  # three chunks came
     tally.feed(counted(1, 5, 4, "stop"))
     assert tally.reading() == (Usage(5, 4), "measured")
 

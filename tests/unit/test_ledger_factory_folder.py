@@ -185,6 +185,20 @@ def test_an_aborted_a_failed_over_and_a_refused_request_tell_their_whole_story(f
     assert holds(audit_home(factory.home))
 
 
+def test_what_is_not_known_is_told_as_unknown_and_never_as_0(factory: Factory) -> None:
+    running, unmetered = factory.intent(), factory.intent()
+    factory.end(unmetered, None, usage_source="unmetered", charge_nusd=300_000, cost_nusd=300_000)
+    factory.book()
+    story = explain(factory.home, factory.id(running))
+    assert (story.charge_nusd, story.cost_nusd) == (None, None)
+    assert any("not known before its end" in value for _, value in lines(story))
+    told = dict(lines(explain(factory.home, factory.id(unmetered))))
+    assert told["  tokens"].startswith("unknown")
+    with Control(factory.home.control_db) as control:
+        control.set_cap(factory.path[1], 0)
+    assert any("cap of 0" in words for words in explain(factory.home, factory.id(running)).budget)
+
+
 def test_an_unknown_request_gets_a_clear_answer(factory: Factory) -> None:
     with pytest.raises(UnknownRequest, match="neither in the books nor in a journal"):
         explain(factory.home, factory.id(999))

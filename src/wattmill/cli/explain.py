@@ -103,7 +103,10 @@ def _attempt(number: int, one: Try) -> list[tuple[str, str]]:
     if times:
         out.append(("  time", ", ".join(times)))
     if one.tokens or one.source:
-        counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in one.tokens.items()) or "0"
+        nothing = "unknown: nobody counted them" if one.source == "unmetered" else "0"
+        counts = (
+            ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in one.tokens.items()) or nothing
+        )
         out.append(("  tokens", f"{counts}  ({one.source})"))
     if one.charge_nusd is not None and one.cost_nusd is not None:
         over = f", overrun {_usd(one.overrun_nusd)} (operator's)" if one.overrun_nusd else ""
@@ -124,6 +127,8 @@ def _totals(story: Story) -> list[tuple[str, str]]:
         joules = story.energy_uj / UJ_PER_J
         each = f", {joules / output:.3f} J per output token" if output else ""
         energy = f"{joules:.2f} J{each}  ({story.energy_provenance}; {story.energy_source})"
+    if story.charge_nusd is None or story.cost_nusd is None:
+        return [("energy", energy), ("charge", "not known before its end")]
     margin = _usd(story.charge_nusd - story.cost_nusd)
     return [
         ("energy", energy),

@@ -70,8 +70,8 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     candidates: tuple[Expected, ...]
     excluded: dict[str, str]  # pool -> rule
     tries: tuple[Try, ...]
-    charge_nusd: int
-    cost_nusd: int
+    charge_nusd: int | None  # None: nothing of it has ended yet
+    cost_nusd: int | None
     energy_uj: int | None
     energy_provenance: str
     energy_source: str
@@ -159,9 +159,20 @@ def _control(
         for id in path:
             if id in budgets:
                 found = budgets[id]
-                share = f"{found.used_nusd / found.cap_nusd:.0%} used" if found.cap_nusd else "no cap"
-                words[id] = f"{found.kind} {found.name} {share}"
+                words[id] = f"{found.kind} {found.name} {_share(found.used_nusd, found.cap_nusd)}"
         return {id: budget.name for id, budget in budgets.items()}, control.prices(), words
+
+
+def _share(used_nusd: int, cap_nusd: int | None) -> str:
+    if cap_nusd is None:
+        return "no cap"
+    return f"{used_nusd / cap_nusd:.0%} used" if cap_nusd else "cap of 0: nothing is admitted"
+
+
+def _sum(parts: list[int | None]) -> int | None:
+    """Return the sum of what is known; None if there are parts and none is, 0 if there are no parts."""
+    known = [part for part in parts if part is not None]
+    return sum(known) if known or not parts else None
 
 
 def _story(
@@ -215,8 +226,8 @@ def _story(
         ),
         excluded={e.pool: e.rule for e in route.excluded} if route else {},
         tries=tries,
-        charge_nusd=sum(one.charge_nusd or 0 for one in tries),
-        cost_nusd=sum(one.cost_nusd or 0 for one in tries),
+        charge_nusd=_sum([one.charge_nusd for one in tries]),
+        cost_nusd=_sum([one.cost_nusd for one in tries]),
         energy_uj=sum(settled) if settled else None,
         energy_provenance=energy[0] if settled else "unknown",
         energy_source=energy[1] if settled else "",

@@ -74,6 +74,8 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
 
 def request_view(story: Story) -> RequestView:
     """Return what the board draws of a story."""
+    known = story.charge_nusd is not None and story.cost_nusd is not None
+    margin = (story.charge_nusd or 0) - (story.cost_nusd or 0) if known else None
     gone = "The journal of that time is gone (retention): why it went there is no longer known."
     return RequestView(
         id=story.request_id,
@@ -89,7 +91,7 @@ def request_view(story: Story) -> RequestView:
         attempts=tuple(_attempt(one, story) for one in story.tries),
         charge=figure(story.charge_nusd, "nusd"),
         cost=figure(story.cost_nusd, "nusd"),
-        margin=figure(story.charge_nusd - story.cost_nusd, "nusd", note="charge less cost"),
+        margin=figure(margin, "nusd", note="charge less cost"),
         energy=_joules(story.energy_uj, story),
         budget=story.budget,
         note=None if story.journal_kept else gone,

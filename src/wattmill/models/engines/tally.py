@@ -208,7 +208,8 @@ class Tally:
             return None
         self._usage = usage
         self._final = final
-        self.output_tok_so_far = usage.output_tok
+        # A count beside content may not take back what was seen to come: the clamp is held against it.
+        self.output_tok_so_far = usage.output_tok if final else max(self.output_tok_so_far, usage.output_tok)
         if not in_content:
             return event + b"\n\n" if self._show_usage else None
         if not self._show_usage or not final or self._adapter.counts_in == "usage":
