@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import shutil
 import sqlite3
 import tarfile
@@ -16,6 +17,9 @@ import msgspec
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+
+# What a backup may hold. A name is a path that restoring writes to: no other one is even looked at.
+_NAME = re.compile(r"ledger\.db|control\.db|journal/(?!\.)[\w.-]+/(?!\.)[\w.-]+", re.ASCII)
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -58,6 +62,7 @@ def backup(target: Path, *, ledger_db: Path, control_db: Path, journal: Path, at
         }
         manifest = Manifest(format=FORMAT_VERSION, at_us=at_us, files=files)
         draft = root / "draft.tar"
+        draft.touch(mode=0o600)  # whoever may read it, reads the books
         with tarfile.open(draft, "w") as tar:
             head = msgspec.json.format(msgspec.json.encode(manifest))
             info = tarfile.TarInfo(MANIFEST)
@@ -102,6 +107,9 @@ def _unpack(source: Path, work: Path) -> Manifest:
                 raise BackupError(
                     f"{source} has format {manifest.format}, this wattmill reads {FORMAT_VERSION}; upgrade"
                 )
+            strange = next((name for name in manifest.files if not _NAME.fullmatch(name)), None)
+            if strange is not None:
+                raise BackupError(f"{source} is no wattmill backup: its manifest names {strange!r}")
             for member in tar:
                 if member.name == MANIFEST:
                     continue
