@@ -11,6 +11,7 @@ import pytest
 from wattmill.app.home import Home
 from wattmill.app.running import home_lock, lifeline
 from wattmill.app.running.children import Child, ChildSpec
+from wattmill.app.running.engine_endpoints import EngineEndpoint, write_endpoints
 from wattmill.app.running.start import end_leftovers, port_in_the_way
 from wattmill.app.running.state import FactoryState, ProcessState, write_state
 from wattmill.app.running.who_listens import free_port, holder_of, port_is_free
@@ -155,15 +156,33 @@ def example_settings():
     return loaded.settings
 
 
+def _words(pid) -> list[bytes]:
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        return file.read().split(b"\0")
+
+
 def test_what_outlived_its_supervisor_is_ended_and_nobody_else(tmp_path):
     home = Home(tmp_path)
     home.create()
     stranger = subprocess.Popen(SLEEPER)
-    ours = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)  # wattmill.app.worker"])
-    threading.Thread(target=ours.wait, daemon=True).start()  # as init would, so that it is no zombie
+    worker = [*SLEEPER, "wattmill.app.worker", "--home"]
+    ours = subprocess.Popen([*worker, str(tmp_path)])
+    other_factory = subprocess.Popen([*worker, str(tmp_path / "other")])  # a number can be given anew
+    engine = [*SLEEPER, "wattmill.models.engines.embedded_server"]
+    our_engine = subprocess.Popen(engine, env={**os.environ, "WATTMILL_ENGINE_KEY": "k1"})
+    other_engine = subprocess.Popen(engine, env={**os.environ, "WATTMILL_ENGINE_KEY": "k2"})
+    write_endpoints(home, {"edge": EngineEndpoint(port=1, key="k1")})
+    for process in (ours, our_engine):  # as init would, so that it is no zombie
+        threading.Thread(target=process.wait, daemon=True).start()
     processes = [
         ProcessState(role=r, pid=p.pid, since_us=0, restarts=0, state="up")
-        for r, p in (("x", stranger), ("gateway-0", ours))
+        for r, p in (
+            ("x", stranger),
+            ("gateway-0", ours),
+            ("gateway-1", other_factory),
+            ("engine-edge", our_engine),
+            ("engine-local", other_engine),
+        )
     ]
     write_state(
         home,
@@ -179,8 +198,10 @@ def test_what_outlived_its_supervisor_is_ended_and_nobody_else(tmp_path):
             places=[],
         ),
     )
-    assert end_leftovers(home) == [ours.pid]
-    until(lambda: not _alive(ours.pid))
-    assert _alive(stranger.pid)
-    stranger.kill()
-    stranger.wait()
+    until(lambda: all(p.args[-1].encode() in _words(p.pid) for p in (ours, our_engine)))  # exec is done
+    assert end_leftovers(home) == [ours.pid, our_engine.pid]
+    until(lambda: not _alive(ours.pid) and not _alive(our_engine.pid))
+    for process in (stranger, other_factory, other_engine):
+        assert _alive(process.pid)
+        process.kill()
+        process.wait()

@@ -8,6 +8,7 @@ import time
 
 from wattmill.app.declared.settings import Settings
 from wattmill.app.home import Home
+from wattmill.app.running.engine_endpoints import read_endpoints
 from wattmill.app.running.state import read_state
 from wattmill.app.running.who_listens import holder_of, port_is_free
 
@@ -23,11 +24,12 @@ def end_leftovers(home: Home) -> list[int]:
     state = read_state(home)
     if state is None:
         return []
-    ours = [p.pid for p in state.processes if p.pid is not None and _is_ours(p.pid)]
+    keys = {endpoint.key.encode() for endpoint in read_endpoints(home).values()}
+    ours = [p.pid for p in state.processes if p.pid is not None and _is_ours(p.pid, home, keys)]
     ends_s = time.monotonic() + 1.0
-    while any(_is_ours(pid) for pid in ours) and time.monotonic() < ends_s:
+    while any(_is_ours(pid, home, keys) for pid in ours) and time.monotonic() < ends_s:
         time.sleep(0.02)
-    stubborn = [pid for pid in ours if _is_ours(pid)]
+    stubborn = [pid for pid in ours if _is_ours(pid, home, keys)]
     for pid in stubborn:
         try:
             os.kill(pid, signal.SIGKILL)
@@ -36,15 +38,20 @@ def end_leftovers(home: Home) -> list[int]:
     return stubborn
 
 
-def _is_ours(pid: int) -> bool:
+def _is_ours(pid: int, home: Home, keys: set[bytes]) -> bool:
+    """True for a process of the factory in `home`. Numbers are given anew, perhaps to another factory's."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read()
+            words = file.read().split(b"\0")
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            told = file.read().split(b"\0")
         with open(f"/proc/{pid}/stat", "rb") as file:
             state = file.read().rpartition(b") ")[2][:1]
     except OSError:
         return False
-    return b"wattmill." in words and state != b"Z"
+    engine = any(b"WATTMILL_ENGINE_KEY=" + key in told for key in keys)
+    wattmill = any(word.startswith(b"wattmill.") for word in words)
+    return wattmill and (engine or os.fsencode(home.root) in words) and state != b"Z"
 
 
 def port_in_the_way(settings: Settings) -> str | None:
