@@ -304,3 +304,19 @@ def test_up_for_a_while_ends_by_itself_with_summary_and_audit(tmp_path: Path) ->
     text = one.log.read_text()
     assert "summary" in text
     assert re.search(r"[1-9]\d* attempts, difference 0 tok: every law holds", text), text
+
+
+def test_everything_in_the_data_folder_is_its_owners_alone(up: Up) -> None:
+    for path in [up.home, *up.home.rglob("*")]:
+        with contextlib.suppress(FileNotFoundError):  # a draft that was renamed meanwhile
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_an_interrupt_during_the_start_ends_it_at_once(tmp_path: Path) -> None:
+    one = Up(tmp_path)
+    one.told(r"(starting \d+ processes)")
+    one.process.send_signal(signal.SIGINT)
+    assert one.wait(30) == 130, one.log.read_text()
+    text = one.log.read_text()
+    assert "stopped before everything was ready" in text
+    assert "  key " not in text

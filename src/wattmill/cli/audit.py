@@ -33,6 +33,7 @@ def show_report(report: Report) -> None:
     show_table(
         ["law", "holds", "checked"],
         [[check.name, "yes" if check.holds else "NO", check.detail] for check in report.checks],
+        always=["holds"],
     )
     if report.places:
         show_table(_HEADERS, [_row(place) for place in report.places], numbers=_HEADERS[2:])

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 
@@ -53,14 +54,56 @@ def fail(message: str) -> None:
     raise typer.Exit(1)
 
 
-def show_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, numbers: Sequence[str] = ()) -> None:
-    """Print a table; columns named in `numbers` stand to the right. A pipe gets its full width."""
+def show_table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: Sequence[str] = (),
+    always: Sequence[str] = (),
+) -> None:
+    """Print a table; columns named in `numbers` stand to the right. A pipe gets its full width.
+
+    Where a terminal is too narrow, columns that say the same in every row become one line below the table,
+    but for those named in `always`.
+    """
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
+    shown, alike = columns_that_fit(headers, rows, console.width, always)
+    console.print(_table(headers, rows, numbers, shown))
+    if alike:
+        console.print("in every row: " + "; ".join(f"{headers[n]} {rows[0][n]}" for n in alike))
+
+
+def columns_that_fit(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], width: int, always: Sequence[str] = ()
+) -> tuple[list[int], list[int]]:
+    """Return the columns to show in `width`, and those left out: from the right, and only such that every
+    row says the same in them, so that nothing is lost. The first column always stays."""
+    shown, left_out = list(range(len(headers))), list[int]()
+    for n in reversed(range(1, len(headers))):
+        if _natural_width(headers, rows, shown) <= width:
+            break
+        if headers[n] not in always and len(rows) > 1 and len({row[n] for row in rows}) == 1:
+            shown.remove(n)
+            left_out.insert(0, n)
+    return shown, left_out
+
+
+def _table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str], shown: Sequence[int]
+) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for header in headers:
-        table.add_column(header, justify="right" if header in numbers else "left", overflow="fold")
+    for n in shown:
+        table.add_column(headers[n], justify="right" if headers[n] in numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False).print(table)
+        table.add_row(*(row[n] for n in shown))
+    return table
+
+
+def _natural_width(headers: Sequence[str], rows: Sequence[Sequence[str]], shown: Sequence[int]) -> int:
+    """Return the columns that a table needs without folding anything."""
+    gap = 3  # between two columns; one more at each side
+    widths = [max(cell_len(text) for text in (headers[n], *(row[n] for row in rows))) for n in shown]
+    return sum(widths) + gap * (len(widths) - 1) + 2
 
 
 def show_json(value: Any) -> None:

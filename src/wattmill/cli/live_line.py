@@ -33,17 +33,20 @@ class LiveLine:
         if not self.is_due:
             return
         self._next_s = now_s + (1.0 if self._live else _PLAIN_EVERY_S)
-        self.say(told(figures(self._home, time.time_ns() // 1_000)))
+        width = self._width() if self._live else None
+        self.say(told(figures(self._home, time.time_ns() // 1_000), width))
 
     def say(self, text: str) -> None:
         """Show `text` in the place of the line."""
         if self._live:
-            width = max(20, self._console.width - 1)
-            sys.stdout.write("\r\x1b[2K" + text[:width])
+            sys.stdout.write("\r\x1b[2K" + text[: self._width()])
             sys.stdout.flush()
             self._shown = True
         else:
             print(text, flush=True)
+
+    def _width(self) -> int:
+        return max(20, self._console.width - 1)
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
@@ -57,19 +60,37 @@ class LiveLine:
             self._shown = False
 
 
-def told(f: Figures) -> str:
-    """Return the chain in one line: watts → useful share → tokens/s → $/M tokens, J/token → spend."""
+_CELLS = (
+    ("", "host_w"),
+    ("useful ", "useful"),
+    ("", "tok_per_s"),
+    ("", "usd_per_mtok"),
+    ("", "j_per_tok"),
+    ("spent ", "spend"),
+    ("ledger difference ", "difference"),
+)
+# What goes first where room is short. Money and books stay.
+_NARROW = ("usd_per_mtok", "useful", "j_per_tok", "host_w", "tok_per_s")
+
+
+def told(f: Figures, width: int | None = None) -> str:
+    """Return the chain in one line: watts → useful share → tokens/s → $/M tokens, J/token → spend.
+
+    In `width` columns the label of the books is shorter and whole figures are left out: half a sum of money
+    would be a wrong one.
+    """
     by_id = {item.id: item.figure for item in f.line}
-    cells = (
-        ("", "host_w"),
-        ("useful ", "useful"),
-        ("", "tok_per_s"),
-        ("", "usd_per_mtok"),
-        ("", "j_per_tok"),
-        ("spent ", "spend"),
-        ("ledger difference ", "difference"),
-    )
-    return " → ".join(f"{label}{_cell(by_id.get(name))}" for label, name in cells)
+    cells = {name: f"{label}{_cell(by_id.get(name))}" for label, name in _CELLS}
+    text = " → ".join(cells.values())
+    if width is None or len(text) <= width:
+        return text
+    cells["difference"] = cells["difference"].removeprefix("ledger ")
+    for name in ("", *_NARROW):
+        cells.pop(name, None)
+        text = " → ".join(cells.values())
+        if len(text) <= width:
+            break
+    return text
 
 
 def _cell(value: Figure | None) -> str:

@@ -8,6 +8,7 @@ import time
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from wattmill.app.home import Home
@@ -15,6 +16,8 @@ from wattmill.app.seeing.board import Figures
 from wattmill.app.seeing.figures import figures
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption
 from wattmill.cli.live_line import told
+
+_ROOMY = 120  # columns, from where an engine is told with its weights
 
 status_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -39,24 +42,25 @@ def status(home: HomeOption = DEFAULT_HOME, json: JsonOption = False) -> None:
 
 def _print(f: Figures) -> None:
     console = Console(highlight=False)
-    console.print(f"[bold]{f.name}[/]  {f.health.sentence}")
+    console.print(f"[bold]{escape(f.name)}[/]  {escape(f.health.sentence)}")
     if f.health.help:
-        console.print(f"  {f.health.help}")
+        console.print(f"  {escape(f.health.help)}")
     console.print(told(f))
-    if f.gateway_url:
+    if f.running and f.gateway_url:
         console.print(f"gateway {f.gateway_url}/v1   board {f.admin_url}")
-    places = _table(
-        "place", "pool", "engine", "up", "busy", "tokens out", "TTFT p50", "TTFT p95", "charge today"
-    )
+    places = _table("place", "pool", "engine", "up", "busy", "out", "TTFT p50", "TTFT p95", "today")
     for p in f.places:
         note = " (stand-in)" if p.stand_in else ""
         up = "–" if p.healthy is None else "yes" if p.healthy else "[red]no[/]"
         today = (p.tokens_out.text, p.ttft_p50.text, p.ttft_p95.text, p.charge.text)
-        places.add_row(p.place + note, p.pool, p.engine, up, p.busy.text, *today)
+        engine = p.engine if console.width >= _ROOMY else p.engine.partition(",")[0]
+        places.add_row(escape(p.place) + note, escape(p.pool), escape(engine), up, p.busy.text, *today)
     console.print(places)
     spenders = _table("who", "today", "used in all", "cap", "share of cap")
     for s in f.spenders:
-        spenders.add_row("  " * s.depth + s.name, s.today.text, s.used.text, s.cap.text, s.cap_used.text)
+        spenders.add_row(
+            "  " * s.depth + escape(s.name), s.today.text, s.used.text, s.cap.text, s.cap_used.text
+        )
     console.print(spenders)
     processes = _table("process", "state", "pid", "restarts", "last exit")
     for process in f.processes:
@@ -73,7 +77,7 @@ def _print(f: Figures) -> None:
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
     for n, column in enumerate(columns):
-        table.add_column(
-            column, justify="left" if n == 0 or column in {"pool", "engine", "state"} else "right"
-        )
+        is_word = n == 0 or column in {"pool", "engine", "state"}
+        # Words fold where room is short, figures never do: half a sum of money would be a wrong one.
+        table.add_column(column, justify="left" if is_word else "right", overflow="fold", no_wrap=not is_word)
     return table

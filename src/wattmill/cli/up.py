@@ -24,7 +24,7 @@ from wattmill.app.running.admin_token import admin_token
 from wattmill.app.running.children import Child
 from wattmill.app.running.start import end_leftovers, port_in_the_way
 from wattmill.app.running.supervisor import TICK_S, Factory, wait_until_ready
-from wattmill.app.running.worker_control import ask
+from wattmill.app.running.worker_control import ask, tell_workers
 from wattmill.app.seeing.auditing import audit_home
 from wattmill.cli.audit import show_report
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption
@@ -35,7 +35,7 @@ from wattmill.ledger.stores.control_records import NoSuch
 up_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _READY_S = 90.0
-EXIT_DECLARATION, EXIT_TAKEN, EXIT_WEIGHTS, EXIT_START = 2, 3, 4, 5
+EXIT_DECLARATION, EXIT_TAKEN, EXIT_WEIGHTS, EXIT_START, EXIT_STOPPED = 2, 3, 4, 5, 130
 
 
 @up_app.command()
@@ -61,6 +61,7 @@ def up(
     """Run the factory: gateway, engines, ledger and board, supervised, until Ctrl-C."""
     console = Console(highlight=False)
     seconds = None if for_ is None else _seconds(for_)
+    os.umask(0o077)  # what this process and its children make is for this user alone
     place = Home(home.absolute())
     place.create()
     lock = home_lock.HomeLock(place)
@@ -124,7 +125,13 @@ class _Run:
             factory,
             timeout_s=_READY_S,
             on_change=lambda: line.say(f"waiting for {', '.join(factory.not_ready()) or 'the last word'}"),
+            is_over=lambda: self._stop,
         )
+        if self._stop:
+            line.say("stopping …")
+            factory.stop()
+            line.clear()
+            _end(EXIT_STOPPED, "stopped before everything was ready; nothing was lost")
         if not ready:
             late, lost = factory.not_ready(), factory.given_up()
             factory.stop()
@@ -217,9 +224,15 @@ class _Run:
         if team is None:
             return None
         try:
-            return fresh_key(factory.control, team, "console")
+            return self._known_key(factory, team, "console")
         except NoSuch:
             return None
+
+    def _known_key(self, factory: Factory, team: str, name: str) -> str:
+        """Return a new key that every worker knows: who copies it at once is not told that it is unknown."""
+        secret = fresh_key(factory.control, team, name)
+        tell_workers(self._home, factory.control.generation())
+        return secret
 
     def _start_load(self, factory: Factory) -> None:
         declared = factory.settings.load
@@ -228,7 +241,7 @@ class _Run:
             return
         model = declared.model or next(iter(next(iter(factory.places().values())).models))
         pools = [name for name, place in factory.places().items() if model in place.models]
-        key = fresh_key(factory.control, declared.team, "load")
+        key = self._known_key(factory, declared.team, "load")
         self._load_node = factory.control.find(f"{declared.team}/load").id
         argv = [
             sys.executable,

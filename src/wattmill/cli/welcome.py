@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
@@ -32,7 +33,7 @@ def show_welcome(console: Console, w: Welcome) -> None:
     factory = w.factory
     url = f"{factory.gateway_url}/v1"
     say = partial(console.print, soft_wrap=True)
-    say(f"\n[bold]wattmill: {factory.settings.factory.name}[/], ready in {w.started_s:.1f} s")
+    say(f"\n[bold]wattmill: {escape(factory.settings.factory.name)}[/], ready in {w.started_s:.1f} s")
     if w.example:
         say("running the built-in example; `wattmill init` writes it for you to change", style="dim")
     say(f"  gateway  [bold]{url}[/]")
@@ -41,13 +42,14 @@ def show_welcome(console: Console, w: Welcome) -> None:
     else:
         say("  key      none yet: wattmill keys create ORG/TEAM NAME")
     say(f"  board    [bold]{factory.admin_url}/#token={w.admin_token}[/]")
-    say(f"  data     {factory.home.root}")
+    say(f"  data     {escape(str(factory.home.root))}")
     for name, place in factory.places().items():
         what = place.weights or getattr(place.declared, "base_url", "")
         note = "  [yellow]stand-in: an engine of this machine plays the provider[/]" if place.stand_in else ""
-        say(f"  {name:<8} {place.declared.place}: {', '.join(place.models)} ({what}){note}")
+        said = f"{name:<8} {place.declared.place}: {', '.join(place.models)} ({what})"
+        say(f"  {escape(said)}{note}")
     for text in w.warnings:
-        say(f"warning: {text}", style="yellow")
+        say(f"warning: {escape(text)}", style="yellow")
     model = next(iter(next(iter(factory.places().values())).models))
     print(snippets(url, w.key or "$KEY", model), flush=True)
 

@@ -378,11 +378,18 @@ def _answers_control(socket_path: Path) -> Callable[[], bool]:
     return probe
 
 
-def wait_until_ready(factory: Factory, *, timeout_s: float, on_change: Callable[[], None]) -> bool:
-    """Tend the factory until all of it is ready; False at the time-out, or when a process cannot be had."""
+def wait_until_ready(
+    factory: Factory,
+    *,
+    timeout_s: float,
+    on_change: Callable[[], None],
+    is_over: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Tend the factory until all of it is ready; False at the time-out, when a process cannot be had, or
+    when `is_over` says that nobody waits any more."""
     ends_s = time.monotonic() + timeout_s
     while not factory.is_ready:
-        if time.monotonic() > ends_s or factory.given_up():
+        if is_over() or time.monotonic() > ends_s or factory.given_up():
             return False
         if factory.tick():
             on_change()
