@@ -17,6 +17,7 @@ from wattmill.app.seeing.figures import figures
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption
 from wattmill.cli.live_line import told
 
+_NARROW = 80  # columns, below which engines and times are left out
 _ROOMY = 120  # columns, from where an engine is told with its weights
 
 status_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -48,13 +49,25 @@ def _print(f: Figures) -> None:
     console.print(told(f))
     if f.running and f.gateway_url:
         console.print(f"gateway {f.gateway_url}/v1   board {f.admin_url}")
-    places = _table("place", "pool", "engine", "up", "busy", "out", "TTFT p50", "TTFT p95", "today")
+    columns = ["place", "pool", "engine", "up", "busy", "out", "TTFT p50", "TTFT p95", "today"]
+    if console.width < _NARROW:
+        columns = [c for c in columns if c not in {"engine", "TTFT p50", "TTFT p95"}]
+    places = _table(*columns)
     for p in f.places:
         note = " (stand-in)" if p.stand_in else ""
         up = "–" if p.healthy is None else "yes" if p.healthy else "[red]no[/]"
-        today = (p.tokens_out.text, p.ttft_p50.text, p.ttft_p95.text, p.charge.text)
-        engine = p.engine if console.width >= _ROOMY else p.engine.partition(",")[0]
-        places.add_row(escape(p.place) + note, escape(p.pool), escape(engine), up, p.busy.text, *today)
+        cells = {
+            "place": escape(p.place) + note,
+            "pool": escape(p.pool),
+            "engine": escape(p.engine if console.width >= _ROOMY else p.engine.partition(",")[0]),
+            "up": up,
+            "busy": p.busy.text,
+            "out": p.tokens_out.text,
+            "TTFT p50": p.ttft_p50.text,
+            "TTFT p95": p.ttft_p95.text,
+            "today": p.charge.text,
+        }
+        places.add_row(*(cells[c] for c in columns))
     console.print(places)
     spenders = _table("who", "today", "used in all", "cap", "share of cap")
     for s in f.spenders:
