@@ -24,6 +24,8 @@ from wattmill.app.ledger_process import follower
 from wattmill.app.running.lag import read_lag
 from wattmill.app.seeing.auditing import audit_home
 from wattmill.app.seeing.explain import UnknownRequest, explain
+from wattmill.app.seeing.figures import figures
+from wattmill.app.seeing.request_list import request_page
 from wattmill.cli.explain import lines
 from wattmill.ledger import epoch as epochs
 from wattmill.ledger.audit import Report
@@ -182,6 +184,23 @@ def test_an_aborted_a_failed_over_and_a_refused_request_tell_their_whole_story(f
             "team 'load' has no money",
             "demo/load/k",
         )
+    assert holds(audit_home(factory.home))
+
+
+def test_what_was_cut_or_is_in_doubt_is_not_counted_as_finished(factory: Factory) -> None:
+    factory.end(factory.intent())
+    factory.end(factory.intent(), status="cut")
+    factory.intent()
+    factory.kill()
+    factory.book()
+
+    def counts() -> dict[str, str]:
+        return {one.id: one.figure.text for one in figures(factory.home, factory.now).statuses}
+
+    assert (counts()["finished"], counts()["failed"]) == ("1", "2")
+    with Books(factory.home.ledger_db) as books:
+        assert len(request_page(books, limit=9, status="finished").rows) == 1
+        assert len(request_page(books, limit=9, status="failed").rows) == 2
     assert holds(audit_home(factory.home))
 
 

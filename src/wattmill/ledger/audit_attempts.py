@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from wattmill.ledger.audit_check import Check, check
 from wattmill.ledger.rating import Unpriced, rate
-from wattmill.ledger.stores.sqlite_schema import STATUSES
+from wattmill.ledger.stores.sqlite_schema import NO_GOOD_END, STATUSES
 from wattmill.vocab.price import Price
 from wattmill.vocab.usage import TOKEN_CLASSES, Usage
 
@@ -33,7 +33,7 @@ WHERE a.charge_nusd <> ifnull(t.charge, 0) OR a.cost_nusd <> ifnull(t.cost, 0)
 _SUMMED = {
     "attempts": "count(*)",
     "requests": "sum(a.number = 0)",
-    "errors": f"sum(a.status = {STATUSES.index('failed')})",
+    "errors": f"sum(a.status IN ({', '.join(str(STATUSES.index(name)) for name in NO_GOOD_END)}))",
     "aborted": f"sum(a.status = {STATUSES.index('aborted')})",
     "charge_nusd": "sum(a.charge_nusd)",
     "cost_nusd": "sum(a.cost_nusd)",

@@ -27,7 +27,7 @@ from wattmill.ledger.frame import Damage, encoder
 from wattmill.ledger.in_doubt import Settlement
 from wattmill.ledger.rating import Unpriced, rate
 from wattmill.ledger.stores.sqlite import LedgerDb
-from wattmill.ledger.stores.sqlite_schema import SOURCES, STATUSES
+from wattmill.ledger.stores.sqlite_schema import NO_GOOD_END, SOURCES, STATUSES
 from wattmill.ledger.tail import Found, Position
 from wattmill.vocab.fact import End, EngineAbort, EngineCount, Intent, MeterWindow, Progress, Refused
 from wattmill.vocab.price import Price
@@ -200,7 +200,7 @@ class Bookkeeper:
         db.bucket(
             end.at_us, key, pool, model,
             (
-                int(start.attempt == 0), 1, int(what == "failed"), int(what == "aborted"), *classes,
+                int(start.attempt == 0), 1, int(what in NO_GOOD_END), int(what == "aborted"), *classes,
                 end.charge_nusd, end.cost_nusd, end.overrun_nusd, 0, ttft or 0, int(ttft is not None),
                 end.duration_us,
             ),
@@ -360,7 +360,7 @@ class Bookkeeper:
         was, now = STATUSES[status], end.status
         delta = _measures(lines, key, place)
         failed, aborted = (
-            int(now == "failed") - int(was == "failed"),
+            int(now in NO_GOOD_END) - int(was in NO_GOOD_END),
             int(now == "aborted") - int(was == "aborted"),
         )
         db.roll_up(ended_us, key, pool, model, **delta, errors=failed, aborted=aborted)

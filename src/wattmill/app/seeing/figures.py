@@ -334,7 +334,7 @@ def _statuses(r: Readings) -> tuple[Count, ...]:
     return (
         count("finished", "finished", lambda c: c.attempts - c.aborted - c.errors),
         count("aborted", "client left", lambda c: c.aborted),
-        count("failed", "failed or cut", lambda c: c.errors),
+        count("failed", "failed, cut, in doubt", lambda c: c.errors),
         count("failover", "sent on", lambda c: c.attempts - c.requests),
         Count(id="refused", label="refused", figure=figure(refused, "count", rows=rows)),
     )

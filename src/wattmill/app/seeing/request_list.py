@@ -10,7 +10,7 @@ import msgspec
 from wattmill.app.seeing.book_reading import refused_row
 from wattmill.app.seeing.readings import RecentRow
 from wattmill.ledger.stores.sqlite_read import Books
-from wattmill.ledger.stores.sqlite_schema import SOURCES, STATUSES
+from wattmill.ledger.stores.sqlite_schema import NO_GOOD_END, SOURCES, STATUSES
 
 SCAN = 200_000
 """Attempts that one page looks at: a rare status may need several pages, never a second of the disk."""
@@ -18,7 +18,7 @@ SCAN = 200_000
 _FILTERS = {
     "finished": f"a.status = {STATUSES.index('finished')}",
     "aborted": f"a.status = {STATUSES.index('aborted')}",
-    "failed": f"a.status IN ({STATUSES.index('failed')}, {STATUSES.index('cut')})",
+    "failed": f"a.status IN ({', '.join(str(STATUSES.index(name)) for name in NO_GOOD_END)})",
     "cut": f"a.status = {STATUSES.index('cut')}",
     "in_doubt": f"a.status = {STATUSES.index('in_doubt')}",
     "failover": "a.number > 0",

@@ -23,7 +23,7 @@ class Sums(msgspec.Struct, frozen=True, kw_only=True):
 
     requests: int = 0  # first attempts
     attempts: int = 0
-    errors: int = 0  # failed attempts
+    errors: int = 0  # attempts that failed, were cut, or are in doubt
     aborted: int = 0
     tok_input: int = 0
     tok_cached_input: int = 0

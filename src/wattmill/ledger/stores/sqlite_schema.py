@@ -14,6 +14,9 @@ STATUSES = ("finished", "aborted", "failed", "cut", "in_doubt")
 SOURCES = ("measured", "estimated", "unmetered", "none")
 """Stored by their index: append, never reorder."""
 
+NO_GOOD_END = ("failed", "cut", "in_doubt")
+"""Statuses that roll-ups count as errors: neither finished nor left by the client."""
+
 MEASURES = (
     "requests",
     "attempts",
