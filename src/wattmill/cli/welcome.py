@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,7 @@ def show_welcome(console: Console, w: Welcome) -> None:
         say("  key      none yet: wattmill keys create ORG/TEAM NAME")
     say(f"  board    [bold]{factory.admin_url}/#token={w.admin_token}[/]")
     say(f"  data     {escape(str(factory.home.root))}")
+    say(f"  ask it   {escape(_command())} status | explain REQUEST_ID | audit | budget show")
     for name, place in factory.places().items():
         what = place.weights or getattr(place.declared, "base_url", "")
         note = "  [yellow]stand-in: an engine of this machine plays the provider[/]" if place.stand_in else ""
@@ -52,6 +54,12 @@ def show_welcome(console: Console, w: Welcome) -> None:
         say(f"warning: {escape(text)}", style="yellow")
     model = next(iter(next(iter(factory.places().values())).models))
     print(snippets(url, w.key or "$KEY", model), flush=True)
+
+
+def _command() -> str:
+    """Return how this program was called, so that the next command can be typed the same way."""
+    name = sys.argv[0]
+    return f"{sys.executable} -m wattmill" if name.endswith("__main__.py") else name
 
 
 def snippets(url: str, key: str, model: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Mapping
 
@@ -31,10 +32,11 @@ def secret_hash(secret: str | bytes) -> bytes:
 
 
 def checked_name(name: str) -> str:
-    """Return `name`, or raise: 1 to 64 printable characters, no "/" (it parts "org/team"), no edge spaces."""
-    if not name or len(name) > NAME_MAX or not name.isprintable() or "/" in name or name != name.strip():
+    """Return `name`, or raise: 1 to 64 letters, digits and a few signs (no "/": it parts "org/team"), so that
+    it needs no care wherever it is shown."""
+    if len(name) > NAME_MAX or re.fullmatch(r"\w(?:[\w.@+ -]*[\w.@+-])?", name) is None:
         raise ControlError(
-            f"name is {name!r}, must be 1 to {NAME_MAX} printable characters, no '/', no spaces at the ends"
+            f"name is {name!r}, must be 1 to {NAME_MAX} letters, digits and . _ @ + - or inner spaces"
         )
     return name
 

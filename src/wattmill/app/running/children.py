@@ -25,6 +25,7 @@ class ChildSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     ready: Callable[[], bool] | None = None
     final_exits: Mapping[int, str] = field(default_factory=dict)
+    without: frozenset[str] = frozenset()  # variables that this process has no business to know
 
 
 class Child:
@@ -62,7 +63,7 @@ class Child:
         try:
             self._process = subprocess.Popen(
                 self.spec.argv,
-                env={**os.environ, **self.spec.env, "WATTMILL_LIFELINE": str(self._lifeline_fd)},
+                env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -73,6 +74,10 @@ class Child:
             os.close(log)
         self._started_s, self._started_us = now_s, wall_us
         self._is_ready = self.spec.ready is None
+
+    def _environment(self) -> dict[str, str]:
+        whole = {**os.environ, **self.spec.env, "WATTMILL_LIFELINE": str(self._lifeline_fd)}
+        return {name: value for name, value in whole.items() if name not in self.spec.without}
 
     def tend(self, *, now_s: float, wall_us: int) -> bool:
         """Notice an exit, restart after a growing pause. Returns True when the child's state changed."""

@@ -19,6 +19,7 @@ import msgspec
 
 from wattmill.app.declared.declaration import Loaded, restored, stored
 from wattmill.app.declared.plan import EMBEDDED_ADAPTER, Place, places
+from wattmill.app.declared.pool_settings import HttpPool
 from wattmill.app.declared.price_plan import price_specs, publish
 from wattmill.app.declared.settings import Settings
 from wattmill.app.declared.tenants import apply_tenants
@@ -309,7 +310,14 @@ class Factory:
         ready: Callable[[], bool] | None = None,
         final_exits: Mapping[int, str] | None = None,
     ) -> Child:
-        spec = ChildSpec(role=role, argv=argv, env=env or {}, ready=ready, final_exits=final_exits or {})
+        spec = ChildSpec(
+            role=role,
+            argv=argv,
+            env=env or {},
+            ready=ready,
+            final_exits=final_exits or {},
+            without=frozenset() if role.startswith("gateway") else _key_variables(self.settings),
+        )
         return Child(spec, logs=self.home.logs, lifeline_fd=self._child_end)
 
     def spawn_helper(self, role: str, argv: list[str], env: Mapping[str, str]) -> Child:
@@ -321,6 +329,12 @@ class Factory:
     @property
     def control(self) -> Control:
         return self._control
+
+
+def _key_variables(settings: Settings) -> frozenset[str]:
+    """Return the variables that hold providers' keys: the gateway alone speaks to providers."""
+    pools = settings.pools.values()
+    return frozenset(p.api_key_env for p in pools if isinstance(p, HttpPool) and p.api_key_env is not None)
 
 
 def _known(config: tuple[int, str] | None) -> Settings | None:

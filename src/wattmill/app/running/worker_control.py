@@ -79,13 +79,27 @@ def tell_workers(home: Home, generation: int, *, patience_s: float = 1.0) -> boo
         ask(path, "reload", timeout_s=0.3)
     ends_s = time.monotonic() + patience_s
     while waiting:
-        answers = {path: ask(path, "status", timeout_s=0.3) for path in waiting}
-        # Who does not answer is not running: it reads everything when it starts.
-        waiting = [
-            p for p, answer in answers.items() if answer is not None and answer["generation"] < generation
-        ]
+        # Who does not listen is not running: it reads everything when it starts. Who is silent is busy.
+        waiting = [path for path in waiting if _listens(path) and not _knows(path, generation)]
         if waiting and time.monotonic() > ends_s:
             return False
         if waiting:
             time.sleep(0.01)
+    return True
+
+
+def _knows(path: Path, generation: int) -> bool:
+    answer = ask(path, "status", timeout_s=0.3)
+    return answer is not None and bool(answer["generation"] >= generation)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0.3)
+        try:
+            probe.connect(os.fspath(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        except OSError:
+            return True
     return True
