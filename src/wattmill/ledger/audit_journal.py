@@ -14,12 +14,14 @@ from wattmill.ledger.stores.sqlite_schema import SOURCES, STATUSES
 from wattmill.ledger.tail import Found, Tail
 from wattmill.vocab.fact import End, Intent
 
+# CROSS JOIN keeps the order: few numbers, each looked up by its index, however many attempts there are.
 _BOOKED = (
     "SELECT a.seq, a.key, p.text, a.status, a.source, a.charge_nusd, a.cost_nusd, a.overrun_nusd, "
     "a.prefill_tok, a.cached_tok, a.output_tok, "
-    "a.id IN (SELECT attempt FROM correction) OR a.id IN (SELECT attempt FROM doubt) "
-    "FROM json_each(?1) j JOIN attempt a ON a.epoch = ?2 AND a.seq = j.value "
-    "JOIN shape s ON s.id = a.shape JOIN name p ON p.id = s.pool"
+    "EXISTS (SELECT 1 FROM correction c WHERE c.attempt = a.id) "
+    "OR EXISTS (SELECT 1 FROM doubt d WHERE d.attempt = a.id) "
+    "FROM json_each(?1) j CROSS JOIN attempt a ON a.epoch = ?2 AND a.seq = j.value "
+    "CROSS JOIN shape s ON s.id = a.shape CROSS JOIN name p ON p.id = s.pool"
 )
 
 
