@@ -262,6 +262,29 @@ def test_a_dead_workers_open_attempt_is_in_doubt_at_its_reservation_until_reconc
     assert holds(audit_home(factory.home))
 
 
+def test_what_ended_with_nothing_counted_can_be_reconciled_too(factory: Factory) -> None:
+    seq = factory.intent()
+    factory.end(seq, None, status="aborted", usage_source="unmetered", charge_nusd=300_000, cost_nusd=300_000)
+    factory.gateway.close()
+    factory.book()
+    report = audit_home(factory.home)
+    assert holds(report) and report.in_doubt == (), "its end was seen: it is not in doubt"
+    command = [sys.executable, "-m", "wattmill", "reconcile", "--home", str(factory.home.root)]
+    listed = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    assert [(row["request_id"], row["state"]) for row in json.loads(listed.stdout)] == [
+        (factory.id(seq), "uncounted")
+    ]
+    subprocess.run(
+        [*command, factory.id(seq), "--by", "delivered"], capture_output=True, text=True, check=True
+    )
+    seen = rate(factory.price, Usage(100, 0))
+    with Books(factory.home.ledger_db) as books:
+        assert books.doubts() == [] and books.balances()["nusd", f"key:{factory.path[-1]}"] == seen
+    with Control(factory.home.control_db) as control:
+        assert {b.used_nusd for b in control.summaries()} == {seen}
+    assert holds(audit_home(factory.home))
+
+
 def test_a_late_end_record_wins_over_doubt_and_over_its_settlement(factory: Factory) -> None:
     seq = factory.intent()
     epoch = factory.gateway.folder

@@ -37,7 +37,8 @@ class Orders:
         return path
 
     def carry_out(self, books: Bookkeeper, *, at_us: int) -> int:
-        """Do what was ordered, in one transaction; an order for what is no longer in doubt does nothing."""
+        """Do what was ordered, in one transaction; an order for what is no longer in doubt does nothing, and
+        one that cannot be priced is an alarm."""
         try:
             paths = sorted(self.folder / name for name in os.listdir(self.folder) if name.endswith(".json"))
         except FileNotFoundError:
@@ -52,11 +53,15 @@ class Orders:
             except msgspec.DecodeError:
                 continue
             start = doubts.pop(order.attempt, None)
-            if start is not None:
-                how = settle(
-                    start, order.rule, charge=prices[start.charge_price], cost=prices[start.cost_price]
-                )
-                books.settle(order.attempt, how, at_us=at_us)
+            if start is None:
+                continue
+            charge, cost = prices.get(start.charge_price), prices.get(start.cost_price)
+            if charge is None or cost is None:
+                text = f"attempt {order.attempt} cannot be settled: price version {start.charge_price} or "
+                text += f"{start.cost_price} is not known"
+                books.db.alarm(at_us, "unpriced", text, "", start.seq)
+                continue
+            books.settle(order.attempt, settle(start, order.rule, charge=charge, cost=cost), at_us=at_us)
         books.commit()
         for path in paths:
             path.unlink(missing_ok=True)

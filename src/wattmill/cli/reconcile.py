@@ -45,9 +45,9 @@ def main(
     home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
-    """List the attempts whose end nobody saw, or settle them by posting.
+    """List the attempts whose end nobody saw or whose tokens nobody counted, or settle them by posting.
 
-    Attempts on owned engines settle by themselves when the engine's counter is read at rest.
+    Attempts in doubt on owned engines settle by themselves when the engine's counter is read at rest.
     """
     if by not in _RULES:
         fail(f"--by is {by!r}, must be one of: {', '.join(_RULES)}")
@@ -72,11 +72,12 @@ def main(
         typer.echo("nothing is in doubt")
         return
     show_table(
-        ["request", "place", "since, UTC", "charged, USD"],
+        ["request", "place", "why", "since, UTC", "charged, USD"],
         [
             [
                 doubt.request_id,
                 doubt.pool,
+                "end not seen" if doubt.state == "open" else "not counted",
                 f"{dt.datetime.fromtimestamp(doubt.since_us / US_PER_S, dt.UTC):%Y-%m-%d %H:%M:%S}",
                 usd_text(doubt.reserved_nusd),
             ]

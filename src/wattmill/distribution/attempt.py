@@ -348,11 +348,12 @@ class Attempt:
             except LookupError:  # a class without a price: the reservation stands, and the row says why
                 cost = self.reserved_cost_nusd
                 rated, error = self.grant.nusd, error or "unpriced"
-        elif source == "unmetered" and status != "failed":
+        elif source == "unmetered":
+            # What it cost is unknown, and may be all that was at stake: it is never zero.
             cost = self.reserved_cost_nusd
             rated = self.grant.nusd
-        if status == "failed" and not self.committed:
-            rated = 0
+        if status == "failed" and (usage is None or not self.committed):
+            rated = 0  # its client saw nothing, or nobody can say how much
         charge = min(rated, self.grant.nusd)
         self.booked = True
         self.charge_nusd = charge

@@ -28,6 +28,7 @@ from wattmill.vocab.ids import Epoch, request_id
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.request import Endpoint, Request
 from wattmill.vocab.route import Candidate, Route
+from wattmill.vocab.usage import TOKEN_CLASSES
 
 if TYPE_CHECKING:
     from wattmill.distribution.gateway import Gateway
@@ -201,6 +202,8 @@ class Exchange:
             refusal = adapter.check(self.endpoint, self.draft.body)
         except (msgspec.MsgspecError, RecursionError) as error:
             return Refusal(code="bad_value", message=f"a field cannot be read: {error}")
+        if refusal is None and "audio" in ask.needs:
+            refusal = _audio_without_price(backend.pool, model)
         if refusal is not None:
             return refusal
         clamp = 0 if self.endpoint == "embeddings" else ask.max_output_tok or services.default_output_tok
@@ -407,3 +410,17 @@ class Exchange:
             self.attempt.crashed(refusal)
         elif not self.over:
             self.refuse(refusal)
+
+
+def _audio_without_price(pool: str, model: BackendModel) -> Refusal | None:
+    """Audio tokens cost far more than text, so a worst case made of text rates would not cover them."""
+    for price in (model.charge, model.cost):
+        for name in ("audio_input", "audio_output"):
+            if price.rates_nusd_per_mtok[TOKEN_CLASSES.index(name)] is None:
+                return Refusal(
+                    code="unpriced",
+                    message=f"pool {pool!r}: {price.book!r} has no {name} rate for {price.model!r}; "
+                    "declare one to let audio through",
+                    param="modalities",
+                )
+    return None

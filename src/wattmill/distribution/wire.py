@@ -270,8 +270,15 @@ def _needs(endpoint: Endpoint, body: Body, choices: int) -> frozenset[str] | Ref
             found.append("json_schema")
     if _given(body, "logprobs") or _given(body, "top_logprobs"):
         found.append("logprobs")
-    if _given(body, "audio") or b"audio" in bytes(body.get("modalities", b"")):
+    if _given(body, "audio"):
         found.append("audio")
+    elif _given(body, "modalities"):
+        try:
+            modalities = msgspec.json.decode(body["modalities"], type=list[str])
+        except msgspec.MsgspecError:
+            return _bad_value("modalities", 'an array such as ["text"]', body["modalities"])
+        if "audio" in modalities:
+            found.append("audio")
     return frozenset(found) if found else _NO_NEEDS
 
 

@@ -76,7 +76,7 @@ def audit(
     db.execute("BEGIN")
     try:
         places = tuple(_places(db))
-        doubts = books.doubts()
+        doubts = [doubt for doubt in books.doubts() if doubt.state == "open"]
         checks = (
             _commodities(db),
             _transactions(db),

@@ -159,6 +159,12 @@ class Bookkeeper:
             db.alarm(
                 end.at_us, "unmetered", f"tokens of {start.pool} that nobody counted", epoch.name, end.seq
             )
+            if end.status != "failed":
+                # Its end is known, its tokens are not: it can be reconciled like what is in doubt.
+                db.db.execute(
+                    "INSERT INTO doubt VALUES (?,?,?,?,?,'uncounted',?)",
+                    (tx, epoch.id, start.seq, start.pool, encoder.encode(start), end.at_us),
+                )
 
     def _insert_attempt(
         self, epoch: EpochState, start: Opened, end: End, tx: int, status: str | None = None
@@ -287,11 +293,12 @@ class Bookkeeper:
         return len(mine)
 
     def doubts(self, pool: str | None = None) -> list[tuple[int, Opened]]:
-        """Return (attempt id, what is known) of everything that is in doubt now."""
+        """Return (attempt id, what is known) of everything that is in doubt now at `pool`; without one, at
+        all places, and what ended with nothing counted as well."""
         self.db.flush()
         rows = self.db.db.execute(
-            "SELECT attempt, body FROM doubt WHERE state = 'open' AND (?1 IS NULL OR pool = ?1) ORDER "
-            "BY attempt",
+            "SELECT attempt, body FROM doubt WHERE CASE WHEN ?1 IS NULL THEN state IN ('open', 'uncounted') "
+            "ELSE state = 'open' AND pool = ?1 END ORDER BY attempt",
             (pool,),
         )
         return [(attempt, _decode_opened(body)) for attempt, body in rows]

@@ -115,7 +115,7 @@ class DoubtRow(msgspec.Struct, frozen=True, kw_only=True):
     epoch: str
     seq: int
     pool: str
-    state: str  # "open", "late_end", "settled_engine" ...
+    state: str  # "open", "uncounted", "late_end", "settled_engine" ...
     since_us: int
     reserved_nusd: int
     key: int
@@ -203,7 +203,7 @@ class Books:
             )
         }
         total = _sums([sum(getattr(sums, name) for sums in by_pool.values()) for name in MEASURES])
-        doubts = self.doubts()
+        doubts = [doubt for doubt in self.doubts() if doubt.state == "open"]
         refused = self.db.execute(
             "SELECT text, sum(count) FROM rollup_refused JOIN name ON name.id = code WHERE start_s >= ? "
             "GROUP BY code",
@@ -327,11 +327,13 @@ class Books:
         }
 
     def doubts(self, *, settled: bool = False) -> list[DoubtRow]:
-        """Return what is in doubt, oldest first; with `settled`, also what was."""
+        """Return what is in doubt, oldest first, and what ended with nothing counted ("uncounted"); with
+        `settled`, also what was."""
         rows = self.db.execute(
             "SELECT d.attempt, e.name, d.seq, a.back, d.pool, d.state, d.since_us, a.charge_nusd, a.key "
             "FROM doubt d "
-            "JOIN epoch e ON e.id = d.epoch JOIN attempt a ON a.id = d.attempt WHERE ? OR d.state = 'open' "
+            "JOIN epoch e ON e.id = d.epoch JOIN attempt a ON a.id = d.attempt WHERE ? OR d.state IN "
+            "('open', 'uncounted') "
             "ORDER BY d.attempt",
             (settled,),
         )
