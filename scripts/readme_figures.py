@@ -28,7 +28,7 @@ ROWS = (  # key in the results, words, digits after the point
     ("added_ttft_ms", "added time to first token (ms)", 3),
     ("rss_mb", "memory after the run (MB)", 0),
     ("start_s", "start (s)", 2),
-    ("ledger_rows_per_s", "requests booked per second by the ledger process", 0),
+    ("ledger_rows_per_s", "rows booked per second by the ledger process", 0),
     ("ledger_lag_s", "lag of the books under load (s)", 2),
     ("bytes_per_request", "bytes per booked request", 0),
 )
