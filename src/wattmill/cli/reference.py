@@ -16,6 +16,7 @@ import typer.main
 
 from wattmill.app.declared.pool_settings import Usd
 from wattmill.app.declared.schema import settings_schema
+from wattmill.app.seeing.factory_metrics import FACTORY_METRICS
 from wattmill.cli.main import COMMANDS
 from wattmill.distribution.metrics import METRICS
 from wattmill.vocab.refusal import CODES
@@ -230,7 +231,7 @@ def metrics_page() -> str:
         "| metric | type | labels | meaning |",
         "|---|---|---|---|",
     ]
-    for metric in METRICS:
+    for metric in (*METRICS, *FACTORY_METRICS):
         labels = ", ".join(f"`{label}`" for label in metric.labels) or "—"
         meaning = metric.help
         if metric.buckets:

@@ -45,8 +45,11 @@ def _read(books: Books, home: Home, now_us: int) -> BookReading:
     return BookReading(
         difference=dict(db.execute("SELECT commodity, sum(balance) FROM account GROUP BY commodity")),
         in_doubt=_one(db, "SELECT count(*) FROM doubt WHERE state = 'open'"),
+        # Of attempts: the few tokens that an engine made after a client had left have no attempt, only a row.
         unmetered=_one(
-            db, "SELECT count(*) FROM alarm WHERE kind = 'unmetered' AND at_us >= ?", midnight_s * US_PER_S
+            db,
+            "SELECT count(*) FROM alarm WHERE kind = 'unmetered' AND seq IS NOT NULL AND at_us >= ?",
+            midnight_s * US_PER_S,
         ),
         overrun_nusd=_one(
             db, "SELECT sum(balance) FROM account WHERE commodity = 'nusd' AND name LIKE 'overrun:%'"
