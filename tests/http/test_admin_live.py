@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from board_factory import BoardFactory
 from board_fixture import a_busy_factory
 from wattmill.app.home import Home
+from wattmill.app.seeing.factory_metrics import FACTORY_METRICS
 from wattmill.app.seeing.figures import assemble
 from wattmill.app.seeing.readings import WorkerReading
 from wattmill.distribution.metrics import BY_NAME, METRICS
@@ -24,7 +25,7 @@ from wattmill.ledger.stores.control_records import Node
 from wattmill.vocab.refusal import CODES
 from wattmill.vocab.request import ENDPOINTS
 from wattmill.vocab.usage import TOKEN_CLASSES
-from wattmill.web.prometheus import FACTORY_METRICS, Memory, text
+from wattmill.web.prometheus import Memory, text
 
 
 @pytest.fixture(scope="module")

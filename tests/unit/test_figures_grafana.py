@@ -8,8 +8,8 @@ import re
 
 import pytest
 
+from wattmill.app.seeing.factory_metrics import FACTORY_METRICS
 from wattmill.distribution.metrics import METRICS
-from wattmill.web.prometheus import FACTORY_METRICS
 
 DASHBOARD = json.loads((importlib.resources.files("wattmill") / "data" / "grafana.json").read_text())
 QUERIES = [(p["title"], t["expr"]) for p in DASHBOARD["panels"] for t in p["targets"]]
