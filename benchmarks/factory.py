@@ -193,6 +193,7 @@ class Factory:
 
     def start(self, *, timeout_s: float = 30.0) -> float:
         """Start and wait for readiness; return the seconds to the first 200 of /readyz."""
+        logged_before = self.log.stat().st_size if self.log.exists() else 0
         with open(self.log, "ab") as out:
             self.process = subprocess.Popen(
                 [
@@ -208,6 +209,7 @@ class Factory:
                 start_new_session=True,
             )
         took_s = self._until_ready(timeout_s)
+        self._until_said("ready in", from_byte=logged_before, timeout_s=timeout_s)
         if not self.key:
             self.key = self.new_key("bench", cap_usd=self.key_cap_usd)
         return took_s
@@ -243,6 +245,14 @@ class Factory:
             except TimeoutError:
                 continue
         raise TimeoutError(f"not ready in {timeout_s} s:\n{self.printed()}")
+
+    def _until_said(self, words: str, *, from_byte: int, timeout_s: float) -> None:
+        """Wait for `up` to print `words`: /readyz speaks for one worker, this for the whole factory."""
+        began_s = time.monotonic()
+        while words.encode() not in self.log.read_bytes()[from_byte:]:
+            if time.monotonic() - began_s > timeout_s:
+                raise TimeoutError(f"{words!r} was not printed in {timeout_s} s:\n{self.printed()}")
+            time.sleep(0.02)
 
     def printed(self) -> str:
         return self.log.read_text(errors="replace")[-4000:]
