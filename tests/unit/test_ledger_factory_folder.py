@@ -337,6 +337,23 @@ def test_an_engines_counter_settles_a_doubt_and_shows_what_nobody_can_be_charged
     meter.close()
 
 
+def test_an_engine_that_counted_less_than_the_books_say_breaks_the_audit(factory: Factory) -> None:
+    meter = Journal(factory.home.journal, kind="meter", worker=0, wall_us=lambda: NOW)
+    meter.append_note(EngineCount("edge", "one", NOW - 5_000_000, 0, 0, True))
+    factory.book()
+    factory.end(factory.intent())  # 30 computed prompt tokens and 60 of output
+    factory.book()
+    factory.now += 20_000_000
+    meter.append_note(EngineCount("edge", "one", factory.now, 30, 30, True))
+    factory.gateway.close()
+    factory.book()
+    report = audit_home(factory.home)
+    (broken,) = (c for c in report.checks if not c.holds)
+    assert broken.name == "tokens that engines say are tokens in the books"
+    assert "-30 output tokens" in broken.rows[0]
+    meter.close()
+
+
 def test_a_count_waits_for_slow_clients_and_skips_what_may_not_have_arrived(factory: Factory) -> None:
     meter = Journal(factory.home.journal, kind="meter", worker=0, wall_us=lambda: NOW)
     meter.append_note(EngineCount("edge", "one", factory.now - 1_000_000, 0, 0, True))

@@ -86,7 +86,7 @@ def audit(
             rollups_by_place(db),
             attempts(db),
             _energy(db),
-            _tokens(places),
+            _tokens(db, places),
             rated(db, prices),
             _tree(db, parents),
             _caps(books, parents, used),
@@ -303,16 +303,21 @@ def _since(db: sqlite3.Connection, pool: str, at_us: int) -> tuple[int, int]:
     return prompt, output
 
 
-def _tokens(places: Sequence[PlaceTokens]) -> Check:
+def _tokens(db: sqlite3.Connection, places: Sequence[PlaceTokens]) -> Check:
+    """What engines counted beyond the attempts has a row of its own; less than them is a broken law."""
+    less = db.execute("SELECT text FROM alarm WHERE kind = 'overbooked' ORDER BY id").fetchall()
     witnesses = ", ".join(f"{place.pool}: {place.witness}" for place in places) or "nothing served yet"
     return check(
         "tokens that engines say are tokens in the books",
         witnesses,
-        (
-            f"{place.pool}: engine says {place.engine_tok}, books say {place.books_tok} (prompt, output)"
-            for place in places
-            if place.difference_tok
-        ),
+        [
+            *(
+                f"{place.pool}: engine says {place.engine_tok}, books say {place.books_tok} (prompt, output)"
+                for place in places
+                if place.difference_tok
+            ),
+            *(text for (text,) in less),
+        ],
     )
 
 

@@ -137,7 +137,8 @@ def _book_count(books: Bookkeeper, count: EngineCount) -> None:
         name = f"engine {pool}/{count.instance}"
         text = f"{name} counted {prompt} prompt and {output} output tokens beyond the attempts"
         db.note(tx, at_us, "unmetered", text)
-        db.alarm(at_us, "unmetered", text)
+        # Less than the books say was never made: something stands in them twice, or was told too high.
+        db.alarm(at_us, "overbooked" if prompt < 0 or output < 0 else "unmetered", text)
     db.begin()
     db.db.execute(
         "INSERT OR REPLACE INTO engine_count VALUES (?,?,?,?,?,?,?,?,?,?)",
