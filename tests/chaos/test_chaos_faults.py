@@ -171,7 +171,9 @@ def mount(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["mount", *args], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.skipif(FAKETIME is None, reason="cannot here: libfaketime is not installed")
+@pytest.mark.skipif(
+    FAKETIME is None, reason="libfaketime is not installed: scripts/system-packages.sh installs it"
+)
 def test_a_clock_that_jumps_a_day_on_and_two_hours_back_changes_no_token_and_no_cent(
     tmp_path: Path, mock: Server
 ):
