@@ -13,6 +13,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     capabilities: frozenset[str]
     context_tok: int
     privacy: str  # the most sensitive class that it may see
+    region: str = ""  # where it stands; "" is not declared, so nothing bound to a region goes there
+    operator: str = ""  # who runs it; "" is not declared, so nothing bound to an operator goes there
     healthy: bool = True
     slots: int = 1  # requests that it works on at once
     queue: int = 0  # further requests that may wait

@@ -20,6 +20,8 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     pools: frozenset[str] | None = None
     endpoints: frozenset[str] | None = None
     privacy: str = "internal"  # of its data, unless a request says more
+    residency: frozenset[str] | None = None  # regions that its data may go to
+    operators: frozenset[str] | None = None  # who may run a place that sees its data
     expires_us: int | None = None
 
 

@@ -27,3 +27,5 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     choices: int = 1
     needs: frozenset[str] = frozenset()  # capabilities, see models.spec.CAPABILITIES
     privacy: str = "internal"
+    residency: frozenset[str] | None = None  # regions that may see it; None: no rule of its own
+    operators: frozenset[str] | None = None  # who may run a place that sees it; None: no rule of its own
