@@ -29,6 +29,10 @@ class Home:
         return self.root / "control.db"
 
     @property
+    def kept_db(self) -> Path:  # cached answers, stored responses, files, batches, idempotency claims
+        return self.root / "kept.db"
+
+    @property
     def run(self) -> Path:  # sockets and process facts of the running factory
         return self.root / "run"
 
