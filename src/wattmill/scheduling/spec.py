@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import msgspec
+
+from wattmill.vocab.caller import Caller
+from wattmill.vocab.refusal import Refusal
+from wattmill.vocab.request import Request
+from wattmill.vocab.route import NO_HINTS, Hints, Route
 
 
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +31,14 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     prefill_tok_per_s: float  # of one request alone
     decode_tok_per_s: float
     overhead_s: float = 0.0  # network and set-up before prefill begins
-    energy_j_per_tok: float | None = None
+    energy_j_per_tok: float | None = None  # of an output token; None: nobody knows
+    charge_cached_nusd_per_mtok: dict[str, int] = {}  # a model that is absent: no cheaper than input
+    energy_j_per_in_tok: float | None = None  # of a computed prompt token
+    carbon_g_per_kwh: float | None = None  # of the power at its place; None: not declared
+    quality: dict[str, float] = {}  # by model, 0 to 1, declared with its source; absent: not declared
+    breaker_open: bool = False  # it failed too often just now: only probes are sent
+    slowdown: float = 0.0  # each further request at work makes a token take this share longer
+    ttft_factor: float = 1.0  # observed over expected time to first token, lately
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,3 +55,32 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_s: float = 0.0001
     expected_output_tok: int = 128  # where the client does not say how much it wants at most
     bound_tok_per_tok: float = 4.0  # the input bound counts bytes; text has about 4 of them in a token
+    explore: float = 0.0  # share of decisions that try another allowed place than the best
+    usd_per_kg_co2: float = 0.0  # what not emitting a kilogram is worth
+    usd_per_quality: float = 0.0  # what quality 1 is worth against quality 0, for one request
+    usd_per_tok_per_s: float = 0.0  # what one token per second more for the reader is worth
+
+
+class Policy(Protocol):
+    """A pure function from what is asked and what is seen to where it goes: the gateway, the replay and the
+    twin call the same one. It reads no clock and throws no dice: `now_s` and `draw` are what it is told."""
+
+    def __call__(
+        self,
+        request: Request,
+        caller: Caller,
+        fleet: Fleet,
+        *,
+        busy: Sequence[int],
+        weights: Weights,
+        now_s: float = 0.0,
+        draw: float = 0.0,
+        hints: Hints = NO_HINTS,
+    ) -> Route | Refusal:
+        """Return the places that may serve `request`, best first, or why none may.
+
+        Args:
+            busy: requests in flight at each of `fleet.pools`, in the same order.
+            now_s: wall clock, seconds since 1970 UTC.
+            draw: uniform in [0, 1): one number for all that is random in this decision.
+        """

@@ -23,6 +23,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     residency: frozenset[str] | None = None  # regions that its data may go to
     operators: frozenset[str] | None = None  # who may run a place that sees its data
     expires_us: int | None = None
+    policy: str | None = None  # routing policy of this key or its team; None: the factory's
 
 
 def out_of_scope(caller: Caller, *, endpoint: str) -> Refusal | None:

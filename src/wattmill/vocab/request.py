@@ -29,3 +29,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     privacy: str = "internal"
     residency: frozenset[str] | None = None  # regions that may see it; None: no rule of its own
     operators: frozenset[str] | None = None  # who may run a place that sees it; None: no rule of its own
+    tier: str = ""  # what it was sold as; "" is no tier
+    promise_ttft_s: float | None = None  # what the tier promises; None: nothing
+    promise_tok_per_s: float | None = None  # output tokens per second that its reader sees
+    left_nusd: int | None = None  # what the caps leave to it; None: not looked at
+    frugal: bool = False  # past a soft stage of its budget: time is worth nothing, the cheapest place serves

@@ -19,7 +19,19 @@ class Excluded(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One place that a hard rule ruled out."""
 
     pool: str
-    rule: str  # "model", "capability", "context", "privacy", "scope", "health", "full"
+    rule: str  # one of scheduling.filters.RULES
+
+
+class Hints(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What was learned until now and concerns this request: an input of the decision, recorded with it."""
+
+    asker: int = 0  # number of the caller's record in the journal (`Asker`)
+    turn: int = 0  # decisions that this worker took before
+    output_tok: int | None = None  # expected length of one choice; None: as the weights say
+    cached_tok: tuple[int, ...] = ()  # of the prompt, expected in each place's cache; (): nowhere
+
+
+NO_HINTS = Hints()
 
 
 class Route(msgspec.Struct, frozen=True, array_like=True):
@@ -30,3 +42,7 @@ class Route(msgspec.Struct, frozen=True, array_like=True):
     reason: str  # one sentence for people
     snapshot: int  # version of the fleet view that was looked at
     busy: tuple[int, ...] = ()  # requests in flight at each pool of that view: with it a decision replays
+    policy: str = ""  # name of the policy that decided
+    now_s: float = 0.0  # and what it was given beside the request, the view and the load
+    draw: float = 0.0
+    hints: Hints = NO_HINTS
