@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from wattmill.vocab.fact import (
+    Asker,
     End,
     EngineAbort,
     EngineCount,
@@ -45,7 +46,9 @@ class Closed(msgspec.Struct, frozen=True, array_like=True, tag=0):
     records: int
 
 
-Record = Intent | Progress | End | Refused | Snapshot | MeterWindow | EngineCount | EngineAbort | Closed
+Record = (
+    Intent | Progress | End | Refused | Snapshot | MeterWindow | EngineCount | EngineAbort | Asker | Closed
+)
 
 encoder = msgspec.msgpack.Encoder()
 decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from wattmill.vocab.request import Terms
 from wattmill.vocab.route import Route
 from wattmill.vocab.usage import Usage
 
@@ -52,6 +53,7 @@ class Intent(_Fact, frozen=True, array_like=True, gc=False, tag=1):
     choices: int = 1
     needs: tuple[str, ...] = ()
     pinned: bool = False  # the client asked for this place by name
+    terms: Terms | None = None  # what else the policy was told of the request
 
 
 class Progress(_Fact, frozen=True, array_like=True, gc=False, tag=2):
@@ -96,6 +98,8 @@ class Refused(_Fact, frozen=True, array_like=True, gc=False, tag=4):
     code: str
     message: str
     label: str | None = None
+    ask: bytes = b""  # MessagePack of vocab.request.Request, where a policy was asked
+    route: Route | None = None  # what it decided, or without candidates what it looked at
 
 
 class Snapshot(_Fact, frozen=True, array_like=True, gc=False, tag=5):
@@ -104,6 +108,9 @@ class Snapshot(_Fact, frozen=True, array_like=True, gc=False, tag=5):
     id: int
     at_us: int
     fleet: bytes  # MessagePack of scheduling.spec.Fleet
+    policy: str = ""  # the factory's own; a key may have another
+    weights: bytes = b""  # MessagePack of scheduling.spec.Weights
+    seed: int = 0  # of this worker's draws
 
 
 class MeterWindow(_Fact, frozen=True, array_like=True, gc=False, tag=6):
@@ -140,4 +147,12 @@ class EngineAbort(_Fact, frozen=True, array_like=True, gc=False, tag=8):
     usage: Usage
 
 
-Fact = Intent | Progress | End | Refused | Snapshot | MeterWindow | EngineCount | EngineAbort
+class Asker(_Fact, frozen=True, array_like=True, gc=False, tag=20):
+    """A caller as the policy knew it from this moment on; decisions name its id."""
+
+    id: int
+    at_us: int
+    caller: bytes  # MessagePack of vocab.caller.Caller
+
+
+Fact = Intent | Progress | End | Refused | Snapshot | MeterWindow | EngineCount | EngineAbort | Asker

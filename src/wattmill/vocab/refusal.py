@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from wattmill.vocab.route import Route
+
 
 class Code(msgspec.Struct, frozen=True):
     """How a refusal looks on the wire: HTTP status, OpenAI error type, and whether waiting can cure it."""
@@ -48,6 +50,11 @@ CODES: dict[str, Code] = {
         400, "invalid_request_error", False, "The prompt exceeds every place's context."
     ),
     "privacy": Code(403, "permission_error", False, "No place may see data of this privacy class."),
+    "residency": Code(
+        403, "permission_error", False, "No place stands where the data of this request may go."
+    ),
+    "operator": Code(403, "permission_error", False, "No place is run by whom this request allows."),
+    "promise": Code(503, "server_error", False, "No place can ever keep what the request's tier promises."),
     "unpriced": Code(503, "server_error", False, "A token class of this request has no price here."),
     # money and capacity
     "budget_exceeded": Code(
@@ -88,6 +95,7 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     param: str | None = None
     retry_after_s: float | None = None
+    route: Route | None = None  # where a policy says no: what it looked at, without candidates
 
     @property
     def status(self) -> int:

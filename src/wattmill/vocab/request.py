@@ -34,3 +34,38 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     promise_tok_per_s: float | None = None  # output tokens per second that its reader sees
     left_nusd: int | None = None  # what the caps leave to it; None: not looked at
     frugal: bool = False  # past a soft stage of its budget: time is worth nothing, the cheapest place serves
+
+
+class Terms(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The fields of a request that are rarely given, as they are recorded."""
+
+    residency: frozenset[str] | None = None
+    operators: frozenset[str] | None = None
+    tier: str = ""
+    promise_ttft_s: float | None = None
+    promise_tok_per_s: float | None = None
+    left_nusd: int | None = None
+    frugal: bool = False
+
+
+def terms_of(ask: Request) -> Terms | None:
+    """Return what `ask` says beyond the usual, None if that is nothing."""
+    if (
+        ask.residency is None
+        and ask.operators is None
+        and not ask.tier
+        and ask.promise_ttft_s is None
+        and ask.promise_tok_per_s is None
+        and ask.left_nusd is None
+        and not ask.frugal
+    ):
+        return None
+    return Terms(
+        ask.residency,
+        ask.operators,
+        ask.tier,
+        ask.promise_ttft_s,
+        ask.promise_tok_per_s,
+        ask.left_nusd,
+        ask.frugal,
+    )
