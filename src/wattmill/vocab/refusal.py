@@ -55,6 +55,12 @@ CODES: dict[str, Code] = {
     ),
     "operator": Code(403, "permission_error", False, "No place is run by whom this request allows."),
     "promise": Code(503, "server_error", False, "No place can ever keep what the request's tier promises."),
+    "content_refused": Code(
+        403, "permission_error", False, "A rule or a guardrail does not let this text through."
+    ),
+    "guard_unavailable": Code(
+        503, "server_error", True, "A guardrail did not answer, and nothing passes without it."
+    ),
     "unpriced": Code(503, "server_error", False, "A token class of this request has no price here."),
     # money and capacity
     "budget_exceeded": Code(

@@ -29,6 +29,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     privacy: str = "internal"
     residency: frozenset[str] | None = None  # regions that may see it; None: no rule of its own
     operators: frozenset[str] | None = None  # who may run a place that sees it; None: no rule of its own
+    evidence: tuple[str, ...] = ()  # which privacy rules matched and how often, never what
+    keep: bool = True  # False: its answer holds originals that stay in memory: no cache, no stored copy
     tier: str = ""  # what it was sold as; "" is no tier
     promise_ttft_s: float | None = None  # what the tier promises; None: nothing
     promise_tok_per_s: float | None = None  # output tokens per second that its reader sees
