@@ -10,9 +10,12 @@ NUSD_PER_USD = 1_000_000_000
 TOK_PER_MTOK = 1_000_000
 UJ_PER_J = 1_000_000
 US_PER_S = 1_000_000
+PS_PER_US = 1_000_000
+PS_PER_S = 1_000_000_000_000
 MS_PER_S = 1_000
 S_PER_H = 3_600
 J_PER_KWH = 3_600_000
+G_PER_KG = 1_000
 
 
 def nusd_from_usd(usd: Decimal | int | str) -> int:

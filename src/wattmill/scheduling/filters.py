@@ -1,0 +1,261 @@
+"""Hard rules: what a place must meet before anything is scored. Every policy goes through this one file.
+
+Rules that depend on who asks and what kind of request it is (not on its size or the load) are looked at once
+for each kind of request and view, and remembered: the result is a function of its arguments, so the memory
+changes nothing but the time it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from wattmill.scheduling.spec import Fleet, Pool
+from wattmill.units import TOK_PER_MTOK
+from wattmill.vocab.caller import PRIVACY_CLASSES, Caller
+from wattmill.vocab.refusal import Refusal
+from wattmill.vocab.request import Request
+from wattmill.vocab.route import Excluded, Route
+
+RULES = {
+    "model": "the place does not serve the model",
+    "pinned": "the request names another place",
+    "scope": "the key may not use the place or the model",
+    "capability": "the place cannot do what the request needs",
+    "privacy": "the data is too sensitive for the place",
+    "residency": "the data may not go to the place's region",
+    "operator": "the data may not go to who runs the place",
+    "promise": "the place is too slow for the tier, even when it is idle",
+    "health": "the place is down",
+    "breaker": "the place failed too often just now",
+    "context": "the prompt is longer than the place's context",
+    "full": "all slots and the queue of the place are taken",
+    "budget": "the caps do not leave what the prompt and one token cost there",
+}
+"""Every rule that can exclude a place, in words."""
+
+_SENSITIVITY = {name: rank for rank, name in enumerate(PRIVACY_CLASSES)}
+_MOST_KINDS = 4_096
+
+
+class Able(NamedTuple):
+    """A place that meets every standing rule, with what a decision needs of it for one model."""
+
+    at: int  # index in the fleet
+    name: str
+    down: str | None  # "health" or "breaker": looked at after the context, since waiting cures it
+    context_tok: int
+    room: int  # requests that it takes, working and waiting
+    slots: int
+    in_nusd: float  # per token
+    out_nusd: float
+    cached_nusd: float
+    overhead_s: float
+    in_s: float  # per computed prompt token
+    out_s: float  # per output token of one choice, alone
+    slowdown: float  # each further request at work makes a token take this share longer
+
+
+class Sieved(NamedTuple):
+    able: tuple[Able, ...]
+    excluded: tuple[Excluded, ...]
+
+
+_memory: dict[tuple[object, ...], tuple[Sieved, Fleet, Caller]] = {}
+
+
+def sieved(request: Request, caller: Caller, fleet: Fleet) -> Sieved:
+    """Return the places that meet every standing rule, and the others with the first rule they break."""
+    # View and caller are known by where they stand in memory; holding them here keeps those places theirs.
+    kind = (
+        id(fleet),
+        id(caller),
+        request.model,
+        request.endpoint,
+        request.pool,
+        request.needs,
+        request.privacy,
+        request.residency,
+        request.operators,
+        request.promise_tok_per_s,
+    )
+    known = _memory.get(kind)
+    if known is not None:
+        return known[0]
+    found = _sieve(request, caller, fleet)
+    if len(_memory) >= _MOST_KINDS:
+        _memory.clear()
+    _memory[kind] = (found, fleet, caller)
+    return found
+
+
+def _sieve(request: Request, caller: Caller, fleet: Fleet) -> Sieved:
+    able: list[Able] = []
+    excluded: list[Excluded] = []
+    for at, pool in enumerate(fleet.pools):
+        rule = standing_rule(request, caller, pool)
+        if rule is None:
+            able.append(_able(at, pool, request.model))
+        else:
+            excluded.append(Excluded(pool.name, rule))
+    return Sieved(tuple(able), tuple(excluded))
+
+
+def standing_rule(request: Request, caller: Caller, pool: Pool) -> str | None:
+    """Return the first rule that `pool` breaks whatever the size of the request and the load, or None."""
+    if request.model not in pool.models:
+        return "model"
+    if request.pool is not None and request.pool != pool.name:
+        return "pinned"
+    if caller.pools is not None and pool.name not in caller.pools:
+        return "scope"
+    if caller.models is not None and request.model not in caller.models:
+        return "scope"
+    if request.endpoint not in pool.capabilities or not request.needs <= pool.capabilities:
+        return "capability"
+    if _SENSITIVITY[request.privacy] > _SENSITIVITY[pool.privacy]:
+        return "privacy"
+    for regions in (caller.residency, request.residency):
+        if regions is not None and pool.region not in regions:
+            return "residency"
+    for operators in (caller.operators, request.operators):
+        if operators is not None and pool.operator not in operators:
+            return "operator"
+    if request.promise_tok_per_s is not None and pool.decode_tok_per_s < request.promise_tok_per_s:
+        return "promise"
+    return None
+
+
+def _able(at: int, pool: Pool, model: str) -> Able:
+    in_nusd = pool.charge_in_nusd_per_mtok[model]
+    return Able(
+        at=at,
+        name=pool.name,
+        down=None if pool.healthy and not pool.breaker_open else "breaker" if pool.healthy else "health",
+        context_tok=pool.context_tok,
+        room=pool.slots + pool.queue,
+        slots=pool.slots,
+        in_nusd=in_nusd / TOK_PER_MTOK,
+        out_nusd=pool.charge_out_nusd_per_mtok[model] / TOK_PER_MTOK,
+        cached_nusd=pool.charge_cached_nusd_per_mtok.get(model, in_nusd) / TOK_PER_MTOK,
+        overhead_s=pool.overhead_s * pool.ttft_factor,
+        in_s=pool.ttft_factor / pool.prefill_tok_per_s,
+        out_s=1.0 / pool.decode_tok_per_s,
+        slowdown=pool.slowdown,
+    )
+
+
+def listed(excluded: Sequence[Excluded]) -> str:
+    return ", ".join(f"{e.pool} ({e.rule})" for e in excluded)
+
+
+def refused(
+    request: Request, caller: Caller, fleet: Fleet, excluded: list[Excluded], route: Route
+) -> Refusal:
+    """Name the rule that came nearest to being met: what is cured last is what the caller must hear."""
+    rules = {e.rule for e in excluded}
+    what = f"model {request.model!r}" + (f" at {request.pool!r}" if request.pool is not None else "")
+    if "budget" in rules:
+        return Refusal(
+            code="budget_exceeded",
+            message=f"the caps leave {request.left_nusd} nano-dollars, less than the prompt and one token "
+            f"cost at any place that could serve {what} ({listed(excluded)})",
+            route=route,
+        )
+    if "full" in rules:
+        return Refusal(
+            code="overloaded",
+            message=f"every place that could serve {what} is full ({listed(excluded)}); try again shortly",
+            retry_after_s=1.0,
+            route=route,
+        )
+    if "health" in rules or "breaker" in rules:
+        return Refusal(
+            code="no_healthy_place",
+            message=f"every place that could serve {what} is down ({listed(excluded)}); each is probed "
+            "every second and comes back by itself",
+            retry_after_s=2.0,
+            route=route,
+        )
+    if "context" in rules:
+        longest = max(p.context_tok for p in fleet.pools if request.model in p.models)
+        return Refusal(
+            code="context_too_long",
+            param="messages",
+            message=f"the prompt has up to {request.input_bound_tok} tokens, probably more than the longest "
+            f"context for {what}, {longest}. Shorten it or declare a place with a longer context.",
+            route=route,
+        )
+    if "promise" in rules:
+        return Refusal(
+            code="promise",
+            message=f"no place that could serve {what} makes the {request.promise_tok_per_s:g} tokens per "
+            f"second that tier {request.tier!r} promises ({listed(excluded)})",
+            route=route,
+        )
+    if "operator" in rules or "residency" in rules:
+        return _not_there(request, caller, excluded, what, route)
+    if "privacy" in rules:
+        return Refusal(
+            code="privacy",
+            message=f"data of class {request.privacy!r} may not go to any place that serves {what}: "
+            f"{listed(excluded)}. Send it as a less sensitive class only if it is one.",
+            route=route,
+        )
+    if "capability" in rules:
+        wants = ", ".join(sorted({request.endpoint, *request.needs}))
+        return Refusal(
+            code="no_capability",
+            message=f"no place that serves {what} offers all of: {wants}. "
+            "GET /v1/models lists what is served.",
+            route=route,
+        )
+    if "scope" in rules:
+        return Refusal(
+            code="out_of_scope",
+            param="model",
+            message=f"key {caller.name!r} may not use {what}; it may use models "
+            f"{_some(caller.models)} at places {_some(caller.pools)}",
+            route=route,
+        )
+    return Refusal(
+        code="unknown_model",
+        param="model",
+        message=f"no place serves {what}; "
+        f"this key may use: {', '.join(visible_models(caller, fleet)) or 'none'}",
+        route=route,
+    )
+
+
+def _not_there(
+    request: Request, caller: Caller, excluded: Sequence[Excluded], what: str, route: Route
+) -> Refusal:
+    by_operator = any(e.rule == "operator" for e in excluded)
+    sets = (caller.operators, request.operators) if by_operator else (caller.residency, request.residency)
+    given = [names for names in sets if names is not None]
+    allowed = given[0].intersection(*given[1:]) if given else frozenset()
+    noun = "run by" if by_operator else "in"
+    return Refusal(
+        code="operator" if by_operator else "residency",
+        message=f"no place that serves {what} is {noun} {_some(frozenset(allowed))}, where this data must "
+        f"stay ({listed(excluded)})",
+        route=route,
+    )
+
+
+def _some(names: frozenset[str] | None) -> str:
+    return "all" if names is None else ", ".join(sorted(names)) or "none"
+
+
+def visible_models(caller: Caller, fleet: Fleet) -> list[str]:
+    """Return what `caller` may ask for: each model by its plain name, and pinned to each place."""
+    plain: dict[str, None] = {}
+    pinned: list[str] = []
+    for pool in fleet.pools:
+        if caller.pools is not None and pool.name not in caller.pools:
+            continue
+        for model in sorted(pool.models):
+            if caller.models is None or model in caller.models:
+                plain[model] = None
+                pinned.append(f"{pool.name}/{model}")
+    return [*plain, *pinned]

@@ -1,0 +1,231 @@
+"""From what is asked to an order of places: hard rules, expectations, a score, a reason.
+
+Every policy is this with another score.
+
+The order is by class first (a place that has room for the whole answer and keeps the tier's promise now, one
+that is late for the promise, one that would cut the answer short), then by score, then by declaration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from wattmill.scheduling.filters import Able, listed, refused, sieved
+from wattmill.scheduling.spec import Fleet, Weights
+from wattmill.units import G_PER_KG, J_PER_KWH, NUSD_PER_USD
+from wattmill.vocab.caller import Caller
+from wattmill.vocab.refusal import Refusal
+from wattmill.vocab.request import Request
+from wattmill.vocab.route import Candidate, Excluded, Hints, Route
+
+FIT, LATE, SHORT = 0, 1, 2
+
+
+Place = tuple[int, float, int, Candidate, Able]
+"""(class, score, index in the fleet, expectations, constants) of one place that may serve the request."""
+
+
+class Look(NamedTuple):
+    """What a policy may look at to score the places: everything is recorded, so the decision replays."""
+
+    request: Request
+    caller: Caller
+    fleet: Fleet
+    busy: Sequence[int]
+    weights: Weights
+    now_s: float
+    hints: Hints
+    input_tok: float
+    output_tok: int  # expected, over all choices
+
+
+Score = Callable[[Look, list[Place]], tuple[list[float], str | None]]
+"""Return one score for each place (lower is better), and a reason or None for the usual words."""
+
+
+def decide(
+    name: str,
+    score: Score | None,
+    request: Request,
+    caller: Caller,
+    fleet: Fleet,
+    busy: Sequence[int],
+    weights: Weights,
+    now_s: float,
+    draw: float,
+    hints: Hints,
+) -> Route | Refusal:
+    """Return the places by `score`, best first; None scores by expected dollars and the weights."""
+    sieve = sieved(request, caller, fleet)
+    excluded = sieve.excluded
+    input_tok = request.input_bound_tok / weights.bound_tok_per_tok
+    output_tok, longest_tok = _output_tok(request, weights, hints)
+    whole_tok = input_tok + longest_tok
+    cached = hints.cached_tok
+    usd_per_s = 0.0 if request.frugal else weights.usd_per_s
+    left_nusd = request.left_nusd
+    promise_s, least_tok_per_s = request.promise_ttft_s, request.promise_tok_per_s
+    places: list[Place] = []
+    for able in sieve.able:
+        (
+            at, pool, down, context_tok, room, slots, in_nusd, out_nusd, cached_nusd,
+            overhead_s, in_s, out_s, slow,
+        ) = able  # fmt: skip
+        in_flight = busy[at]
+        if input_tok >= context_tok:
+            excluded += (Excluded(pool, "context"),)
+            continue
+        if down is not None:
+            excluded += (Excluded(pool, down),)
+            continue
+        if in_flight >= room:
+            excluded += (Excluded(pool, "full"),)
+            continue
+        if cached:
+            cached_tok = min(cached[at], input_tok)
+            usual_nusd = input_tok * in_nusd - cached_tok * (in_nusd - cached_nusd)
+            prefill_s = overhead_s + (input_tok - cached_tok) * in_s
+        else:
+            usual_nusd = input_tok * in_nusd
+            prefill_s = overhead_s + input_tok * in_s
+        if left_nusd is not None and usual_nusd + out_nusd > left_nusd:
+            excluded += (Excluded(pool, "budget"),)
+            continue
+        if in_flight < slots:
+            decode_s = output_tok * out_s * (1.0 + slow * in_flight)
+            ttft_s = prefill_s
+        else:
+            # All slots are taken: with w requests ahead of it in the queue, (w + 1) / slots service times.
+            decode_s = output_tok * out_s * (1.0 + slow * (slots - 1))
+            ttft_s = prefill_s + (in_flight - slots + 1) / slots * (prefill_s + decode_s)
+        nusd = round(usual_nusd + output_tok * out_nusd)
+        total_s = ttft_s + decode_s
+        value = nusd / NUSD_PER_USD + usd_per_s * total_s
+        kind = FIT
+        if whole_tok > context_tok:
+            kind = SHORT
+        elif (promise_s is not None and ttft_s > promise_s) or (
+            least_tok_per_s is not None and decode_s * least_tok_per_s > output_tok
+        ):
+            kind = LATE
+        places.append((kind, value, at, Candidate(pool, nusd, ttft_s, total_s, value), able))
+    if not places:
+        looked = Route((), excluded, "", fleet.id, tuple(busy), name, now_s, draw, hints)
+        return refused(request, caller, fleet, excluded, looked)
+    reason = None
+    if score is not None or weights.usd_per_kg_co2 or weights.usd_per_quality or weights.usd_per_tok_per_s:
+        look = Look(request, caller, fleet, busy, weights, now_s, hints, input_tok, output_tok)
+        scores, reason = (score or weighted)(look, places)
+        places = [_scored(place, value) for place, value in zip(places, scores, strict=True)]
+    if len(places) > 1:
+        places.sort()
+        if draw < weights.explore:
+            reason = _explore(places, draw / weights.explore) or reason
+    candidates = tuple([place[3] for place in places])
+    if reason is None:
+        reason = _reason(places, excluded, request)
+    return Route(candidates, excluded, reason, fleet.id, tuple(busy), name, now_s, draw, hints)
+
+
+def _output_tok(request: Request, weights: Weights, hints: Hints) -> tuple[int, int]:
+    """Return how many tokens the answer will probably have over all choices, and how long one may become."""
+    if request.endpoint == "embeddings":
+        return 0, 0
+    likely = hints.output_tok or weights.expected_output_tok
+    asked = request.max_output_tok
+    if asked is None:
+        return likely * request.choices, likely
+    return (likely if likely < asked else asked) * request.choices, asked
+
+
+def _scored(place: Place, value: float) -> Place:
+    kind, _, at, c, able = place
+    return kind, value, at, Candidate(c.pool, c.expected_nusd, c.expected_ttft_s, c.expected_s, value), able
+
+
+# --- what the weights can value beside money and time ------------------------------------------------------
+
+
+def weighted(look: Look, places: list[Place]) -> tuple[list[float], None]:
+    """Score by expected dollars, and what the weights say that seconds, carbon, quality and speed are worth.
+
+    What nobody knows of a place counts as the worst that is known of the others: never as nothing.
+    """
+    weights = look.weights
+    scores = [place[1] for place in places]
+    if weights.usd_per_kg_co2:
+        grams = [carbon_g(look, place) for place in places]
+        most = max([g for g in grams if g is not None], default=0.0)
+        for i, g in enumerate(grams):
+            scores[i] += (most if g is None else g) / G_PER_KG * weights.usd_per_kg_co2
+    if weights.usd_per_quality:
+        grades = [quality(look, place) for place in places]
+        least = min([q for q in grades if q is not None], default=0.0)
+        for i, q in enumerate(grades):
+            scores[i] -= (least if q is None else q) * weights.usd_per_quality
+    if weights.usd_per_tok_per_s:
+        for i, place in enumerate(places):
+            scores[i] -= tok_per_s(look, place) * weights.usd_per_tok_per_s
+    return scores, None
+
+
+def carbon_g(look: Look, place: Place) -> float | None:
+    """Return the expected grams of CO2 of the request at a place, None if nobody knows."""
+    pool = look.fleet.pools[place[2]]
+    if pool.carbon_g_per_kwh is None or pool.energy_j_per_tok is None or pool.energy_j_per_in_tok is None:
+        return None
+    cached_tok = look.hints.cached_tok[place[2]] if look.hints.cached_tok else 0
+    computed_tok = max(0.0, look.input_tok - cached_tok)
+    joules = computed_tok * pool.energy_j_per_in_tok + look.output_tok * pool.energy_j_per_tok
+    return joules / J_PER_KWH * pool.carbon_g_per_kwh
+
+
+def quality(look: Look, place: Place) -> float | None:
+    """Return the declared quality of the model at a place, 0 to 1."""
+    return look.fleet.pools[place[2]].quality.get(look.request.model)
+
+
+def tok_per_s(look: Look, place: Place) -> float:
+    """Return how fast a reader will probably see tokens come at a place."""
+    able = place[4]
+    others = min(look.busy[place[2]], able.slots - 1)
+    return 1.0 / (able.out_s * (1.0 + able.slowdown * others))
+
+
+# --- words -------------------------------------------------------------------------------------------------
+
+
+def _explore(places: list[Place], share: float) -> str | None:
+    """Put another place of the best class first; `share` in [0, 1) picks it. None if there is no other."""
+    rivals = [i for i, place in enumerate(places) if place[0] == places[0][0]][1:]
+    if not rivals:
+        return None
+    best = places[0][3].pool
+    places.insert(0, places.pop(rivals[int(share * len(rivals))]))
+    return f"{places[0][3].pool} is tried instead of {best}, to know how it does (explore)"
+
+
+def _reason(places: list[Place], excluded: Sequence[Excluded], request: Request) -> str:
+    best = places[0][3]
+    if len(places) == 1:
+        others = [e for e in excluded if e.rule != "model"]
+        if not others:
+            return f"{best.pool} is the only place that serves this model"
+        if request.pool is not None:
+            return f"{best.pool} was asked for by name"
+        return f"{best.pool} is the only place left; ruled out: {listed(others)}"
+    rest = places[1][3]
+    if places[-1][0] != places[0][0]:
+        for kind, _, _, cheaper, _ in places:
+            if kind != places[0][0] and cheaper.score < best.score:
+                if kind == SHORT:
+                    return f"{best.pool} has room for the whole answer; {cheaper.pool} would cut it short"
+                return f"{best.pool} keeps the promise of the tier; {cheaper.pool} would not just now"
+    if best.expected_nusd > rest.expected_nusd:
+        return f"{best.pool} saves {rest.expected_s - best.expected_s:.2f} s against the cheaper {rest.pool}"
+    price = "cheaper than" if best.expected_nusd < rest.expected_nusd else "as cheap as"
+    if best.expected_s <= rest.expected_s:
+        return f"{best.pool} is {price} {rest.pool} and no slower"
+    late_s = best.expected_s - rest.expected_s
+    return f"{best.pool} is {price} {rest.pool}, which would be {late_s:.2f} s faster for more than that is worth"
