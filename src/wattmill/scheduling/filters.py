@@ -150,7 +150,7 @@ def listed(excluded: Sequence[Excluded]) -> str:
 
 
 def refused(
-    request: Request, caller: Caller, fleet: Fleet, excluded: list[Excluded], route: Route
+    request: Request, caller: Caller, fleet: Fleet, excluded: Sequence[Excluded], route: Route
 ) -> Refusal:
     """Name the rule that came nearest to being met: what is cured last is what the caller must hear."""
     rules = {e.rule for e in excluded}

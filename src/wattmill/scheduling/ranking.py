@@ -227,5 +227,5 @@ def _reason(places: list[Place], excluded: Sequence[Excluded], request: Request)
     price = "cheaper than" if best.expected_nusd < rest.expected_nusd else "as cheap as"
     if best.expected_s <= rest.expected_s:
         return f"{best.pool} is {price} {rest.pool} and no slower"
-    late_s = best.expected_s - rest.expected_s
-    return f"{best.pool} is {price} {rest.pool}, which would be {late_s:.2f} s faster for more than that is worth"
+    gain = f"{best.expected_s - rest.expected_s:.2f} s faster for more than that is worth"
+    return f"{best.pool} is {price} {rest.pool}, which would be {gain}"

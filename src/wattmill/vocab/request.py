@@ -48,6 +48,8 @@ class Terms(msgspec.Struct, frozen=True, array_like=True, gc=False):
     promise_tok_per_s: float | None = None
     left_nusd: int | None = None
     frugal: bool = False
+    evidence: tuple[str, ...] = ()
+    keep: bool = True
 
 
 def terms_of(ask: Request) -> Terms | None:
@@ -60,6 +62,8 @@ def terms_of(ask: Request) -> Terms | None:
         and ask.promise_tok_per_s is None
         and ask.left_nusd is None
         and not ask.frugal
+        and not ask.evidence
+        and ask.keep
     ):
         return None
     return Terms(
@@ -70,4 +74,6 @@ def terms_of(ask: Request) -> Terms | None:
         ask.promise_tok_per_s,
         ask.left_nusd,
         ask.frugal,
+        ask.evidence,
+        ask.keep,
     )
