@@ -16,6 +16,7 @@ MS_PER_S = 1_000
 S_PER_H = 3_600
 J_PER_KWH = 3_600_000
 G_PER_KG = 1_000
+UG_PER_G = 1_000_000
 
 
 def nusd_from_usd(usd: Decimal | int | str) -> int:
