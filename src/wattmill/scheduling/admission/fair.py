@@ -1,0 +1,133 @@
+"""Weighted fair queueing by start tags: who has had least of the tier goes next [1].
+
+A tenant's head starts at max(virtual time, where its last request finished), and finishes its work divided by
+its weight later; the least start goes first and sets the virtual time. Two tenants that wait all the while
+differ by no more than their longest requests: |W_f/w_f - W_g/w_g| <= l_f/w_f + l_g/w_g. A tag is made when a
+request comes to the head of its tenant's line, so that those who leave before are not charged.
+
+[1] Goyal, Vin, Cheng: Start-time fair queueing, SIGCOMM 1996, theorem 1.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+
+from wattmill.scheduling.admission.spec import Tags, Ticket
+
+
+class _Line:
+    """Those of one tenant, in the order of arrival. Who has left is skipped when he comes to the head."""
+
+    __slots__ = ("tickets", "waiting")
+
+    def __init__(self) -> None:
+        self.tickets: deque[Ticket] = deque()
+        self.waiting = 0
+
+
+class FairQueue:
+    """Those of one tier who wait for the same places. First in, first out for each tenant."""
+
+    __slots__ = ("_heap", "_lines", "_tags", "_tier", "waiting")
+
+    def __init__(self, tier: int, tags: Tags) -> None:
+        self._tier = tier
+        self._tags = tags
+        # (start tag, number of its head, tenant, its line), one for each tenant that waits. An entry whose
+        # line is no longer the tenant's is void: the tenant had gone, and what it did not use is lost.
+        self._heap: list[tuple[float, int, int, _Line]] = []
+        self._lines: dict[int, _Line] = {}
+        self.waiting = 0
+
+    def __len__(self) -> int:
+        return self.waiting
+
+    @property
+    def tenants(self) -> int:
+        """How many tenants wait."""
+        return len(self._lines)
+
+    def of(self, tenant: int) -> int:
+        """Return how many of a tenant wait."""
+        line = self._lines.get(tenant)
+        return 0 if line is None else line.waiting
+
+    def put(self, ticket: Ticket) -> None:
+        ticket.state = "waiting"
+        self.waiting += 1
+        line = self._lines.get(ticket.tenant)
+        if line is None:
+            line = self._lines[ticket.tenant] = _Line()
+            heapq.heappush(self._heap, (self._start(ticket.tenant), ticket.number, ticket.tenant, line))
+        line.tickets.append(ticket)
+        line.waiting += 1
+
+    def head(self) -> tuple[float, Ticket] | None:
+        """Return (start tag, ticket) of who goes next, or None."""
+        heap = self._heap
+        while heap:
+            tag, number, tenant, line = heap[0]
+            if self._lines.get(tenant) is not line:
+                heapq.heappop(heap)
+                continue
+            tickets = line.tickets
+            while tickets[0].state != "waiting":
+                tickets.popleft()
+            first = tickets[0]
+            # It may have been served at other places, or by another worker, since this tag was made.
+            now = max(tag, self._tags.finish(self._tier, tenant))
+            if now > tag or number != first.number:
+                heapq.heapreplace(heap, (now, first.number, tenant, line))
+                continue
+            return tag, first
+        return None
+
+    def take(self) -> Ticket | None:
+        """Remove who goes next, and charge its tenant."""
+        found = self.head()
+        if found is None:
+            return None
+        tag, ticket = found
+        _, _, tenant, line = self._heap[0]
+        line.tickets.popleft()
+        ticket.state = "served"
+        finish = charge(self._tags, self._tier, tenant, ticket.work, start=tag)
+        self._one_less(tenant, line)
+        if line.waiting:
+            heapq.heapreplace(self._heap, (finish, line.tickets[0].number, tenant, line))
+        else:
+            heapq.heappop(self._heap)
+        return ticket
+
+    def drop(self, ticket: Ticket) -> None:
+        """Somebody who waited has left: it costs its tenant nothing."""
+        if ticket.state == "waiting":
+            ticket.state = "gone"
+            self._one_less(ticket.tenant, self._lines[ticket.tenant])
+
+    def last_of(self, tenant: int) -> Ticket | None:
+        """Return who of a tenant came last."""
+        line = self._lines.get(tenant)
+        return None if line is None else next(t for t in reversed(line.tickets) if t.state == "waiting")
+
+    def _one_less(self, tenant: int, line: _Line) -> None:
+        self.waiting -= 1
+        line.waiting -= 1
+        if not line.waiting:
+            del self._lines[tenant]
+
+    def _start(self, tenant: int) -> float:
+        return max(self._tags.virtual(self._tier), self._tags.finish(self._tier, tenant))
+
+
+def charge(tags: Tags, tier: int, tenant: int, work: float, *, start: float | None = None) -> float:
+    """Account for one request that goes now, from the queue or past an empty one. Returns its finish tag."""
+    virtual = tags.virtual(tier)
+    if start is None:
+        start = max(virtual, tags.finish(tier, tenant))
+    if start > virtual:
+        tags.advance(tier, start)
+    finish = start + work
+    tags.set_finish(tier, tenant, finish)
+    return finish
