@@ -359,3 +359,15 @@ def test_a_store_that_stays_locked_says_so_and_does_not_hang(path: Path) -> None
     locked.close()
     store.put(item("b"))
     store.close()
+
+
+def test_a_worker_learns_what_the_others_have_kept_since_it_looked(store: KeptStore, path: Path) -> None:
+    assert store.since("cache", 0) == (0, [])
+    store.put(item("a"))
+    row, found = store.since("cache", 0)
+    assert found == [(3, "a")]
+    other = KeptStore(path, wall_us=Wall())
+    assert other.put_many([item("b"), item("big", body=bytes(65 * MIB)), item("c", node=4)]) == 2
+    other.close()
+    assert store.since("cache", row)[1] == [(3, "b"), (4, "c")]
+    assert store.since("cache", store.since("cache", row)[0])[1] == []

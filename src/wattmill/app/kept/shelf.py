@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -23,6 +23,12 @@ class Shelf:
 
     async def put(self, item: Item) -> None:
         await self._call(self.store.put, item)
+
+    async def put_many(self, items: Sequence[Item]) -> int:
+        return await self._call(self.store.put_many, items)
+
+    async def since(self, kind: str, row: int) -> tuple[int, list[tuple[int, str]]]:
+        return await self._call(self.store.since, kind, row)
 
     async def add(self, item: Item) -> Item | None:
         return await self._call(self.store.add, item)

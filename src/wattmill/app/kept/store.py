@@ -11,7 +11,7 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,19 @@ class KeptStore:
     def put(self, item: Item) -> None:
         """Keep `item`, in place of one with the same kind, node, class and id. Raises `NoRoom`."""
         with self._write() as db:
-            db.execute(
-                "DELETE FROM item WHERE kind = ? AND node = ? AND id = ? AND data_class = ?",
-                (item.kind, item.node, item.id, item.data_class),
-            )
-            self._insert(db, item)
+            self._put(db, item)
+
+    def put_many(self, items: Sequence[Item]) -> int:
+        """Keep several in one transaction, each as `put` would; return how many found room."""
+        kept = 0
+        with self._write() as db:
+            for item in items:
+                try:
+                    self._put(db, item)
+                    kept += 1
+                except NoRoom:
+                    continue
+        return kept
 
     def add(self, item: Item) -> Item | None:
         """Keep `item` if there is none with its kind, node and id, of whatever class; else return that one.
@@ -186,7 +194,33 @@ class KeptStore:
             )
             return {(kind, node): (count, size) for kind, node, count, size in rows}
 
+    def since(self, kind: str, row: int, *, limit: int = 10_000) -> tuple[int, list[tuple[int, str]]]:
+        """Return (last row, [(node, id)]) of what was kept after `row`: how a worker learns of the others'."""
+        with self._read() as db:
+            if db is None:
+                return row, []
+            rows = db.execute(
+                "SELECT rowid, node, id FROM item WHERE rowid > ? AND kind = ? ORDER BY rowid LIMIT ?",
+                (row, kind, limit),
+            ).fetchall()
+        return (rows[-1][0] if rows else row), [(node, id) for _, node, id in rows]
+
     # ---- inside
+
+    def _put(self, db: sqlite3.Connection, item: Item) -> None:
+        # Room is made first: an item that does not fit leaves the old one where it is.
+        old = db.execute(
+            "SELECT length(body) + length(meta) FROM item "
+            "WHERE kind = ? AND node = ? AND id = ? AND data_class = ?",
+            (item.kind, item.node, item.id, item.data_class),
+        ).fetchone()
+        if old is not None:
+            self._make_room(db, item, grows_by=len(item.body) + len(item.meta) - old[0])
+            db.execute(
+                "DELETE FROM item WHERE kind = ? AND node = ? AND id = ? AND data_class = ?",
+                (item.kind, item.node, item.id, item.data_class),
+            )
+        self._insert(db, item)
 
     def _find(
         self, db: sqlite3.Connection, kind: str, node: int, id: str, data_class: str | None
