@@ -54,6 +54,7 @@ class Intent(_Fact, frozen=True, array_like=True, gc=False, tag=1):
     needs: tuple[str, ...] = ()
     pinned: bool = False  # the client asked for this place by name
     terms: Terms | None = None  # what else the policy was told of the request
+    queued_us: int = 0  # how long it waited at the gate before it was routed
 
 
 class Progress(_Fact, frozen=True, array_like=True, gc=False, tag=2):
@@ -100,6 +101,8 @@ class Refused(_Fact, frozen=True, array_like=True, gc=False, tag=4):
     label: str | None = None
     ask: bytes = b""  # MessagePack of vocab.request.Request, where a policy was asked
     route: Route | None = None  # what it decided, or without candidates what it looked at
+    tier: str = ""  # of the request; "" is no tier
+    queued_us: int = 0  # how long it had waited at the gate
 
 
 class Snapshot(_Fact, frozen=True, array_like=True, gc=False, tag=5):

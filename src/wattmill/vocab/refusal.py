@@ -70,12 +70,30 @@ CODES: dict[str, Code] = {
         503, "server_error", True, "The caps cannot be read; nothing leaves unreserved."
     ),
     "overloaded": Code(503, "server_error", True, "All places that could serve this are full."),
+    "queue_timeout": Code(503, "server_error", True, "No place was free for as long as the tier may wait."),
+    "tier_too_high": Code(403, "permission_error", False, "The API key's tier is lower than the one asked."),
     "no_healthy_place": Code(503, "server_error", True, "All places that could serve this are down."),
     "draining": Code(503, "server_error", True, "This gateway is shutting down."),
     "journal_unavailable": Code(
         503, "server_error", True, "The journal cannot be written; nothing is served unbooked."
     ),
     "ledger_backlog": Code(503, "server_error", True, "The ledger is too far behind to take on more."),
+    # kept for later
+    "idempotency_mismatch": Code(
+        409, "invalid_request_error", False, "The idempotency key was used for another request."
+    ),
+    "idempotency_running": Code(
+        409, "invalid_request_error", True, "The request with this idempotency key is still running."
+    ),
+    "idempotency_gone": Code(
+        409, "invalid_request_error", False, "It was answered, and the answer was not or could not be kept."
+    ),
+    "kept_unavailable": Code(
+        503, "server_error", True, "The store of what is kept for tenants cannot be used now."
+    ),
+    "retries_spent": Code(
+        503, "server_error", True, "A place failed, and the budget for trying again elsewhere is used up."
+    ),
     # upstream
     "upstream_failed": Code(
         502, "upstream_error", True, "Every candidate place failed before its first content."
