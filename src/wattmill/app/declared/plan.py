@@ -183,12 +183,13 @@ def fleet_pools(
         capabilities_of: what an adapter can do, by its name; a declared list only narrows that.
     """
     return tuple(
-        _fleet_pool(place, backends[name], capabilities_of) for name, place in places(settings, env).items()
+        _fleet_pool(settings, place, backends[name], capabilities_of)
+        for name, place in places(settings, env).items()
     )
 
 
 def _fleet_pool(
-    place: Place, backend: Backend, capabilities_of: Callable[[str], frozenset[str]]
+    settings: Settings, place: Place, backend: Backend, capabilities_of: Callable[[str], frozenset[str]]
 ) -> scheduling.Pool:
     able = capabilities_of(backend.adapter)
     if place.declared.capabilities is not None:
@@ -203,6 +204,8 @@ def _fleet_pool(
         capabilities=able,
         context_tok=place.context_tok,
         privacy=place.declared.privacy,
+        region=_where(place, place.declared.region, settings.host.region),
+        operator=_where(place, place.declared.operator, settings.host.operator),
         slots=place.slots,
         queue=place.queue,
         charge_in_nusd_per_mtok=_rates_of(backend, _INPUT),
@@ -211,6 +214,13 @@ def _fleet_pool(
         decode_tok_per_s=place.speed.decode_tok_per_s,
         overhead_s=place.speed.overhead_s,
     )
+
+
+def _where(place: Place, declared: str | None, host: str | None) -> str:
+    """Return region or operator; "" is unknown. A stand-in runs here, whatever it stands in for."""
+    if place.stand_in:
+        return host or ""
+    return declared or (host if place.embedded else None) or ""
 
 
 def _rates_of(backend: Backend, token_class: int) -> dict[str, int]:

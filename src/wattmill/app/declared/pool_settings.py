@@ -168,6 +168,22 @@ class _Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     privacy: Annotated[
         Privacy, Meta(description="The most sensitive class of data that it may see; `private` may see all.")
     ] = "internal"
+    region: Annotated[
+        Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$")] | None,
+        Meta(
+            description="Region in which it stands, a name of your own. Absent: that of `[host]` for an "
+            "embedded engine, else unknown, and no data bound to a region goes there.",
+            examples=["eu"],
+        ),
+    ] = None
+    operator: Annotated[
+        Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$")] | None,
+        Meta(
+            description="Who runs it, a name of your own. Absent: that of `[host]` for an embedded engine, "
+            "else unknown, and no data bound to an operator goes there.",
+            examples=["own-house"],
+        ),
+    ] = None
     slots: Annotated[int, Meta(ge=1, le=100_000, description="Requests that it works on at once.")] = 4
     queue: Annotated[int, Meta(ge=0, le=100_000, description="Further requests that may wait.")] = 64
     context_tok: Annotated[

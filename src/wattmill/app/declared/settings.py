@@ -12,7 +12,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from wattmill.app.declared.pool_settings import ModelName, Name, Pool, Rates, Usd
+from wattmill.app.declared.pool_settings import ModelName, Name, Pool, Privacy, Rates, Usd
+from wattmill.app.declared.privacy_settings import PrivacySettings, Region
+from wattmill.app.declared.tier_settings import AdmissionSettings, TierSettings
 from wattmill.distribution.spec import Limits
 from wattmill.models.spec import ModelCard, TokenizerBound
 
@@ -113,6 +115,13 @@ class Host(_Section, frozen=True, kw_only=True):
     tariff_usd_per_kwh: Annotated[Usd, Meta(description="What a kilowatt-hour costs.", examples=["0.25"])] = (
         "0.25"
     )
+    region: Annotated[
+        Region | None,
+        Meta(description="Where this machine stands: the region of embedded engines.", examples=["eu"]),
+    ] = None
+    operator: Annotated[
+        Region | None, Meta(description="Who runs this machine: the operator of embedded engines.")
+    ] = None
 
 
 class Model(_Section, frozen=True, kw_only=True):
@@ -181,6 +190,20 @@ class Team(_Section, frozen=True, kw_only=True):
     cap_usd: Annotated[
         Usd | None, Meta(description="Hard cap on all that the team is charged. Absent: no cap of its own.")
     ] = None
+    tier: Annotated[
+        Name | None, Meta(description="Tier of its keys that have none. Absent: that of the organisation.")
+    ] = None
+    privacy: Annotated[
+        Privacy | None,
+        Meta(description="Class of its data, unless a key, a header or a pattern says more."),
+    ] = None
+    residency: Annotated[
+        tuple[Region, ...] | None, Meta(description="Regions that its data may go to. Absent: no rule.")
+    ] = None
+    operators: Annotated[
+        tuple[Region, ...] | None,
+        Meta(description="Who may run a place that sees its data. Absent: no rule."),
+    ] = None
 
 
 class Org(_Section, frozen=True, kw_only=True):
@@ -188,6 +211,21 @@ class Org(_Section, frozen=True, kw_only=True):
 
     cap_usd: Annotated[
         Usd | None, Meta(description="Hard cap on all that the organisation is charged. Absent: no cap.")
+    ] = None
+    tier: Annotated[
+        Name | None, Meta(description="Tier of its teams that have none. Absent: `admission.default_tier`.")
+    ] = None
+    privacy: Annotated[
+        Privacy | None,
+        Meta(description="Class of its teams' data, unless a key, a header or a pattern says more."),
+    ] = None
+    residency: Annotated[
+        tuple[Region, ...] | None,
+        Meta(description="Regions that its teams' data may go to. Absent: no rule."),
+    ] = None
+    operators: Annotated[
+        tuple[Region, ...] | None,
+        Meta(description="Who may run a place that sees its teams' data. Absent: no rule."),
     ] = None
     teams: Annotated[dict[Name, Team], Meta(description="Its teams.")] = {}
 
@@ -225,5 +263,16 @@ class Settings(_Section, frozen=True, kw_only=True):
     prices: Annotated[
         dict[Name, dict[ModelName, Rates]], Meta(description="Price books for tenants: rates by model.")
     ] = {}
+    tiers: Annotated[
+        dict[Name, TierSettings],
+        Meta(
+            description="Tiers: a price and a promise. Absent: no tiers, and places queue by themselves.",
+            max_length=32,
+        ),
+    ] = {}
+    admission: Annotated[
+        AdmissionSettings, Meta(description="How requests wait, where tiers are declared.")
+    ] = AdmissionSettings()
     tenants: Annotated[dict[Name, Org], Meta(description="Organisations, by name.")] = {}
+    privacy: Annotated[PrivacySettings, Meta(description="What may leave, and where to.")] = PrivacySettings()
     load: Annotated[Load, Meta(description="The scripted workload.")] = Load()
