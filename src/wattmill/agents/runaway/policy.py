@@ -20,7 +20,6 @@ class Trail:
     __slots__ = (
         "ended_s",
         "failed",
-        "failed_since_s",
         "heavy",
         "heavy_since_s",
         "heavy_tok",
@@ -49,7 +48,6 @@ class Trail:
         self.heavy_tok = 0
         self.heavy_since_s = 0.0
         self.failed: int | None = None  # the pair of the call that failed last
-        self.failed_since_s = 0.0
         self.retries = 0
         self.in_flight = 0
         self.ended_s = 0.0
@@ -88,7 +86,6 @@ def leave(trail: Trail, pair: int, failed: bool, now_s: float) -> None:
             trail.retries = 0
     elif trail.failed != pair:
         trail.failed = pair
-        trail.failed_since_s = now_s
         trail.retries = 0
 
 
@@ -109,11 +106,13 @@ def _remember(ring: list[int], value: int) -> None:
 
 
 def _again_after_failure(trail: Trail, now_s: float, rules: Rules) -> Verdict | None:
-    trail.retries += 1
-    took_s = now_s - trail.failed_since_s
-    if trail.retries < rules.retries or took_s > rules.retry_s * trail.retries:
+    if now_s - trail.ended_s > rules.retry_s:  # it backs off
+        trail.retries = 0
         return None
-    reason = f"a call that failed was repeated {trail.retries} times in {took_s:.1f} s"
+    trail.retries += 1
+    if trail.retries < rules.retries:
+        return None
+    reason = f"a call that failed was repeated {trail.retries} times, within {rules.retry_s:g} s each time"
     return Verdict("retry_storm", "retries", trail.retries, reason)
 
 

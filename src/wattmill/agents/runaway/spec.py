@@ -59,7 +59,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         int, Meta(ge=1, description="Repetitions in a row of a call that failed, retry_s or less apart.")
     ] = 4
     retry_s: Annotated[
-        float, Meta(gt=0, description="See retries: mean time from failure to failure, in seconds.")
+        float, Meta(gt=0, description="See retries: a longer wait is a client that backs off, in seconds.")
     ] = 1.0
     children: Annotated[
         int, Meta(ge=1, description="Sub-runs opened under one run within a minute, at any depth below it.")
