@@ -2,8 +2,8 @@
 
 Cheap enough for every request: it looks at the last 4 kB, parses nothing and builds no text. Two calls of a
 loop differ in what machines write (counters, times, random ids), hardly in what people and models mean by
-them. So where tools are called, hexadecimal digits, signs of dates and white space are deleted before the rest
-is hashed. Elsewhere figures stay: the items of a batch may differ in nothing else.
+them. So where tools are called, hexadecimal digits, signs of dates and white space are deleted before the
+rest is hashed. Elsewhere figures stay: the items of a batch may differ in nothing else.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ def sketch(messages: bytes | memoryview) -> tuple[int, int, bool]:
     `messages` is their JSON, as it came; of a longer one the end is read.
     """
     tail = bytes(messages[-TAIL_BYTES:])
-    noise = _SPACE
-    if b'"tool_call' in tail:
-        noise = _NOISE
-        tail = _IDS.sub(b"", tail)  # random in every call
     last = tail.rfind(_ROLE)
     if last > 0 and len(tail) - last < _ROLE_FIRST_BYTES:
         last = tail.rfind(_ROLE, 0, last)
-    before = tail.rfind(_ROLE, 0, last) if last > 0 else -1
-    end = tail[last:].translate(None, noise) if last > 0 else tail.translate(None, noise)
-    pair = tail[max(before, 0) : last].translate(None, noise) if last > 0 else b""
+    last = max(last, 0)
+    before = max(tail.rfind(_ROLE, 0, last), 0)
+    pair, end = tail[before:last], tail[last:]
+    noise = _SPACE
+    if b'"tool_call' in end or b'"tool_call' in pair:
+        noise = _NOISE
+        pair, end = _IDS.sub(b"", pair), _IDS.sub(b"", end)  # random in every call
+    pair, end = pair.translate(None, noise), end.translate(None, noise)
     # A last message longer than the tail: how the conversation begins tells apart what ends alike, such as
     # documents with the same long question behind them.
-    hashed = crc32(end) if last > 0 else crc32(end, head(messages))
+    hashed = crc32(end) if last else crc32(end, head(messages))
     return crc32(pair, hashed), hashed, len(end) >= _WORD_BYTES
 
 
