@@ -54,6 +54,7 @@ class Able(NamedTuple):
     in_s: float  # per computed prompt token
     out_s: float  # per output token of one choice, alone
     slowdown: float  # each further request at work makes a token take this share longer
+    hit_share: float  # of what was sent there before, so much is still cached
 
 
 class Sieved(NamedTuple):
@@ -142,6 +143,7 @@ def _able(at: int, pool: Pool, model: str) -> Able:
         in_s=pool.ttft_factor / pool.prefill_tok_per_s,
         out_s=1.0 / pool.decode_tok_per_s,
         slowdown=pool.slowdown,
+        hit_share=pool.hit_share,
     )
 
 

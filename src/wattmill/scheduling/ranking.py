@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from wattmill.scheduling.filters import Able, listed, refused, sieved
-from wattmill.scheduling.spec import Fleet, Weights
+from wattmill.scheduling.spec import Fleet, Pool, Weights
 from wattmill.units import G_PER_KG, J_PER_KWH, NUSD_PER_USD
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.refusal import Refusal
@@ -62,7 +62,7 @@ def decide(
     input_tok = request.input_bound_tok / weights.bound_tok_per_tok
     output_tok, longest_tok = _output_tok(request, weights, hints)
     whole_tok = input_tok + longest_tok
-    cached = hints.cached_tok
+    shared = hints.shared_tok
     usd_per_s = 0.0 if request.frugal else weights.usd_per_s
     left_nusd = request.left_nusd
     promise_s, least_tok_per_s = request.promise_ttft_s, request.promise_tok_per_s
@@ -70,7 +70,7 @@ def decide(
     for able in sieve.able:
         (
             at, pool, down, context_tok, room, slots, in_nusd, out_nusd, cached_nusd,
-            overhead_s, in_s, out_s, slow,
+            overhead_s, in_s, out_s, slow, hits,
         ) = able  # fmt: skip
         in_flight = busy[at]
         if input_tok >= context_tok:
@@ -82,10 +82,10 @@ def decide(
         if in_flight >= room:
             excluded += (Excluded(pool, "full"),)
             continue
-        if cached:
-            cached_tok = min(cached[at], input_tok)
-            usual_nusd = input_tok * in_nusd - cached_tok * (in_nusd - cached_nusd)
-            prefill_s = overhead_s + (input_tok - cached_tok) * in_s
+        if shared:
+            reused_tok = min(shared[at], input_tok) * hits
+            usual_nusd = input_tok * in_nusd - reused_tok * (in_nusd - cached_nusd)
+            prefill_s = overhead_s + (input_tok - reused_tok) * in_s
         else:
             usual_nusd = input_tok * in_nusd
             prefill_s = overhead_s + input_tok * in_s
@@ -175,10 +175,14 @@ def carbon_g(look: Look, place: Place) -> float | None:
     pool = look.fleet.pools[place[2]]
     if pool.carbon_g_per_kwh is None or pool.energy_j_per_tok is None or pool.energy_j_per_in_tok is None:
         return None
-    cached_tok = look.hints.cached_tok[place[2]] if look.hints.cached_tok else 0
-    computed_tok = max(0.0, look.input_tok - cached_tok)
+    computed_tok = look.input_tok - cached_tok(look.hints, place[2], pool, look.input_tok)
     joules = computed_tok * pool.energy_j_per_in_tok + look.output_tok * pool.energy_j_per_tok
     return joules / J_PER_KWH * pool.carbon_g_per_kwh
+
+
+def cached_tok(hints: Hints, at: int, pool: Pool, input_tok: float) -> float:
+    """Return how much of the prompt is probably in the prefix cache of place `at`."""
+    return min(hints.shared_tok[at], input_tok) * pool.hit_share if hints.shared_tok else 0.0
 
 
 def quality(look: Look, place: Place) -> float | None:

@@ -39,6 +39,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     breaker_open: bool = False  # it failed too often just now: only probes are sent
     slowdown: float = 0.0  # each further request at work makes a token take this share longer
     ttft_factor: float = 1.0  # observed over expected time to first token, lately
+    hit_share: float = 0.0  # of what a prompt shares with earlier ones, so much is still in the place's cache
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):

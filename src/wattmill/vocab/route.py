@@ -28,7 +28,7 @@ class Hints(msgspec.Struct, frozen=True, array_like=True, gc=False):
     asker: int = 0  # number of the caller's record in the journal (`Asker`)
     turn: int = 0  # decisions that this worker took before
     output_tok: int | None = None  # expected length of one choice; None: as the weights say
-    cached_tok: tuple[int, ...] = ()  # of the prompt, expected in each place's cache; (): nowhere
+    shared_tok: tuple[int, ...] = ()  # of the prompt, sent to each place before; (): to none
 
 
 NO_HINTS = Hints()
