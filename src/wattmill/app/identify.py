@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
+from wattmill.app.declared.settings import Org, Team
 from wattmill.ledger.stores.control import Control
-from wattmill.vocab.caller import Caller
+from wattmill.vocab.caller import PRIVACY_CLASSES, Caller
 from wattmill.vocab.refusal import Refusal
 
 
@@ -20,10 +23,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     revoked: bool
 
 
-def read_entries(control: Control) -> dict[bytes, Entry]:
-    """Return all secrets by their SHA-256, ended ones too (they get an answer of their own). Blocks."""
+def read_entries(control: Control, tenants: Mapping[str, Org] = MappingProxyType({})) -> dict[bytes, Entry]:
+    """Return all secrets by their SHA-256, ended ones too (they get an answer of their own). Blocks.
+
+    What the declaration says of an organisation or team only makes a key stricter: the most sensitive class
+    holds, and of regions and operators those that all of them allow."""
     keys, credentials = control.credentials()
     by_node = {key.id: key for key in keys}
+    above = {key.id: _above(key.full_name, tenants) for key in keys}
     callers = {
         key.id: Caller(
             key=key.id,
@@ -32,7 +39,11 @@ def read_entries(control: Control) -> dict[bytes, Entry]:
             models=_scope(key.models),
             pools=_scope(key.pools),
             endpoints=_scope(key.endpoints),
-            privacy=key.privacy,
+            privacy=max(
+                (key.privacy, *(a.privacy for a in above[key.id] if a.privacy)), key=PRIVACY_CLASSES.index
+            ),
+            residency=allowed_by_all(a.residency for a in above[key.id]),
+            operators=allowed_by_all(a.operators for a in above[key.id]),
             expires_us=key.expires_us,
         )
         for key in keys
@@ -100,6 +111,22 @@ def _ended(entry: Entry, wall_us: int) -> Refusal | None:
     if entry.expires_us is not None and wall_us >= entry.expires_us:
         return Refusal(code="expired_key", message=f"key {name!r} has expired; ask its owner for a new one")
     return None
+
+
+def _above(full_name: str, tenants: Mapping[str, Org]) -> tuple[Org | Team, ...]:
+    """Return what is declared above the key "org/team/key"."""
+    org_name, _, rest = full_name.partition("/")
+    org = tenants.get(org_name)
+    if org is None:
+        return ()
+    team = org.teams.get(rest.partition("/")[0])
+    return (org,) if team is None else (org, team)
+
+
+def allowed_by_all(rules: Iterable[Iterable[str] | None]) -> frozenset[str] | None:
+    """Return what every rule allows; None where there is none."""
+    given = [frozenset(rule) for rule in rules if rule is not None]
+    return given[0].intersection(*given[1:]) if given else None
 
 
 def _scope(values: tuple[str, ...] | None) -> frozenset[str] | None:

@@ -71,7 +71,7 @@ def read_declared(home: Home, control: Control, env: Mapping[str, str], *, now_u
         settings,
         prices_in_force(control, settings, env, now_us=now_us),
         read_endpoints(home),
-        read_entries(control),
+        read_entries(control, settings.tenants),
     )
 
 

@@ -16,6 +16,7 @@ from wattmill.app.declared.pool_settings import (
     PriceBookCharge,
     upstream_names,
 )
+from wattmill.app.declared.privacy_checks import privacy_findings
 from wattmill.app.declared.problem import Problem
 from wattmill.app.declared.provider_key import absent_key
 from wattmill.app.declared.settings import Settings
@@ -36,6 +37,7 @@ def problems(settings: Settings, *, file: str, text: str, env: Mapping[str, str]
     for name, pool in settings.pools.items():
         found += _pool(settings, name, pool, env)
     found += _tenants(settings)
+    found += privacy_findings(settings)
     return [
         Problem(
             file=file,
