@@ -195,7 +195,7 @@ class KeptStore:
             return {(kind, node): (count, size) for kind, node, count, size in rows}
 
     def since(self, kind: str, row: int, *, limit: int = 10_000) -> tuple[int, list[tuple[int, str]]]:
-        """Return (last row, [(node, id)]) of what was kept after `row`: how a worker learns of the others'."""
+        """Return (last row, [(node, id)]) kept after `row`: how a worker learns of the others'."""
         with self._read() as db:
             if db is None:
                 return row, []
