@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wattmill.models.engines.anthropic_http import ANTHROPIC
 from wattmill.models.engines.contract import Adapter, Counters
 from wattmill.models.engines.llama_cpp import LLAMA_CPP
 from wattmill.models.engines.openai_http import OPENAI, OPENAI_COMPATIBLE
@@ -10,4 +11,6 @@ from wattmill.models.engines.vllm import VLLM
 
 __all__ = ["ADAPTERS", "Adapter", "Counters"]
 
-ADAPTERS: dict[str, Adapter] = {a.name: a for a in (LLAMA_CPP, VLLM, OPENAI, OPENAI_COMPATIBLE, TRANSFORMERS)}
+ADAPTERS: dict[str, Adapter] = {
+    a.name: a for a in (LLAMA_CPP, VLLM, OPENAI, OPENAI_COMPATIBLE, ANTHROPIC, TRANSFORMERS)
+}

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from wattmill.models.engines.speech import Speech
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.request import Body, Endpoint
 
@@ -60,6 +61,9 @@ class Adapter:
     prompt_counter_holds_cached: bool = False  # its prompt series counts tokens that were not computed too
     keeps_stream_options: frozenset[str] = frozenset()  # of the client's, beside ours
     extra_check: Callable[[Endpoint, Body], Refusal | None] | None = None
+    chat_as: Speech | None = None  # the protocol in which a chat is put to it; None: as a chat
+    natives: Mapping[str, Speech] = dataclasses.field(default_factory=dict)  # doors whose protocol it speaks
+    count_path: str | None = None  # from the root of the server: counts the prompt of a chat exactly
 
     def check(self, endpoint: Endpoint, body: Body) -> Refusal | None:
         """Return why this engine may not be sent `body`, or None. `endpoint` is where it would go."""

@@ -14,6 +14,10 @@ What its release of October 2026 does, found by experiment and pinned by `tests/
 - `usage` counts one choice of `n` > 1, and one prompt of several: both are refused. Several inputs of an
   embeddings request are counted rightly. Embedded inputs must fit one batch.
 - `n_predict` and `max_completion_tokens` both win over `max_tokens`; 0 means 1; any model name is accepted.
+- It answers `/v1/responses` and `/v1/messages` too, with the right final usage, but without counts in their
+  chunks (of an aborted answer nobody would know how much was made), and its Responses events lack indices,
+  sequence numbers and `response.incomplete`: both protocols are translated here, not passed through.
+- `/v1/chat/completions/input_tokens` counts a chat's prompt exactly, and moves no counter.
 - `tool_choice` is ignored where the model's template has no tools (SmolLM2's has none: its pool should not
   declare the capability "tools"). A forced call is refused; a `response_format` with a schema is enforced.
 """
@@ -83,6 +87,7 @@ LLAMA_CPP = Adapter(
     },
     counts_in="timings",
     counters_path="/metrics",
+    count_path="/v1/chat/completions/input_tokens",
     counter_names={
         "llamacpp:prompt_tokens_total": "prompt_tok",
         "llamacpp:prompt_tokens_cached_total": "cached_tok",

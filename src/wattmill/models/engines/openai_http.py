@@ -7,6 +7,9 @@ another length, count, tier or model is governed here.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
+
+import msgspec
 
 from wattmill.models.engines.contract import (
     BOUNDED,
@@ -21,6 +24,9 @@ from wattmill.models.engines.contract import (
     only,
     refuse,
 )
+from wattmill.models.engines.responses_dialect import ResponsesDialect
+from wattmill.models.engines.speech import Speech, encode
+from wattmill.vocab.request import Body
 
 _LENGTH = "is another name for the length; send 'max_tokens' or 'max_completion_tokens'"
 _MODEL = "would let the provider choose another model, at another price"
@@ -85,6 +91,23 @@ _RULES: dict[str, Rule] = {
     "model": DROP,
 }
 
+_KEPT_HERE = (*("previous_response_id", "metadata", "background", "stream_options", "service_tier"), "store")
+
+
+def render_responses(body: Body, model: str, stream: bool, max_output_tok: int) -> bytes:
+    """Send a Responses request on as it came; only what governs length, model and keeping is set.
+
+    Nothing is stored at the provider: what a client wants kept is kept by wattmill, where its class, its
+    expiry and its deletion are known. Reasoning then comes back encrypted, so that it can be sent again.
+    """
+    out: dict[str, Any] = {name: value for name, value in body.items() if name not in _KEPT_HERE}
+    out["model"] = model
+    out["max_output_tokens"] = max_output_tok
+    out["stream"] = stream
+    out["store"] = msgspec.Raw(b"false")
+    return encode(out)
+
+
 OPENAI = Adapter(
     name="openai",
     always_stream=False,
@@ -95,6 +118,7 @@ OPENAI = Adapter(
     clamp_field={"chat": "max_completion_tokens", "completions": "max_tokens"},
     stream_fields=STREAM_FIELDS,
     keeps_stream_options=frozenset({"include_obfuscation"}),
+    natives={"responses": Speech(path="/responses", render=render_responses, dialect=ResponsesDialect)},
 )
 """api.openai.com, which refuses `max_tokens` for its reasoning models."""
 
@@ -103,5 +127,6 @@ OPENAI_COMPATIBLE = dataclasses.replace(
     name="openai-compatible",
     clamp_field={"chat": "max_tokens", "completions": "max_tokens"},
     keeps_stream_options=frozenset(),
+    natives={},
 )
 """Any other server: nearly all know `max_tokens`, many do not know `max_completion_tokens`."""

@@ -96,6 +96,132 @@ def from_openai(wire: OpenAIUsage) -> Usage:
     )
 
 
+class _AnthropicDetails(msgspec.Struct):
+    thinking_tokens: int | None = None
+
+
+class AnthropicUsage(msgspec.Struct):
+    """The `usage` object of Anthropic's Messages, and of servers that speak it.
+
+    Here `input_tokens` leaves out what a cache had a part in: the prompt is the sum of the three input counts
+    (the SDK's `types/message.py`: "total input tokens in a request is the summation of ..."). In a stream
+    `message_start` tells the input and `message_delta` what changed; each field's last value holds.
+    """
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    output_tokens_details: _AnthropicDetails | None = None
+
+    def merged(self, later: AnthropicUsage) -> AnthropicUsage:
+        """Return the usage after a later event: counts are cumulative, absent ones stay as they were."""
+        mine, theirs = msgspec.structs.astuple(self), msgspec.structs.astuple(later)
+        return AnthropicUsage(*(b if b is not None else a for a, b in zip(mine, theirs, strict=True)))
+
+
+def from_anthropic(wire: AnthropicUsage) -> Usage:
+    """Return checked usage; raises `ImpossibleUsage` with the numbers."""
+    cached_tok, cache_write_tok = wire.cache_read_input_tokens or 0, wire.cache_creation_input_tokens or 0
+    computed_tok = wire.input_tokens or 0
+    for name, value in (("input_tokens", computed_tok), ("output_tokens", wire.output_tokens or 0)):
+        if not 0 <= value <= _MOST_TOK:
+            raise ImpossibleUsage(f"invalid usage: {name} is {value}, which cannot be true")
+    details = wire.output_tokens_details
+    return checked(
+        Usage(
+            computed_tok + cached_tok + cache_write_tok,
+            wire.output_tokens or 0,
+            cached_tok,
+            cache_write_tok,
+            reasoning_tok=(details.thinking_tokens or 0) if details is not None else 0,
+        )
+    )
+
+
+class _ResponsesInput(msgspec.Struct):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+class _ResponsesOutput(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class ResponsesUsage(msgspec.Struct):
+    """The `usage` object of OpenAI's Responses: details are parts of the totals."""
+
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int | None = None
+    input_tokens_details: _ResponsesInput | None = None
+    output_tokens_details: _ResponsesOutput | None = None
+
+
+def from_responses(wire: ResponsesUsage) -> Usage:
+    """Return checked usage; raises `ImpossibleUsage` with the numbers."""
+    into, out = wire.input_tokens_details, wire.output_tokens_details
+    if wire.total_tokens is not None and wire.total_tokens != wire.input_tokens + wire.output_tokens:
+        raise ImpossibleUsage(
+            f"invalid usage: total_tokens {wire.total_tokens} is not input_tokens {wire.input_tokens} + "
+            f"output_tokens {wire.output_tokens}"
+        )
+    if wire.input_tokens > _MOST_TOK or wire.output_tokens > _MOST_TOK:
+        raise ImpossibleUsage(
+            f"invalid usage: {wire.input_tokens} input and {wire.output_tokens} output tokens cannot be true"
+        )
+    return checked(
+        Usage(
+            wire.input_tokens,
+            wire.output_tokens,
+            (into.cached_tokens or 0) if into is not None else 0,
+            (into.cache_write_tokens or 0) if into is not None else 0,
+            reasoning_tok=(out.reasoning_tokens or 0) if out is not None else 0,
+        )
+    )
+
+
+def to_openai(usage: Usage) -> dict[str, object]:
+    """Return usage as a chat's `usage` object: `from_openai` of it is `usage` again (no audio)."""
+    return {
+        "prompt_tokens": usage.prompt_tok,
+        "completion_tokens": usage.output_tok,
+        "total_tokens": usage.total_tok,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cached_tok,
+            "cache_write_tokens": usage.cache_write_tok,
+        },
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tok},
+    }
+
+
+def to_responses(usage: Usage) -> dict[str, object]:
+    """Return usage in the words of Responses."""
+    return {
+        "input_tokens": usage.prompt_tok,
+        "input_tokens_details": {
+            "cached_tokens": usage.cached_tok,
+            "cache_write_tokens": usage.cache_write_tok,
+        },
+        "output_tokens": usage.output_tok,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tok},
+        "total_tokens": usage.total_tok,
+    }
+
+
+def to_anthropic(usage: Usage) -> dict[str, object]:
+    """Return usage in the words of Messages: the three kinds of input add up to the prompt."""
+    told: dict[str, object] = {
+        "input_tokens": usage.prompt_tok - usage.cached_tok - usage.cache_write_tok,
+        "cache_creation_input_tokens": usage.cache_write_tok,
+        "cache_read_input_tokens": usage.cached_tok,
+        "output_tokens": usage.output_tok,
+    }
+    if usage.reasoning_tok:
+        told["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tok}
+    return told
+
+
 def from_timings(timings: Timings) -> Usage:
     """Return what llama.cpp had done when it wrote `timings`; its whole prompt is `cache_n + prompt_n`."""
     return checked(Usage(timings.prompt_n + timings.cache_n, timings.predicted_n, timings.cache_n))
