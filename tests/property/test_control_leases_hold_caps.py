@@ -51,8 +51,8 @@ class Escrow(RuleBasedStateMachine):
         answer = self.control.lease(epoch, [Ask(node, want, floor, chunk) for node in path])
         room = {n: self.caps[n] - self.spent.get(n, 0) - self.out(n) for n in path if n in self.caps}
         if isinstance(answer, Denied):
-            assert floor and room[answer.node] < floor, "denied although the cap allows the floor"
-            assert answer.available_nusd == room[answer.node]
+            assert floor and room[answer.gauge] < floor, "denied although the cap allows the floor"
+            assert answer.available == room[answer.gauge]
             return
         for node in path:
             assert answer[node] >= floor
@@ -104,8 +104,8 @@ class Escrow(RuleBasedStateMachine):
     def spent_and_granted_stay_under_each_cap(self) -> None:
         with sqlite3.connect(self.path) as db:
             rows = db.execute(
-                "SELECT id, cap_nusd, ifnull((SELECT used_nusd FROM spent WHERE node = id), 0), "
-                "ifnull((SELECT sum(granted_nusd) FROM lease WHERE node = id), 0) FROM node"
+                "SELECT id, cap_nusd, ifnull((SELECT used FROM spent WHERE gauge = id), 0), "
+                "ifnull((SELECT sum(granted) FROM lease WHERE gauge = id), 0) FROM node"
             ).fetchall()
         db.close()
         for node, cap, spent, granted in rows:

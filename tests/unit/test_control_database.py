@@ -41,7 +41,7 @@ def test_a_file_of_another_format_is_refused_with_the_way_out(path: Path) -> Non
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(WrongFormat, match=r"has format 99, must be 1; use the wattmill that wrote it"):
+    with pytest.raises(WrongFormat, match=r"has format 99, must be 1 to 2; use the wattmill that wrote it"):
         Control(path)
 
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from wattmill.ledger.stores.control_leases import UNCAPPED_CHUNK_NUSD
-from wattmill.ledger.stores.control_records import Ask, Denied, Holding
+from wattmill.ledger.stores.control_leases import UNCAPPED_CHUNK
+from wattmill.ledger.stores.control_records import Ask, Denied, Holding, Turned
 from wattmill.units import usd_text
 from wattmill.vocab.refusal import Refusal
 
@@ -28,7 +28,7 @@ CHUNK_REQUESTS = 32
 class Lessor(Protocol):
     """The part of `stores.control.Control` that a purse needs; its calls block."""
 
-    def lease(self, epoch: str, asks: Sequence[Ask]) -> dict[int, int] | Denied: ...
+    def lease(self, epoch: str, asks: Sequence[Ask]) -> dict[int, int] | Denied | Turned: ...
 
     def report(self, epoch: str, holdings: dict[int, Holding]) -> None: ...
 
@@ -172,7 +172,7 @@ class Allotments:
                 if tells:
                     await self._run(self._control.report, self._epoch, tells)
                     for node, told in tells.items():
-                        self._allotments[node].told = (told.used_nusd, told.keep_nusd, told.idle_nusd)
+                        self._allotments[node].told = (told.used, told.keep, told.idle)
                 await self._lease_ahead(recalled)
             except sqlite3.Error:
                 return
@@ -237,12 +237,13 @@ class Allotments:
         for allotment, have in zip(allotments, held, strict=True):
             allotment.free -= have
         try:
-            answer: dict[int, int] | Denied = await self._run(self._control.lease, self._epoch, asks)
+            answer: dict[int, int] | Denied | Turned = await self._run(self._control.lease, self._epoch, asks)
         finally:
             for allotment, have in zip(allotments, held, strict=True):
                 allotment.free += have
         if isinstance(answer, Denied):
             return self._remember(answer, floor_nusd)
+        assert isinstance(answer, dict), "a cap has one period, it never turns"
         self._credit(answer)
         return _take(allotments, min(nusd, *(allotment.free for allotment in allotments)))
 
@@ -254,11 +255,8 @@ class Allotments:
             allotment.refused = None
 
     def _remember(self, denied: Denied, floor_nusd: int) -> Refused:
-        allotment = self._allotments[denied.node]
-        missing = floor_nusd - allotment.free
-        helps = (
-            denied.idle_elsewhere_nusd > 0 and denied.available_nusd + denied.idle_elsewhere_nusd >= missing
-        )
+        allotment = self._allotments[denied.gauge]
+        helps = not denied.final
         allotment.refused = Refused(
             denied, floor_nusd, allotment.free, helps, self._now() + self._retry_s * (0.9 if helps else 2)
         )
@@ -286,7 +284,7 @@ class Allotments:
             spare = 0
             if node in recalled:
                 spare = max(0, a.free)
-            elif a.granted < UNCAPPED_CHUNK_NUSD and a.free > 2 * KEEP_TICKS * a.demand:
+            elif a.granted < UNCAPPED_CHUNK and a.free > 2 * KEEP_TICKS * a.demand:
                 spare = a.free - KEEP_TICKS * a.demand
             a.free -= spare
             a.granted -= spare
@@ -328,8 +326,8 @@ def _over_budget(denied: Denied, nusd: int, floor_nusd: int) -> Refusal:
     return Refusal(
         code="budget_exceeded",
         message=(
-            f"{denied.kind} {denied.name!r} has a cap of {usd_text(denied.cap_nusd)} USD: "
-            f"{usd_text(denied.used_nusd)} used, {usd_text(denied.leased_nusd)} set aside for requests in "
+            f"{denied.kind} {denied.name!r} has a cap of {usd_text(denied.cap)} USD: "
+            f"{usd_text(denied.used)} used, {usd_text(denied.leased)} set aside for requests in "
             f"flight; this request may cost up to {usd_text(nusd)} USD{least}. "
             f"Ask for fewer tokens, or raise the cap: wattmill budget set {shlex.quote(denied.name)} USD"
         ),

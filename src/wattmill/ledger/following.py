@@ -5,7 +5,6 @@ Each step may be the last of this process; the next one goes on where the last c
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -17,6 +16,7 @@ from wattmill.ledger.booking import Bookkeeper
 from wattmill.ledger.settling import settle_held
 from wattmill.ledger.stores.sqlite import LedgerDb
 from wattmill.ledger.tail import Tail
+from wattmill.ledger.tenancy import NoSuch
 from wattmill.vocab.price import Price
 
 MARGIN_US = 300_000
@@ -112,14 +112,14 @@ class Follower:
             used = dict(db.execute("SELECT node, nusd FROM epoch_used WHERE epoch = ?", (state.id,)))
             try:
                 caps.close_epoch(state.name, used)
-            except sqlite3.IntegrityError as error:
+            except NoSuch as error:
                 self._caps_refuse("what this epoch used", error, state.last_us, state.name)
             books.folded(state.name)
         told = db.execute("SELECT id, body FROM adjustment").fetchall() if books.adjusted else []
         for id, body in told:
             try:
                 caps.adjust_used(id, _decode_delta(body))
-            except sqlite3.IntegrityError as error:
+            except NoSuch as error:
                 self._caps_refuse("a correction", error, self._wall_us(), id.partition(":")[0])
             books.db.begin()
             db.execute("DELETE FROM adjustment WHERE id = ?", (id,))
@@ -127,7 +127,7 @@ class Follower:
         if dead or told:
             books.commit()
 
-    def _caps_refuse(self, what: str, error: sqlite3.Error, at_us: int, epoch: str) -> None:
+    def _caps_refuse(self, what: str, error: NoSuch, at_us: int, epoch: str) -> None:
         """A node that the caps do not know: they were brought back from an older copy than the books."""
         text = f"the caps cannot count {what}: {error}; restore books and caps together"
         self.books.db.alarm(at_us, "caps", text, epoch)

@@ -1,4 +1,4 @@
-"""Organisation -> team -> key: the tree of spenders, its names and caps, and what a secret is."""
+"""Organisation -> team -> key -> agent, run, step: the tree of spenders, its names, and what a secret is."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ class Taken(ControlError):
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """One spender in the tree organisation -> team -> key. Ids are never reused."""
+    """One spender in the tree organisation -> team -> key -> agent, run, step. Ids are never reused."""
 
     id: int
     parent: int | None
-    kind: str  # "org", "team", "key"
+    kind: str  # "org", "team", "key", "agent", "run", "step"
     name: str  # unique under its parent
     cap_nusd: int | None  # None: no cap of its own
     created_us: int

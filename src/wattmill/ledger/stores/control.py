@@ -17,6 +17,7 @@ from types import TracebackType
 from wattmill.ledger import tenancy
 from wattmill.ledger.stores import control_leases, control_prices
 from wattmill.ledger.stores import control_tenants as tenants
+from wattmill.ledger.stores.control_limits import grow, limit_states, with_limits
 from wattmill.ledger.stores.control_records import (
     Ask,
     Budget,
@@ -27,8 +28,11 @@ from wattmill.ledger.stores.control_records import (
     KeyRecord,
     Node,
     NoSuch,
+    Opening,
+    Turned,
 )
 from wattmill.ledger.stores.control_schema import connect
+from wattmill.ledger.stores.control_write_off import WrittenOff, write_off
 from wattmill.vocab.price import Price
 from wattmill.vocab.usage import Provenance
 
@@ -50,7 +54,7 @@ class Control:
     def __init__(self, path: Path, *, busy_s: float = 5.0, wall_us: Callable[[], int] = _wall_us) -> None:
         self._db = connect(path, busy_s=busy_s)
         self._turn = threading.Lock()
-        self._wall_us = wall_us
+        self.wall_us = wall_us
 
     def close(self) -> None:
         with self._turn:
@@ -71,7 +75,7 @@ class Control:
 
     def generation(self) -> int:
         """Return a number that grows with each change of nodes, caps, keys, prices or configuration."""
-        with self._read() as db:
+        with self.reading() as db:
             return int(db.execute("SELECT number FROM generation").fetchone()[0])
 
     # --- the tree of spenders ----------------------------------------------------------------------------
@@ -92,7 +96,7 @@ class Control:
 
     def nodes(self) -> dict[int, Node]:
         """Return all nodes by id, parents before children. See `tenancy.path_of` and `tenancy.name_of`."""
-        with self._read() as db:
+        with self.reading() as db:
             return tenants.nodes(db)
 
     def find(self, name: str) -> Node:
@@ -106,22 +110,22 @@ class Control:
         granted then. Effective on each worker when it next looks (about 0.25 s).
         """
         tenancy.checked_cap(cap_nusd)
-        with self._write() as db:
+        with self.writing() as db:
             tenants.node(db, node)
             db.execute("UPDATE node SET cap_nusd = ? WHERE id = ?", (cap_nusd, node))
             control_leases.recall_if_overcommitted(db, node)
-            _grow(db)
+            grow(db)
 
     def _put(self, parent: int | None, kind: str, name: str, cap_nusd: int | None, keep_cap: bool) -> int:
-        with self._write() as db:
+        with self.writing() as db:
             if parent is not None and tenants.node(db, parent).kind == "key":
                 raise ControlError(f"node {parent} is a key; a {kind} cannot stand under it")
             id, changed = tenants.put_node(
-                db, parent, kind, name, cap_nusd, self._wall_us(), keep_cap=keep_cap
+                db, parent, kind, name, cap_nusd, self.wall_us(), keep_cap=keep_cap
             )
             if changed:
                 control_leases.recall_if_overcommitted(db, id)
-                _grow(db)
+                grow(db)
             return id
 
     # --- keys --------------------------------------------------------------------------------------------
@@ -137,6 +141,7 @@ class Control:
         privacy: str = "internal",
         expires_us: int | None = None,
         cap_nusd: int | None = None,
+        requires_run: bool = False,
     ) -> tuple[KeyRecord, str]:
         """Make a key and return it with its secret, which is shown here only: the database has its hash.
 
@@ -155,52 +160,53 @@ class Control:
             endpoints=None if endpoints is None else tuple(endpoints),
             expires_us=expires_us,
             cap_nusd=cap_nusd,
+            requires_run=requires_run,
         )
-        with self._write() as db:
-            id, secret = tenants.create_key(db, team, name, draft, self._wall_us())
-            _grow(db)
+        with self.writing() as db:
+            id, secret = tenants.create_key(db, team, name, draft, self.wall_us())
+            grow(db)
             return _key(db, id), secret
 
     def rotate_key(self, id: int, grace_s: float = 0.0) -> tuple[KeyRecord, str]:
         """Return the key with a new secret; the old one stays good for `grace_s` seconds."""
-        with self._write() as db:
-            secret = tenants.rotate_key(db, id, grace_s, self._wall_us())
-            _grow(db)
+        with self.writing() as db:
+            secret = tenants.rotate_key(db, id, grace_s, self.wall_us())
+            grow(db)
             return _key(db, id), secret
 
     def revoke_key(self, id: int) -> bool:
         """End a key for good; within 1 s on every worker. False if it was revoked before."""
-        with self._write() as db:
-            changed = tenants.revoke_key(db, id, self._wall_us())
+        with self.writing() as db:
+            changed = tenants.revoke_key(db, id, self.wall_us())
             if changed:
-                _grow(db)
+                grow(db)
             return changed
 
     def keys(self) -> list[KeyRecord]:
         """Return all keys, revoked ones too, oldest first."""
-        with self._read() as db:
+        with self.reading() as db:
             return tenants.keys(db)
 
     def credentials(self) -> tuple[list[KeyRecord], list[Credential]]:
         """Return keys and the hashes of their secrets, of one moment: what a gateway's keyring is made of."""
-        with self._read() as db:
+        with self.reading() as db:
             return tenants.keys(db), tenants.credentials(db)
 
     # --- the admin token ---------------------------------------------------------------------------------
 
     def ensure_admin_token(self, *, renew: bool = False) -> str | None:
         """Return a new admin token if there is none yet (or `renew`, which ends the old one), else None."""
-        with self._write() as db:
+        with self.writing() as db:
             if renew:
                 db.execute("DELETE FROM admin_token")
             elif db.execute("SELECT 1 FROM admin_token").fetchone():
                 return None
             token = tenancy.new_secret(ADMIN_MARK)
-            db.execute("INSERT INTO admin_token VALUES (?, ?)", (tenancy.secret_hash(token), self._wall_us()))
+            db.execute("INSERT INTO admin_token VALUES (?, ?)", (tenancy.secret_hash(token), self.wall_us()))
             return token
 
     def check_admin_token(self, token: str) -> bool:
-        with self._read() as db:
+        with self.reading() as db:
             row = db.execute(
                 "SELECT 1 FROM admin_token WHERE sha256 = ?", (tenancy.secret_hash(token),)
             ).fetchone()
@@ -223,8 +229,8 @@ class Control:
         `effective_us` None: from now on (the first price of a model: since ever, so that none of its
         requests is older than its price).
         """
-        now_us = self._wall_us()
-        with self._write() as db:
+        now_us = self.wall_us()
+        with self.writing() as db:
             at_us = now_us if effective_us is None else effective_us
             if effective_us is None and control_prices.in_force(db, book, model, now_us) is None:
                 at_us = SINCE_1970_US
@@ -240,87 +246,106 @@ class Control:
             )
             price, new = control_prices.publish(db, draft, now_us=now_us, since_ever=effective_us is None)
             if new:
-                _grow(db)
+                grow(db)
             return price
 
     def prices(self) -> dict[int, Price]:
         """Return every version by id, oldest first."""
-        with self._read() as db:
+        with self.reading() as db:
             return control_prices.all_versions(db)
 
     def price_at(self, book: str, model: str, at_us: int) -> Price | None:
         """Return the version that holds at an instant: the last to begin; of equals the last published."""
-        with self._read() as db:
+        with self.reading() as db:
             return control_prices.in_force(db, book, model, at_us)
 
     def put_config(self, text: str, at_us: int) -> int:
         """Keep the accepted declaration; returns its version (the same one if the text is the newest)."""
-        with self._write() as db:
+        with self.writing() as db:
             before = control_prices.config(db)
             version = control_prices.put_config(db, text, at_us)
             if before is None or before[0] != version:
-                _grow(db)
+                grow(db)
             return version
 
     def config(self) -> tuple[int, str] | None:
         """Return version and text of the newest declaration."""
-        with self._read() as db:
+        with self.reading() as db:
             return control_prices.config(db)
 
     # --- leases: see control_leases for the law ----------------------------------------------------------
 
-    def lease(self, epoch: str, asks: Sequence[Ask]) -> dict[int, int] | Denied:
-        """Grant money to a live epoch at all nodes of `asks`, or at none. Returns what was granted now."""
-        with self._write(durable=False) as db:
+    def opening(self, epoch: str, nodes: Sequence[int]) -> Opening:
+        """Return the limits at some nodes, and what an epoch holds there already."""
+        with self.reading() as db:
+            return control_leases.opening(db, epoch, nodes)
+
+    def lease(self, epoch: str, asks: Sequence[Ask]) -> dict[int, int] | Denied | Turned:
+        """Grant a live epoch of all gauges of `asks`, or of none. Returns what was granted now."""
+        with self.writing(durable=False) as db:
             return control_leases.lease(db, epoch, asks)
 
     def report(self, epoch: str, holdings: Mapping[int, Holding]) -> None:
-        """Note totals of a live epoch by node, and take back what it does not keep. Idempotent."""
-        with self._write(durable=False) as db:
+        """Note totals of a live epoch by gauge, and take back what it does not keep. Idempotent."""
+        with self.writing(durable=False) as db:
             control_leases.report(db, epoch, holdings)
 
     def recalls(self, epoch: str) -> frozenset[int]:
-        """Return nodes at which others need what `epoch` holds idle; `report` answers them."""
-        with self._read() as db:
+        """Return gauges of which others need what `epoch` holds idle; `report` answers them."""
+        with self.reading() as db:
             return control_leases.recalls(db, epoch)
+
+    def renew(self, epoch: str, term_us: int, place: str = "") -> None:
+        """Note that a worker lives and may reserve for a term without saying so again."""
+        with self.writing(durable=False) as db:
+            control_leases.renew(db, epoch, self.wall_us(), term_us, place)
 
     def close_epoch(self, epoch: str, used: Mapping[int, int]) -> bool:
         """Fold the leases of a confirmed-dead epoch: only recovery calls this, never a timer.
 
-        `used` is what the whole life of the epoch cost at each node of every path (organisation, team, key),
-        requests in doubt at their reservation; an absent node used nothing. All the rest of its grants is
+        `used` is what the whole life of the epoch took of each gauge (a node's cap, or a period of a limit),
+        requests in doubt at their reservation; an absent one was not used. All the rest of its grants is
         free again. Idempotent: False, and nothing changes, if the epoch was closed before.
         """
-        with self._write() as db:
-            return control_leases.close_epoch(db, epoch, used, self._wall_us())
+        with self.writing() as db:
+            return control_leases.close_epoch(db, epoch, used, self.wall_us())
 
-    def adjust_used(self, id: str, delta_nusd: Mapping[int, int]) -> bool:
+    def adjust_used(self, id: str, delta: Mapping[int, int]) -> bool:
         """Correct what a closed epoch used, once per `id` (e.g. a request in doubt was settled lower)."""
-        with self._write() as db:
-            return control_leases.adjust(db, id, delta_nusd, self._wall_us())
+        with self.writing() as db:
+            return control_leases.adjust(db, id, delta, self.wall_us())
+
+    def write_off(self, epoch: str, *, return_idle: bool = False) -> list[WrittenOff]:
+        """End the leases of an epoch whose machine and journal are lost, by a person's word."""
+        with self.writing() as db:
+            return write_off(db, epoch, self.wall_us(), return_idle=return_idle)
 
     def live_epochs(self) -> list[str]:
         """Return the epochs that hold leases: alive, or dead and not yet recovered."""
-        with self._read() as db:
+        with self.reading() as db:
             return control_leases.live_epochs(db)
 
     def summary(self, node: int) -> Budget:
         """Return the money of one node."""
-        with self._read() as db:
-            found = control_leases.budgets(db, node)
+        with self.reading() as db:
+            found = self._with_limits(db, control_leases.budgets(db, node))
         if not found:
             raise NoSuch(f"no node {node} in the budget tree; `wattmill budget show` lists them")
         return found[0]
 
     def summaries(self) -> list[Budget]:
         """Return the money of all nodes, of one moment."""
-        with self._read() as db:
-            return control_leases.budgets(db)
+        with self.reading() as db:
+            return self._with_limits(db, control_leases.budgets(db))
+
+    def _with_limits(self, db: sqlite3.Connection, found: list[Budget]) -> list[Budget]:
+        return with_limits(found, limit_states(db, self.wall_us(), {budget.node for budget in found}))
 
     # --- transactions ------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _write(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+    def writing(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """One transaction that checks and writes; for the modules beside this one."""
         with self._turn:
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             # IMMEDIATE: what is checked and what is written are one step for all processes.
@@ -334,7 +359,8 @@ class Control:
                 raise
 
     @contextlib.contextmanager
-    def _read(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """One transaction that sees one moment."""
         with self._turn:
             self._db.execute("BEGIN")
             try:
@@ -346,7 +372,3 @@ class Control:
 
 def _key(db: sqlite3.Connection, id: int) -> KeyRecord:
     return next(key for key in tenants.keys(db) if key.id == id)
-
-
-def _grow(db: sqlite3.Connection) -> None:
-    db.execute("UPDATE generation SET number = number + 1")

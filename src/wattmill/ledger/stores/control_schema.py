@@ -7,12 +7,13 @@ import sqlite3
 import time
 from pathlib import Path
 
-FORMAT = 1
-"""Version of the tables. A newer file is refused, never guessed at."""
+FORMAT = 2
+"""Version of the tables. An older file is brought up to it when it is opened, in one transaction; a newer one
+is refused, never guessed at."""
 
 APPLICATION_ID = 0x776D6374  # "wmct": `file control.db` tells what it is
 
-TABLES = """
+_BASE = """
 CREATE TABLE node (
     id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: the books refer to it for ever
     parent INTEGER REFERENCES node(id),
@@ -28,7 +29,8 @@ CREATE TABLE key (
     models TEXT, pools TEXT, endpoints TEXT,  -- JSON arrays; NULL: no restriction
     privacy TEXT NOT NULL,
     expires_us INTEGER,
-    revoked_us INTEGER
+    revoked_us INTEGER,
+    requires_run INTEGER NOT NULL DEFAULT 0  -- 1: nothing is served outside of a run
 ) STRICT;
 CREATE TABLE secret (
     sha256 BLOB PRIMARY KEY,
@@ -58,28 +60,102 @@ CREATE TABLE config (
     version INTEGER PRIMARY KEY AUTOINCREMENT, at_us INTEGER NOT NULL, text TEXT NOT NULL
 ) STRICT;
 
--- What each live epoch may spend at each node. granted = used + reserved by requests in flight + idle.
+"""
+
+_LEASES = """
+-- What each live epoch may spend of each gauge: of a node's cap (the gauge is the node's id), or of one
+-- period of a limit (`vocab.budget.gauge_of`). granted = used + reserved by requests in flight + idle.
 CREATE TABLE lease (
     epoch TEXT NOT NULL,
-    node INTEGER NOT NULL REFERENCES node(id),
-    granted_nusd INTEGER NOT NULL,
-    used_nusd INTEGER NOT NULL,
-    idle_nusd INTEGER NOT NULL,  -- as last told by its worker: a hint for recalls, no part of the law
-    PRIMARY KEY (epoch, node),
-    CHECK (used_nusd >= 0 AND granted_nusd >= used_nusd)
+    gauge INTEGER NOT NULL,
+    granted INTEGER NOT NULL,
+    used INTEGER NOT NULL,
+    idle INTEGER NOT NULL,  -- as last told by its worker: a hint for people, no part of the law
+    told INTEGER NOT NULL,  -- the ticket that was the newest when its worker last told
+    PRIMARY KEY (epoch, gauge),
+    CHECK (used >= 0 AND granted >= used)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX lease_node ON lease (node);
--- All closed epochs folded into one row per node.
-CREATE TABLE spent (node INTEGER PRIMARY KEY REFERENCES node(id), used_nusd INTEGER NOT NULL) STRICT;
+CREATE INDEX lease_gauge ON lease (gauge);
+-- All closed epochs folded into one row per gauge.
+CREATE TABLE spent (gauge INTEGER PRIMARY KEY, used INTEGER NOT NULL) STRICT;
+CREATE TABLE recall (
+    epoch TEXT NOT NULL, gauge INTEGER NOT NULL, PRIMARY KEY (epoch, gauge)
+) STRICT, WITHOUT ROWID;
+-- Grows with each recall: who told after it was given has told what it holds now.
+CREATE TABLE ticket (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL) STRICT;
+INSERT INTO ticket VALUES (1, 1);
+-- When each worker last said that it lives, and for how long it may reserve without saying so again.
+CREATE TABLE term (
+    epoch TEXT PRIMARY KEY, seen_us INTEGER NOT NULL, term_us INTEGER NOT NULL, place TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+-- What a lost epoch was counted with by an operator's word, until its journal is found after all.
+CREATE TABLE write_off (
+    epoch TEXT NOT NULL, gauge INTEGER NOT NULL, counted INTEGER NOT NULL, PRIMARY KEY (epoch, gauge)
+) STRICT, WITHOUT ROWID;
+"""
+
+_SPENDERS = """
+CREATE TABLE budget_limit (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: journals refer to it
+    node INTEGER NOT NULL REFERENCES node(id),
+    unit TEXT NOT NULL,
+    period TEXT NOT NULL,
+    zone TEXT NOT NULL,
+    amount INTEGER NOT NULL CHECK (amount >= 0),
+    latest INTEGER NOT NULL,  -- the latest period that anything was leased in: no earlier one comes back
+    created_us INTEGER NOT NULL,
+    lifted_us INTEGER
+) STRICT;
+CREATE UNIQUE INDEX one_limit ON budget_limit (node, unit, period) WHERE lifted_us IS NULL;
+CREATE INDEX limit_of_node ON budget_limit (node);
+
+-- Agents, runs and their steps: nodes below a key that somebody opened on the data port.
+CREATE TABLE run (
+    node INTEGER PRIMARY KEY REFERENCES node(id),
+    key INTEGER NOT NULL REFERENCES key(node),  -- the only key that may use it
+    token BLOB NOT NULL UNIQUE,  -- SHA-256 of its unguessable id
+    state TEXT NOT NULL CHECK (state IN ('open', 'paused', 'stopped', 'closed')),
+    reason TEXT,  -- why it is paused or stopped, for its owner
+    depth INTEGER NOT NULL,  -- 1: directly below its key
+    opened_us INTEGER NOT NULL,
+    changed_us INTEGER NOT NULL,
+    expires_us INTEGER,
+    label TEXT
+) STRICT;
+CREATE INDEX run_key ON run (key, state);
+CREATE INDEX run_expiry ON run (expires_us) WHERE state IN ('open', 'paused');
+"""
+
+_REST = """
 CREATE TABLE closed_epoch (epoch TEXT PRIMARY KEY, at_us INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE adjustment (id TEXT PRIMARY KEY, at_us INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE recall (
-    epoch TEXT NOT NULL, node INTEGER NOT NULL, PRIMARY KEY (epoch, node)
-) STRICT, WITHOUT ROWID;
 
 CREATE TABLE generation (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL) STRICT;
 INSERT INTO generation VALUES (1, 1);
 """
+
+TABLES = _BASE + _LEASES + _SPENDERS + _REST
+
+MIGRATIONS = {
+    1: """
+ALTER TABLE lease RENAME TO old_lease;
+ALTER TABLE spent RENAME TO old_spent;
+ALTER TABLE recall RENAME TO old_recall;
+DROP INDEX lease_node;
+ALTER TABLE key ADD COLUMN requires_run INTEGER NOT NULL DEFAULT 0;
+"""
+    + _LEASES
+    + _SPENDERS
+    + """
+INSERT INTO lease SELECT epoch, node, granted_nusd, used_nusd, idle_nusd, 0 FROM old_lease;
+INSERT INTO spent SELECT node, used_nusd FROM old_spent;
+INSERT INTO recall SELECT epoch, node FROM old_recall;
+DROP TABLE old_lease;
+DROP TABLE old_spent;
+DROP TABLE old_recall;
+"""
+}
+"""What brings a file of a format to the next one."""
 
 
 class WrongFormat(RuntimeError):
@@ -130,8 +206,15 @@ def _ensure_tables(db: sqlite3.Connection, path: Path) -> None:
                 db.execute(statement)
             db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             db.execute(f"PRAGMA user_version = {FORMAT}")
+        elif found in MIGRATIONS:
+            for number in range(found, FORMAT):
+                for statement in _statements(MIGRATIONS[number]):
+                    db.execute(statement)
+            db.execute(f"PRAGMA user_version = {FORMAT}")
         elif found != FORMAT:
-            raise WrongFormat(f"{path} has format {found}, must be {FORMAT}; use the wattmill that wrote it")
+            raise WrongFormat(
+                f"{path} has format {found}, must be 1 to {FORMAT}; use the wattmill that wrote it"
+            )
         db.execute("COMMIT")
     except BaseException:
         db.execute("ROLLBACK")
@@ -151,4 +234,5 @@ def _statements(script: str) -> list[str]:
         if sqlite3.complete_statement(part):
             out.append(part.strip())
             part = ""
+    assert not part.strip(), f"half a statement: {part}"
     return out

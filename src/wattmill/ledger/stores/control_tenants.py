@@ -89,7 +89,8 @@ def create_key(
     _check_scopes(draft, now_us)
     id, _ = put_node(db, team, "key", name, draft.cap_nusd, now_us)
     db.execute(
-        "INSERT INTO key (node, models, pools, endpoints, privacy, expires_us) VALUES (?, ?, ?, ?, ?, ?)",
+        "INSERT INTO key (node, models, pools, endpoints, privacy, expires_us, requires_run) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
             id,
             _json(draft.models),
@@ -97,6 +98,7 @@ def create_key(
             _json(draft.endpoints),
             draft.privacy,
             draft.expires_us,
+            draft.requires_run,
         ),
     )
     return id, _add_secret(db, id, now_us)
@@ -126,7 +128,8 @@ def keys(db: sqlite3.Connection) -> list[KeyRecord]:
     tree = nodes(db)
     prefixes = dict(db.execute("SELECT node, prefix FROM secret WHERE until_us IS NULL"))
     rows = db.execute(
-        "SELECT node, models, pools, endpoints, privacy, expires_us, revoked_us FROM key ORDER BY node"
+        "SELECT node, models, pools, endpoints, privacy, expires_us, revoked_us, requires_run FROM key "
+        "ORDER BY node"
     )
     return [
         KeyRecord(
@@ -143,8 +146,9 @@ def keys(db: sqlite3.Connection) -> list[KeyRecord]:
             expires_us=expires_us,
             revoked_us=revoked_us,
             cap_nusd=tree[id].cap_nusd,
+            requires_run=bool(requires_run),
         )
-        for id, models, pools, endpoints, privacy, expires_us, revoked_us in rows
+        for id, models, pools, endpoints, privacy, expires_us, revoked_us, requires_run in rows
     ]
 
 

@@ -1,0 +1,234 @@
+"""Agents, runs and steps: nodes below a key, each with an unguessable id and a state of its own.
+
+`Runs(control)` is the door; each call is one transaction and blocks. What a run may spend is a limit like any
+other: its cap (dollars over its life) and whatever `control_limits` declares at its node. Requests in it are
+reserved along `Run.path`, so at the run and at everything above it.
+
+The id that clients hold is `run-` and 256 random bits. The database keeps its hash, like that of a key. A run
+belongs to the key that opened it: `find` with another key's node says `NoSuch`, as for an id that never was.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from wattmill.ledger.stores import control_tenants as tenants
+from wattmill.ledger.stores.control_leases import budgets, full_name
+from wattmill.ledger.stores.control_limits import check_shape, grow, limit_states, put_limit, with_limits
+from wattmill.ledger.stores.control_records import Budget, ControlError, NoSuch, Run, RunState
+from wattmill.ledger.tenancy import new_secret, secret_hash
+from wattmill.vocab.budget import Period, Unit
+
+if TYPE_CHECKING:
+    from wattmill.ledger.stores.control import Control
+
+RUN_MARK = "run-"
+RUN_KINDS = ("agent", "run", "step")
+LIVE = ("open", "paused")
+
+_COLUMNS = (
+    "SELECT run.node, kind, name, key, state, reason, depth, cap_nusd, opened_us, changed_us, expires_us, "
+    "label FROM run JOIN node ON node.id = run.node "
+)
+
+
+class Runs:
+    """The runs of one control database."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+
+    def open(
+        self,
+        key: int,
+        *,
+        parent: int | None = None,
+        kind: str = "run",
+        name: str | None = None,
+        cap_nusd: int | None = None,
+        limits: Sequence[tuple[Unit, Period, int]] = (),
+        zone: str = "UTC",
+        expires_us: int | None = None,
+        label: str | None = None,
+    ) -> tuple[Run, str]:
+        """Open a run below `key`, or below `parent` (a live one of the same key). Returns it and its id.
+
+        A cap above what every node above still has left is lowered to that: `Run.cap_nusd` says what was
+        granted. Nothing is set aside for it, so what it does not use was never missing elsewhere.
+        Raises `TooDeep` or `TooWide` where a limit of shape forbids it.
+        """
+        if kind not in RUN_KINDS:
+            raise ControlError(f"kind is {kind!r}, must be one of: {', '.join(RUN_KINDS)}")
+        now_us = self._control.wall_us()
+        if expires_us is not None and expires_us <= now_us:
+            raise ControlError(f"expiry is {expires_us} us, must be later than now ({now_us} us since 1970)")
+        id = new_secret(RUN_MARK)
+        with self._control.writing() as db:
+            above = key if parent is None else parent
+            if tenants.node(db, key).kind != "key":
+                raise NoSuch(f"node {key} is no key")
+            depth = 1
+            if parent is not None and parent != key:
+                found = _run_at(db, parent)
+                if found is None or found.key != key:
+                    raise NoSuch("no such run of this key")
+                if found.state not in LIVE:
+                    raise ControlError(f"run {found.name!r} is {found.state}; open the new one elsewhere")
+                depth = found.depth + 1
+            check_shape(db, above)
+            room = remainder_nusd(db, above)
+            if room is not None and cap_nusd is not None:
+                cap_nusd = max(0, min(cap_nusd, room))
+            node, new = tenants.put_node(
+                db, above, kind, name or f"{kind}-{secrets.token_hex(6)}", cap_nusd, now_us
+            )
+            if not new or _run_at(db, node) is not None:
+                raise ControlError(f"{full_name(db, node)!r} exists; choose another name, or none")
+            db.execute(
+                "INSERT INTO run VALUES (?, ?, ?, 'open', NULL, ?, ?, ?, ?, ?)",
+                (node, key, secret_hash(id), depth, now_us, now_us, expires_us, label),
+            )
+            for unit, period, amount in limits:
+                put_limit(db, node, unit, period, amount, zone, now_us)
+            grow(db)
+            opened = _run_at(db, node)
+            assert opened is not None
+            return opened, id
+
+    def find(self, id: str, key: int | None = None) -> Run:
+        """Return the run with that id, if `key` opened it. Raises `NoSuch` without saying which was wrong."""
+        with self._control.reading() as db:
+            row = db.execute(_COLUMNS + "WHERE token = ?", (secret_hash(id),)).fetchone()
+            if row is None or (key is not None and row[3] != key):
+                raise NoSuch("no such run of this key")
+            return _run(db, row)
+
+    def at(self, node: int) -> Run:
+        """Return the run at a node."""
+        with self._control.reading() as db:
+            found = _run_at(db, node)
+        if found is None:
+            raise NoSuch(f"no run at node {node}")
+        return found
+
+    def live(self, key: int | None = None) -> list[Run]:
+        """Return the runs that are open or paused, of one key or of all, oldest first."""
+        return [run for run, _ in self.live_with_tokens() if key is None or run.key == key]
+
+    def live_with_tokens(self) -> list[tuple[Run, bytes]]:
+        """Return open and paused runs with the hashes of their ids: what a worker knows runs by."""
+        with self._control.reading() as db:
+            rows = db.execute(
+                _COLUMNS.replace(" FROM run", ", token FROM run", 1)
+                + "WHERE state IN ('open', 'paused') ORDER BY run.node"
+            ).fetchall()
+            return [(_run(db, row[:-1]), row[-1]) for row in rows]
+
+    def set_state(self, node: int, state: RunState, reason: str | None = None) -> Run:
+        """Pause, resume, stop or close a run. What is stopped or closed stays so; a closed one's children
+        close with it."""
+        with self._control.writing() as db:
+            found = _run_at(db, node)
+            if found is None:
+                raise NoSuch(f"no run at node {node}")
+            if found.state not in LIVE and state != found.state and state != "closed":
+                raise ControlError(f"run {found.name!r} is {found.state}, it cannot become {state}")
+            if (state, reason) != (found.state, found.reason):
+                now_us = self._control.wall_us()
+                _set_state(db, node, state, reason, now_us)
+                if state in ("stopped", "closed"):
+                    for below in _live_below(db, node):
+                        _set_state(db, below, state, reason, now_us)
+                grow(db)
+            changed = _run_at(db, node)
+            assert changed is not None
+            return changed
+
+    def expire(self) -> list[int]:
+        """Close the runs whose time is over. Returns their nodes."""
+        with self._control.writing() as db:
+            now_us = self._control.wall_us()
+            due = [
+                node
+                for (node,) in db.execute(
+                    "SELECT node FROM run WHERE state IN ('open', 'paused') AND expires_us <= ?", (now_us,)
+                )
+            ]
+            for node in due:
+                for ended in (node, *_live_below(db, node)):
+                    _set_state(db, ended, "closed", "expired", now_us)
+            if due:
+                grow(db)
+            return due
+
+    def budget(self, node: int) -> Budget:
+        """Return the money of a run and its limits in other units."""
+        with self._control.reading() as db:
+            found = budgets(db, node)
+            if not found:
+                raise NoSuch(f"no node {node} in the budget tree")
+            return with_limits(found, limit_states(db, self._control.wall_us(), {node}))[0]
+
+
+def remainder_nusd(db: sqlite3.Connection, node: int) -> int | None:
+    """Return the dollars that every cap from `node` upwards still leaves, as last told; None: no cap."""
+    least: int | None = None
+    at: int | None = node
+    while at is not None:
+        left = budgets(db, at)[0].left_nusd
+        if left is not None:
+            least = left if least is None else min(least, left)
+        at = tenants.node(db, at).parent
+    return least
+
+
+def _set_state(db: sqlite3.Connection, node: int, state: str, reason: str | None, now_us: int) -> None:
+    db.execute(
+        "UPDATE run SET state = ?, reason = ?, changed_us = ? WHERE node = ?", (state, reason, now_us, node)
+    )
+
+
+def _live_below(db: sqlite3.Connection, node: int) -> list[int]:
+    rows = db.execute(
+        "WITH RECURSIVE below(id) AS (SELECT id FROM node WHERE parent = ? UNION ALL "
+        "SELECT node.id FROM node JOIN below ON node.parent = below.id) "
+        "SELECT run.node FROM run JOIN below ON below.id = run.node WHERE state IN ('open', 'paused')",
+        (node,),
+    )
+    return [below for (below,) in rows]
+
+
+def _run_at(db: sqlite3.Connection, node: int) -> Run | None:
+    row = db.execute(_COLUMNS + "WHERE run.node = ?", (node,)).fetchone()
+    return None if row is None else _run(db, row)
+
+
+def _run(db: sqlite3.Connection, row: tuple[object, ...]) -> Run:
+    node, kind, name, key, state, reason, depth, cap, opened, changed, expires, label = row
+    path = [
+        id
+        for (id,) in db.execute(
+            "WITH RECURSIVE up(id, parent, n) AS (SELECT id, parent, 0 FROM node WHERE id = ? UNION ALL "
+            "SELECT node.id, node.parent, n + 1 FROM node JOIN up ON node.id = up.parent) "
+            "SELECT id FROM up ORDER BY n DESC",
+            (node,),
+        )
+    ]
+    return Run(
+        node=node,  # type: ignore[arg-type]
+        kind=kind,  # type: ignore[arg-type]
+        name=name,  # type: ignore[arg-type]
+        path=tuple(path),
+        key=key,  # type: ignore[arg-type]
+        state=state,  # type: ignore[arg-type]
+        reason=reason,  # type: ignore[arg-type]
+        depth=depth,  # type: ignore[arg-type]
+        cap_nusd=cap,  # type: ignore[arg-type]
+        opened_us=opened,  # type: ignore[arg-type]
+        changed_us=changed,  # type: ignore[arg-type]
+        expires_us=expires,  # type: ignore[arg-type]
+        label=label,  # type: ignore[arg-type]
+    )

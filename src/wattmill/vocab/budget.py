@@ -1,0 +1,120 @@
+"""What a limit counts, over which time, and the amounts that one attempt may take of it.
+
+A limit stands at a node of the budget tree, in one unit and over one period. Dollars over the whole life of a
+node are its cap. A `Spend` is what is reserved for one attempt in the worst case, or what it used in the end.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Unit = Literal[
+    "nusd",
+    "input_tok",
+    "output_tok",
+    "total_tok",
+    "requests",
+    "concurrency",
+    "energy_uj",
+    "carbon_ug",
+    "depth",
+    "fan_out",
+]
+UNITS: tuple[Unit, ...] = (
+    "nusd",
+    "input_tok",
+    "output_tok",
+    "total_tok",  # input and output
+    "requests",  # attempts that left for an engine
+    "concurrency",  # attempts in flight; has no period
+    "energy_uj",  # microjoules, by the declared ceiling per token of the place
+    "carbon_ug",  # micrograms of CO2, likewise
+    "depth",  # levels of agents, runs and steps below the node; checked when one is opened
+    "fan_out",  # open ones directly below any one node, at or below the node; likewise
+)
+"""Their order is part of the journal (a gauge names its unit by index): append, never reorder."""
+
+METERED: tuple[Unit, ...] = UNITS[:8]
+"""Units that a request takes from; the others bound the shape of the tree."""
+
+Period = Literal["life", "minute", "hour", "day", "month"]
+PERIODS: tuple[Period, ...] = ("life", "minute", "hour", "day", "month")
+
+AMOUNT_MAX = 4 * 10**18
+"""Sums of limits still fit a 64-bit integer."""
+
+_INDEX_BITS, _UNIT_BITS = 32, 4
+
+
+class Limit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One declared limit. `id` 0 is a node's cap: dollars over its life."""
+
+    id: int
+    node: int
+    unit: Unit
+    period: Period
+    amount: int
+    zone: str = "UTC"  # IANA name; of day and month
+
+
+class Spend(msgspec.Struct, frozen=True, gc=False):
+    """Amounts of one attempt in every unit. None: nobody declared what a token may take of it here."""
+
+    nusd: int
+    input_tok: int = 0
+    output_tok: int = 0
+    energy_uj: int | None = 0
+    carbon_ug: int | None = 0
+    requests: int = 1
+
+    def of(self, unit: int) -> int | None:
+        """Return the amount in the unit `UNITS[unit]`."""
+        match unit:
+            case 0:
+                return self.nusd
+            case 1:
+                return self.input_tok
+            case 2:
+                return self.output_tok
+            case 3:
+                return self.input_tok + self.output_tok
+            case 4:
+                return self.requests
+            case 5:
+                return 1
+            case 6:
+                return self.energy_uj
+            case 7:
+                return self.carbon_ug
+        raise ValueError(f"unit {unit} is not taken from by requests, must be 0 to {len(METERED) - 1}")
+
+
+NOTHING = Spend(0, requests=0)
+"""What an attempt used that never left."""
+
+
+def gauge_of(limit: int, unit: Unit, index: int) -> int:
+    """Return the name under which one period of a limit is leased, used and written down.
+
+    A node's cap has the node's own id; these begin above all nodes.
+    """
+    if not 0 <= index < 1 << _INDEX_BITS:
+        raise ValueError(f"index is {index}, must be 0 to {(1 << _INDEX_BITS) - 1}")
+    return (limit << _INDEX_BITS + _UNIT_BITS) | (UNITS.index(unit) << _INDEX_BITS) | index
+
+
+def limit_of(gauge: int) -> int:
+    """Return the limit that a gauge belongs to; 0: it is a node's cap."""
+    return gauge >> _INDEX_BITS + _UNIT_BITS
+
+
+def unit_of(gauge: int) -> int:
+    """Return the index of a gauge's unit; dollars for a node's cap."""
+    return (gauge >> _INDEX_BITS) & ((1 << _UNIT_BITS) - 1)
+
+
+def index_of(gauge: int) -> int:
+    """Return which period of its limit a gauge is; only of a limit's gauge."""
+    return gauge & ((1 << _INDEX_BITS) - 1)

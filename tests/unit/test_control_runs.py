@@ -1,0 +1,151 @@
+"""Runs: who may open and use one, how deep and wide they go, and how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_limits import Limits, TooDeep, TooWide
+from wattmill.ledger.stores.control_records import Ask, ControlError, Holding, NoSuch
+from wattmill.ledger.stores.control_runs import Runs
+
+USD = 1_000_000_000
+
+
+class Rig:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.now_us = 1_800_000_000_000_000
+        self.control = Control(path, wall_us=lambda: self.now_us)
+        self.runs, self.limits = Runs(self.control), Limits(self.control)
+        self.org = self.control.put_org("demo", 10 * USD)
+        self.team = self.control.put_team(self.org, "load", 4 * USD)
+        self.key = self.control.create_key(self.team, "one")[0]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path / "control.db")
+    yield rig
+    rig.control.close()
+
+
+def test_a_run_stands_below_its_key_and_is_found_by_its_id_only(rig: Rig) -> None:
+    run, id = rig.runs.open(rig.key.id, cap_nusd=USD, label="nightly")
+    assert run.path == (*rig.key.path, run.node)
+    assert (run.state, run.depth, run.cap_nusd, run.label) == ("open", 1, USD, "nightly")
+    assert rig.runs.find(id, rig.key.id) == run
+    assert len(id) > 40 and id.encode() not in rig.path.read_bytes()
+    for wrong in (id + "x", "run-", run.name):
+        with pytest.raises(NoSuch, match="no such run of this key"):
+            rig.runs.find(wrong)
+
+
+def test_another_key_learns_nothing_of_a_run(rig: Rig) -> None:
+    _, id = rig.runs.open(rig.key.id)
+    other = rig.control.create_key(rig.team, "two")[0]
+    with pytest.raises(NoSuch) as mine:
+        rig.runs.find(id, other.id)
+    with pytest.raises(NoSuch) as unknown:
+        rig.runs.find("run-never-was", other.id)
+    assert str(mine.value) == str(unknown.value)
+    with pytest.raises(NoSuch):
+        rig.runs.open(other.id, parent=rig.runs.find(id).node)
+
+
+def test_a_childs_grant_is_no_more_than_its_parents_have_left(rig: Rig) -> None:
+    path = rig.key.path
+    rig.control.lease("aaaaaaaaaaaa", [Ask(node, USD, USD, 0) for node in path])
+    rig.control.report("aaaaaaaaaaaa", {node: Holding(USD, USD, 0) for node in path})
+    parent, _ = rig.runs.open(rig.key.id, cap_nusd=9 * USD)
+    assert parent.cap_nusd == 3 * USD, "the team has 3 of its 4 dollars left"
+    child, _ = rig.runs.open(rig.key.id, parent=parent.node, kind="step", cap_nusd=5 * USD)
+    assert (child.cap_nusd, child.depth, child.kind) == (3 * USD, 2, "step")
+    assert child.path == (*parent.path, child.node)
+
+
+def test_depth_and_fan_out_hold_when_a_run_is_opened(rig: Rig) -> None:
+    rig.limits.put(rig.team, "depth", "life", 2)
+    rig.limits.put(rig.key.id, "fan_out", "life", 2)
+    first, _ = rig.runs.open(rig.key.id)
+    second, _ = rig.runs.open(rig.key.id)
+    with pytest.raises(TooWide, match="has 2 open runs directly below it"):
+        rig.runs.open(rig.key.id)
+    inner, _ = rig.runs.open(rig.key.id, parent=first.node)
+    with pytest.raises(TooDeep, match="allows 2 levels of runs below it, this would be level 3"):
+        rig.runs.open(rig.key.id, parent=inner.node)
+    states = {state.unit: state for state in rig.limits.states()}
+    assert (states["depth"].used, states["fan_out"].used) == (2, 2)
+    rig.runs.set_state(second.node, "closed")
+    rig.runs.open(rig.key.id)
+
+
+def test_what_ended_stays_ended_and_takes_its_children_along(rig: Rig) -> None:
+    run, _ = rig.runs.open(rig.key.id)
+    child, _ = rig.runs.open(rig.key.id, parent=run.node)
+    before = rig.control.generation()
+    assert rig.runs.set_state(run.node, "paused", "80 % used").reason == "80 % used"
+    assert rig.control.generation() > before, "workers see it"
+    assert rig.runs.set_state(run.node, "open").state == "open"
+    rig.runs.set_state(run.node, "stopped", "runaway")
+    assert rig.runs.at(child.node).state == "stopped"
+    with pytest.raises(ControlError, match="is stopped, it cannot become open"):
+        rig.runs.set_state(run.node, "open")
+    with pytest.raises(ControlError, match="open the new one elsewhere"):
+        rig.runs.open(rig.key.id, parent=run.node)
+    assert rig.runs.live() == []
+
+
+def test_a_run_whose_time_is_over_is_closed(rig: Rig) -> None:
+    run, _ = rig.runs.open(rig.key.id, expires_us=rig.now_us + 10)
+    child, _ = rig.runs.open(rig.key.id, parent=run.node)
+    assert rig.runs.expire() == []
+    rig.now_us += 10
+    assert rig.runs.expire() == [run.node]
+    assert (rig.runs.at(run.node).state, rig.runs.at(child.node).reason) == ("closed", "expired")
+    with pytest.raises(ControlError, match="must be later than now"):
+        rig.runs.open(rig.key.id, expires_us=rig.now_us)
+
+
+def test_a_run_carries_limits_of_every_unit(rig: Rig) -> None:
+    run, _ = rig.runs.open(
+        rig.key.id, cap_nusd=USD, limits=[("total_tok", "life", 500), ("requests", "minute", 6)]
+    )
+    budget = rig.runs.budget(run.node)
+    assert budget.cap_nusd == USD
+    assert [(s.unit, s.period, s.amount, s.left) for s in budget.limits] == [
+        ("total_tok", "life", 500, 500),
+        ("requests", "minute", 6, 6),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("unit", "period", "amount", "zone", "message"),
+    [
+        ("dollars", "day", 1, "UTC", "unit is 'dollars', must be one of: nusd"),
+        ("nusd", "week", 1, "UTC", "period is 'week', must be one of: life"),
+        ("concurrency", "day", 1, "UTC", "has no period"),
+        ("requests", "day", -1, "UTC", "amount is -1"),
+        ("requests", "day", 1, "Europe/Atlantis", "time zone is 'Europe/Atlantis', must be a name"),
+        ("requests", "day", 1, "../etc/passwd", "time zone is"),
+    ],
+)
+def test_a_limit_that_says_nothing_is_refused(
+    rig: Rig, unit: str, period: str, amount: int, zone: str, message: str
+) -> None:
+    with pytest.raises(ControlError, match=message):
+        rig.limits.put(rig.team, unit, period, amount, zone=zone)  # type: ignore[arg-type]
+
+
+def test_a_limit_is_set_changed_and_lifted(rig: Rig) -> None:
+    first = rig.limits.put(rig.team, "requests", "day", 10, zone="Europe/Berlin")
+    again = rig.limits.put(rig.team, "requests", "day", 20, zone="Europe/Berlin")
+    assert first is not None and again is not None and again.id == first.id
+    assert [limit.amount for limit in rig.limits.at(rig.team)] == [4 * USD, 20]
+    assert rig.limits.put(rig.team, "requests", "day", None) is None
+    assert [limit.unit for limit in rig.limits.at(rig.team)] == ["nusd"]
+    assert rig.limits.put(rig.team, "nusd", "life", 2 * USD) is not None
+    assert rig.control.nodes()[rig.team].cap_nusd == 2 * USD
