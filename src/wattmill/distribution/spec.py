@@ -21,6 +21,7 @@ class BackendModel(msgspec.Struct, frozen=True, kw_only=True):
     cost: Price  # what it costs the factory
     charge: Price  # what the tenant pays
     context_tok: int | None = None  # no answer is longer, so no more than this is reserved for one
+    by_tier: dict[str, BackendModel] = {}  # the same, charged as each tier pays; {}: there are no tiers
 
 
 class Backend(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,6 +46,7 @@ class Prices(msgspec.Struct, frozen=True):
 
     cost: Price
     charge: Price
+    tiers: dict[str, Price] = {}  # what each tier pays instead of `charge`
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,13 +127,15 @@ def _backend(
     models: dict[str, BackendModel] = {}
     for model, upstream in place.models.items():
         both = prices[place.pool, model]
-        models[model] = BackendModel(
+        plain = BackendModel(
             name=model,
             upstream=upstream,
             cost=both.cost,
             charge=both.charge,
             context_tok=place.context_tok,
         )
+        by_tier = {tier: msgspec.structs.replace(plain, charge=charge) for tier, charge in both.tiers.items()}
+        models[model] = msgspec.structs.replace(plain, by_tier=by_tier) if by_tier else plain
     if place.embedded:
         endpoint = endpoints[place.pool]
         return Backend(

@@ -21,7 +21,9 @@ from wattmill.app.declared.pool_settings import (
     Rates,
     RatesCost,
 )
+from wattmill.app.declared.prices_in_force import charge_book, cost_book, tier_book
 from wattmill.app.declared.settings import Settings
+from wattmill.app.declared.tier_settings import Multiplier, PerToken, TierPlan, TierRates, tier_plans
 from wattmill.ledger.cost_basis import owned_rates
 from wattmill.ledger.price_book import Listing, Omitted, Version, list_price, publish_listing
 from wattmill.ledger.stores.control import Control
@@ -39,27 +41,39 @@ class PriceSpec(msgspec.Struct, frozen=True, kw_only=True):
     leg: Leg
     book: str  # "edge cost", "edge charge", or the name of a declared price book
     listing: Listing
+    tier: str = ""  # who pays it instead of the pool's own charge
 
 
 def price_specs(settings: Settings, env: Mapping[str, str]) -> list[PriceSpec]:
     """Return both legs of every model of every pool. Raises `ValueError` where a price cannot be said; a
     declaration that `load` accepted has none such."""
     specs: list[PriceSpec] = []
+    tiers = tier_plans(settings.tiers).values()
     for place in places(settings, env).values():
         for model in place.models:
             cost = _cost(settings, place, model)
-            specs.append(PriceSpec(pool=place.pool, leg="cost", book=f"{place.pool} cost", listing=cost))
-            specs.append(_charge(settings, place, model, cost))
+            specs.append(PriceSpec(pool=place.pool, leg="cost", book=cost_book(place), listing=cost))
+            charge = _charge(settings, place, model, cost)
+            specs.append(charge)
+            specs += [_tier_charge(place, model, tier, charge.listing) for tier in tiers]
     return specs
 
 
 def publish(control: Control, specs: Iterable[PriceSpec], *, now_us: int) -> dict[tuple[str, str], Prices]:
     """Publish `specs` and return the versions in force by (pool, model). Twice publishes nothing new."""
     legs: dict[tuple[str, str], dict[Leg, Price]] = {}
+    tiers: dict[tuple[str, str], dict[str, Price]] = {}
     for spec in specs:
         published = publish_listing(control, spec.listing, book=spec.book, now_us=now_us)
-        legs.setdefault((spec.pool, spec.listing.model), {})[spec.leg] = published.price
-    return {at: Prices(cost=both["cost"], charge=both["charge"]) for at, both in legs.items()}
+        at = spec.pool, spec.listing.model
+        if spec.tier:
+            tiers.setdefault(at, {})[spec.tier] = published.price
+        else:
+            legs.setdefault(at, {})[spec.leg] = published.price
+    return {
+        at: Prices(cost=both["cost"], charge=both["charge"], tiers=tiers.get(at, {}))
+        for at, both in legs.items()
+    }
 
 
 def _cost(settings: Settings, place: Place, model: str) -> Listing:
@@ -100,7 +114,7 @@ def _charge(settings: Settings, place: Place, model: str, cost: Listing) -> Pric
             listing = _declared(model, rate_row(rates), nusd_from_usd(rates.request_usd), source)
             return PriceSpec(pool=place.pool, leg="charge", book=charge.book, listing=listing)
         case CostPlus():
-            book = f"{place.pool} charge"
+            book = charge_book(place)
             return PriceSpec(
                 pool=place.pool, leg="charge", book=book, listing=_marked_up(cost, charge.markup)
             )
@@ -108,9 +122,30 @@ def _charge(settings: Settings, place: Place, model: str, cost: Listing) -> Pric
             assert_never(charge)
 
 
+def _tier_charge(place: Place, model: str, tier: TierPlan, charge: Listing) -> PriceSpec:
+    price = tier.price
+    match price:
+        case PerToken():
+            rate = nusd_from_usd(price.usd_per_mtok)
+            listing = _declared(model, (rate, rate, rate, None, rate, rate, None), 0, price.source)
+        case TierRates():
+            listing = _declared(model, rate_row(price), nusd_from_usd(price.request_usd), price.source)
+        case Multiplier():
+            source = f"{price.factor:.4g} x the pool's charge ({price.source}); {charge.source}"
+            listing = _times(charge, Fraction(str(price.factor)), source)
+        case _:
+            assert_never(price)
+    return PriceSpec(
+        pool=place.pool, leg="charge", book=tier_book(place, tier), listing=listing, tier=tier.name
+    )
+
+
 def _marked_up(cost: Listing, markup: float) -> Listing:
-    """Return `cost` with every rate times (1 + markup), rounded half to even once per rate."""
-    factor = 1 + Fraction(str(markup))
+    return _times(cost, 1 + Fraction(str(markup)), f"cost + {markup:.4g}; {cost.source}")
+
+
+def _times(listing: Listing, factor: Fraction, source: str) -> Listing:
+    """Return `listing` with every rate times `factor`, rounded half to even once per rate."""
 
     def dearer(rate: int | None) -> int | None:
         return None if rate is None else round(rate * factor)
@@ -121,9 +156,9 @@ def _marked_up(cost: Listing, markup: float) -> Listing:
             rates_nusd_per_mtok=tuple(dearer(r) for r in v.rates_nusd_per_mtok),
             request_nusd=round(v.request_nusd * factor),
         )
-        for v in cost.versions
+        for v in listing.versions
     )
-    return msgspec.structs.replace(cost, versions=versions, source=f"cost + {markup:.4g}; {cost.source}")
+    return msgspec.structs.replace(listing, versions=versions, source=source)
 
 
 def rate_row(rates: Rates) -> RateRow:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from wattmill.app.declared.plan import Place, Prices, places
 from wattmill.app.declared.pool_settings import PriceBookCharge
 from wattmill.app.declared.settings import Settings
+from wattmill.app.declared.tier_settings import Multiplier, TierPlan, tier_plans
 from wattmill.ledger.stores.control import Control
 from wattmill.vocab.price import Price
 
@@ -20,14 +21,26 @@ def charge_book(place: Place) -> str:
     return charge.book if isinstance(charge, PriceBookCharge) else f"{place.pool} charge"
 
 
+def tier_book(place: Place, tier: TierPlan) -> str:
+    """Return the book of what a tier pays at a place: one for all places, unless it depends on theirs."""
+    if isinstance(tier.price, Multiplier):
+        return f"{charge_book(place)} for tier {tier.name}"
+    return f"tier {tier.name}"
+
+
 def prices_in_force(
     control: Control, settings: Settings, env: Mapping[str, str], *, now_us: int
 ) -> dict[tuple[str, str], Prices]:
     """Return both legs by (pool, model). Raises `LookupError` where none holds: a defect."""
+    tiers = tier_plans(settings.tiers)
     return {
         (name, model): Prices(
             cost=_in_force(control, cost_book(place), model, now_us),
             charge=_in_force(control, charge_book(place), model, now_us),
+            tiers={
+                name: _in_force(control, tier_book(place, tier), model, now_us)
+                for name, tier in tiers.items()
+            },
         )
         for name, place in places(settings, env).items()
         for model in place.models

@@ -21,6 +21,7 @@ from wattmill.app.declared.problem import Problem
 from wattmill.app.declared.provider_key import absent_key
 from wattmill.app.declared.settings import Settings
 from wattmill.app.declared.settings_errors import Path, dotted, line_of
+from wattmill.app.declared.tier_checks import tier_findings
 from wattmill.ledger.tenancy import CAP_MAX_NUSD
 from wattmill.models.spec import CAPABILITIES
 from wattmill.units import nusd_from_usd, usd_from_nusd
@@ -38,6 +39,7 @@ def problems(settings: Settings, *, file: str, text: str, env: Mapping[str, str]
         found += _pool(settings, name, pool, env)
     found += _tenants(settings)
     found += privacy_findings(settings)
+    found += tier_findings(settings)
     return [
         Problem(
             file=file,
