@@ -12,9 +12,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from wattmill.app.declared.kept_settings import Cache, Idempotency
 from wattmill.app.declared.pool_settings import ModelName, Name, Pool, Privacy, Rates, Usd
 from wattmill.app.declared.privacy_settings import PrivacySettings, Region
 from wattmill.app.declared.tier_settings import AdmissionSettings, TierSettings
+from wattmill.app.kept.spec import KeptLimits
+from wattmill.distribution.resilience import Resilience
 from wattmill.distribution.spec import Limits
 from wattmill.models.spec import ModelCard, TokenizerBound
 
@@ -275,4 +278,10 @@ class Settings(_Section, frozen=True, kw_only=True):
     ] = AdmissionSettings()
     tenants: Annotated[dict[Name, Org], Meta(description="Organisations, by name.")] = {}
     privacy: Annotated[PrivacySettings, Meta(description="What may leave, and where to.")] = PrivacySettings()
+    resilience: Annotated[Resilience, Meta(description="What happens when a place fails or is slow.")] = (
+        Resilience()
+    )
+    cache: Annotated[Cache, Meta(description="Answers that are given again.")] = Cache()
+    idempotency: Annotated[Idempotency, Meta(description="Requests that are made once.")] = Idempotency()
+    kept: Annotated[KeptLimits, Meta(description="How much may be kept.")] = KeptLimits()
     load: Annotated[Load, Meta(description="The scripted workload.")] = Load()

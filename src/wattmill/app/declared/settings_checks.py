@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
+from wattmill.app.declared.kept_checks import kept_findings
 from wattmill.app.declared.pool_settings import (
     EmbeddedPool,
     HttpPool,
@@ -39,6 +40,7 @@ def problems(settings: Settings, *, file: str, text: str, env: Mapping[str, str]
         found += _pool(settings, name, pool, env)
     found += _tenants(settings)
     found += privacy_findings(settings)
+    found += kept_findings(settings)
     found += tier_findings(settings)
     return [
         Problem(
