@@ -35,7 +35,7 @@ class Intent(_Fact, frozen=True, array_like=True, gc=False, tag=1):
     request: int  # seq of the request's first attempt: attempts of one request share it
     attempt: int  # 0, 1, 2 ...
     at_us: int  # wall clock
-    path: tuple[int, ...]  # node ids, organisation first, key last
+    path: tuple[int, ...]  # node ids, organisation first; the key last, or the run or step below it
     pool: str
     model: str  # as asked
     endpoint: str
@@ -55,6 +55,11 @@ class Intent(_Fact, frozen=True, array_like=True, gc=False, tag=1):
     pinned: bool = False  # the client asked for this place by name
     terms: Terms | None = None  # what else the policy was told of the request
     queued_us: int = 0  # how long it waited at the gate before it was routed
+    below: int = 0  # nodes of `path` below the key: agent, run, step
+
+    @property
+    def key(self) -> int:
+        return self.path[-1 - self.below]
 
 
 class Progress(_Fact, frozen=True, array_like=True, gc=False, tag=2):
@@ -103,6 +108,11 @@ class Refused(_Fact, frozen=True, array_like=True, gc=False, tag=4):
     route: Route | None = None  # what it decided, or without candidates what it looked at
     tier: str = ""  # of the request; "" is no tier
     queued_us: int = 0  # how long it had waited at the gate
+    below: int = 0  # nodes of `path` below the key: agent, run, step
+
+    @property
+    def key(self) -> int:
+        return self.path[-1 - self.below] if self.path else 0
 
 
 class Snapshot(_Fact, frozen=True, array_like=True, gc=False, tag=5):
@@ -158,4 +168,29 @@ class Asker(_Fact, frozen=True, array_like=True, gc=False, tag=20):
     caller: bytes  # MessagePack of vocab.caller.Caller
 
 
-Fact = Intent | Progress | End | Refused | Snapshot | MeterWindow | EngineCount | EngineAbort | Asker
+class RunawaySeen(_Fact, frozen=True, array_like=True, gc=False, tag=24):
+    """A request looked like a runaway's, and what was done about it by the declared policy."""
+
+    seq: int  # of the request
+    at_us: int
+    path: tuple[int, ...]
+    kind: str  # agents.runaway.spec.Kind
+    rule: str
+    count: int
+    action: str  # agents.runaway.spec.Action
+    reason: str
+    below: int = 0
+
+
+Fact = (
+    Intent
+    | Progress
+    | End
+    | Refused
+    | Snapshot
+    | MeterWindow
+    | EngineCount
+    | EngineAbort
+    | Asker
+    | RunawaySeen
+)

@@ -66,6 +66,20 @@ CODES: dict[str, Code] = {
     "budget_exceeded": Code(
         429, "insufficient_quota", False, "A cap does not allow the worst case of the request."
     ),
+    # runs
+    "run_required": Code(403, "permission_error", False, "The API key serves nothing outside of a run."),
+    "run_mismatch": Code(
+        400, "invalid_request_error", False, "Header, baggage and base URL name different runs."
+    ),
+    "unknown_run": Code(404, "invalid_request_error", False, "No such run of this API key."),
+    "run_limit": Code(
+        429, "insufficient_quota", False, "A limit of depth, fan-out or number allows no further run."
+    ),
+    "run_paused": Code(
+        429, "insufficient_quota", False, "The run waits for a person to resume it or to top it up."
+    ),
+    "run_ended": Code(410, "invalid_request_error", False, "The run was closed or stopped, or has expired."),
+    "runaway": Code(429, "rate_limit_error", True, "The calls look like a runaway's and are held back."),
     "caps_unavailable": Code(
         503, "server_error", True, "The caps cannot be read; nothing leaves unreserved."
     ),
