@@ -101,7 +101,7 @@ def _compared(
         usage = end.usage
         cached = 0 if usage is None else usage.cached_tok
         written = [
-            intent.path[-1], intent.pool, STATUSES.index(end.status), SOURCES.index(end.usage_source),
+            intent.key, intent.pool, STATUSES.index(end.status), SOURCES.index(end.usage_source),
             end.charge_nusd, end.cost_nusd, end.overrun_nusd,
             0 if usage is None else usage.prompt_tok - cached, cached,
             0 if usage is None else usage.output_tok,

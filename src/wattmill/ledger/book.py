@@ -58,10 +58,11 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, gc=False):
     charge_price: int
     privacy: str
     progress_tok: int = 0  # output that was seen delivered: lower knowledge, if it ends in doubt
+    below: int = 0  # nodes of `path` below the key: agent, run, step
 
     @property
     def key(self) -> int:
-        return self.path[-1]
+        return self.path[-1 - self.below]
 
 
 def opened(intent: Intent) -> Opened:
@@ -83,12 +84,13 @@ def opened(intent: Intent) -> Opened:
         intent.cost_price,
         intent.charge_price,
         intent.privacy,
+        below=intent.below,
     )
 
 
 def end_postings(start: Opened, end: End) -> list[Posting]:
     """Return both legs of one attempt: charge to the tenant, cost to the factory, and its tokens."""
-    key = f"key:{start.path[-1]}"
+    key = f"key:{start.key}"
     pool = start.pool
     lines: list[Posting] = []
     if end.usage is not None:

@@ -188,7 +188,7 @@ class Bookkeeper:
         output = 0 if usage is None else usage.output_tok
         arrived = end.at_us - end.duration_us
         started = end.started_us or start.at_us
-        key = start.path[-1]
+        key = start.key
         what = status or end.status
         db.attempt(
             (
@@ -234,7 +234,7 @@ class Bookkeeper:
 
     def _refused(self, epoch: EpochState, fact: Refused) -> None:
         name = self.db.name
-        key, code = (fact.path[-1] if fact.path else 0), name(fact.code)
+        key, code = fact.key, name(fact.code)
         row = (
             epoch.id,
             fact.seq,

@@ -23,6 +23,7 @@ from wattmill.vocab.fact import (
     MeterWindow,
     Progress,
     Refused,
+    RunawaySeen,
     Snapshot,
 )
 
@@ -47,7 +48,17 @@ class Closed(msgspec.Struct, frozen=True, array_like=True, tag=0):
 
 
 Record = (
-    Intent | Progress | End | Refused | Snapshot | MeterWindow | EngineCount | EngineAbort | Asker | Closed
+    Intent
+    | Progress
+    | End
+    | Refused
+    | Snapshot
+    | MeterWindow
+    | EngineCount
+    | EngineAbort
+    | Asker
+    | RunawaySeen
+    | Closed
 )
 
 encoder = msgspec.msgpack.Encoder()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from wattmill.ledger import epoch as epochs
 from wattmill.ledger.frame import BadHeader
 from wattmill.ledger.tail import Position, Tail
-from wattmill.vocab.fact import End, Intent, Progress, Refused
+from wattmill.vocab.fact import End, Intent, Progress, Refused, RunawaySeen
 
 
 class Told(NamedTuple):
@@ -18,6 +18,7 @@ class Told(NamedTuple):
     ends: list[End]
     progress: dict[int, Progress]  # the last mark of each attempt
     refused: Refused | None
+    runaway: list[RunawaySeen]
 
     def __bool__(self) -> bool:
         return bool(self.intents or self.refused)
@@ -32,7 +33,7 @@ def told(journal: Path, epoch: str, request: int, *, first_segment: int = 0) -> 
         request: the seq in its id.
         first_segment: where to begin, if the books know in which segment it began.
     """
-    found = Told([], [], {}, None)
+    found = Told([], [], {}, None, [])
     folder = journal / epoch
     if not folder.is_dir():
         return found
@@ -53,6 +54,9 @@ def told(journal: Path, epoch: str, request: int, *, first_segment: int = 0) -> 
                 elif isinstance(fact, Progress):
                     if fact.seq in seqs:
                         found.progress[fact.seq] = fact
+                elif isinstance(fact, RunawaySeen):
+                    if fact.seq == request:
+                        found.runaway.append(fact)
                 elif isinstance(fact, Refused) and fact.seq == request:
                     return found._replace(refused=fact)
             if batch.at_end or _is_told(found, batch.position.segment, first_segment):

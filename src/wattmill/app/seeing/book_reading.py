@@ -184,7 +184,7 @@ def _recent(books: Books, reasons: dict[str, str], in_flight: list[tuple[str, In
             id=id,
             attempt=intent.attempt,
             at_us=intent.at_us,
-            key=intent.path[-1],
+            key=intent.key,
             pool=intent.pool,
             model=intent.model,
             status="in flight",

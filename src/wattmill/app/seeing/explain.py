@@ -198,7 +198,7 @@ def _story(
     no = journal.refused
     route = first.route if first is not None else None
     path = _path(journal)
-    key = path[-1] if path else row.key if row else refused.key if refused else 0
+    key = first.key if first else no.key if no else row.key if row else refused.key if refused else 0
     settled = [one.energy_uj for one in tries if one.energy_uj is not None]
     code = no.code if no else refused.code if refused else None
     return Story(
