@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from wattmill.app.declared.settings import Org, Team
 from wattmill.app.identify import Keyring, read_entries
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import ControlError, KeyRecord, NoSuch, Taken
@@ -177,3 +178,32 @@ def test_an_empty_scope_allows_nothing_and_no_scope_allows_all(desk: Desk) -> No
     _, all_ = desk.key("all")
     assert isinstance(a := desk.ask(f"Bearer {none}"), Caller) and a.models == frozenset()
     assert isinstance(b := desk.ask(f"Bearer {all_}"), Caller) and b.models is None
+
+
+def test_a_keys_tier_is_its_own_or_its_teams_or_its_organisations_or_the_factorys(tmp_path: Path) -> None:
+    tenants = {
+        "acme": Org(tier="gold", teams={"search": Team(tier="premium"), "plain": Team()}),
+        "other": Org(teams={"team": Team()}),
+    }
+    with Control(tmp_path / "control.db") as control:
+        acme, other = control.put_org("acme"), control.put_org("other")
+        search, plain = control.put_team(acme, "search"), control.put_team(acme, "plain")
+        for team, name, tier in (
+            (search, "own", "free"),
+            (search, "teams", None),
+            (plain, "orgs", None),
+            (control.put_team(other, "team"), "default", None),
+        ):
+            control.create_key(team, name, tier=tier)
+
+        def tiers(default: str) -> dict[str, str]:
+            entries = read_entries(control, tenants, tier=default).values()
+            return {entry.caller.name.rpartition("/")[2]: entry.caller.tier for entry in entries}
+
+        assert tiers("medium") == {"own": "free", "teams": "premium", "orgs": "gold", "default": "medium"}
+        assert set(tiers("").values()) == {""}  # no tiers are declared
+        key = next(one for one in list(control.keys()) if one.name == "own")
+        assert control.set_tier(key.id, "high") and not control.set_tier(key.id, "high")
+        assert tiers("medium")["own"] == "high"
+        assert control.set_tier(key.id, None)
+        assert tiers("medium")["own"] == "premium"

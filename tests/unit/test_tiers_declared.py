@@ -1,4 +1,4 @@
-"""Tiers as they are declared: presets, prices by tier, and what must hold between tiers, tenants and places."""
+"""Tiers as declared: presets, prices by tier, and what must hold between tiers, tenants and places."""
 
 from __future__ import annotations
 

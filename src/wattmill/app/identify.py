@@ -23,11 +23,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     revoked: bool
 
 
-def read_entries(control: Control, tenants: Mapping[str, Org] = MappingProxyType({})) -> dict[bytes, Entry]:
+def read_entries(
+    control: Control, tenants: Mapping[str, Org] = MappingProxyType({}), *, tier: str = ""
+) -> dict[bytes, Entry]:
     """Return all secrets by their SHA-256, ended ones too (they get an answer of their own). Blocks.
 
     What the declaration says of an organisation or team only makes a key stricter: the most sensitive class
-    holds, and of regions and operators those that all of them allow."""
+    holds, and of regions and operators those that all of them allow. `tier` is that of keys for which neither
+    they themselves nor their team or organisation name one; "" where there are no tiers."""
     keys, credentials = control.credentials()
     by_node = {key.id: key for key in keys}
     above = {key.id: _above(key.full_name, tenants) for key in keys}
@@ -45,6 +48,7 @@ def read_entries(control: Control, tenants: Mapping[str, Org] = MappingProxyType
             residency=allowed_by_all(a.residency for a in above[key.id]),
             operators=allowed_by_all(a.operators for a in above[key.id]),
             expires_us=key.expires_us,
+            tier=_tier(key.tier, above[key.id], tier),
         )
         for key in keys
     }
@@ -111,6 +115,13 @@ def _ended(entry: Entry, wall_us: int) -> Refusal | None:
     if entry.expires_us is not None and wall_us >= entry.expires_us:
         return Refusal(code="expired_key", message=f"key {name!r} has expired; ask its owner for a new one")
     return None
+
+
+def _tier(own: str | None, above: tuple[Org | Team, ...], otherwise: str) -> str:
+    """Return what is said nearest to the key."""
+    if not otherwise:
+        return ""
+    return own or next((one.tier for one in reversed(above) if one.tier), otherwise)
 
 
 def _above(full_name: str, tenants: Mapping[str, Org]) -> tuple[Org | Team, ...]:

@@ -24,6 +24,7 @@ from wattmill.app.declared.declaration import restored
 from wattmill.app.declared.plan import Prices, backends, cards, fleet_pools, route_weights
 from wattmill.app.declared.prices_in_force import prices_in_force
 from wattmill.app.declared.settings import Settings
+from wattmill.app.declared.tier_settings import default_tier
 from wattmill.app.fleet import FleetView
 from wattmill.app.home import Home
 from wattmill.app.identify import Entry, Keyring, read_entries
@@ -71,7 +72,7 @@ def read_declared(home: Home, control: Control, env: Mapping[str, str], *, now_u
         settings,
         prices_in_force(control, settings, env, now_us=now_us),
         read_endpoints(home),
-        read_entries(control, settings.tenants),
+        read_entries(control, settings.tenants, tier=default_tier(settings.tiers, settings.admission)),
     )
 
 

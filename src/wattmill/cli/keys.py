@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from wattmill.app.declared.tenants import declared_tier
 from wattmill.cli.control_door import (
     DEFAULT_HOME,
     HomeOption,
@@ -49,6 +50,7 @@ def create(
     cap: Annotated[
         str, typer.Option(metavar="USD", help="Hard cap on all that the key is charged.")
     ] = "none",
+    tier: Annotated[str | None, typer.Option(help="Its tier. Absent: that of its team.")] = None,
     home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
@@ -64,8 +66,27 @@ def create(
             privacy=privacy,
             expires_us=None if expires_in is None else now_us + span_s(expires_in) * US_PER_S,
             cap_nusd=cap_nusd(cap),
+            tier=declared_tier(control, tier),
         )
     _show_secret(key, secret, json)
+
+
+@keys_app.command("tier")
+def set_tier(
+    key: KeyArgument,
+    tier: Annotated[str, typer.Argument(help='Name of a declared tier, or "team" for that of its team.')],
+    home: HomeOption = DEFAULT_HOME,
+    json: JsonOption = False,
+) -> None:
+    """Give a key a tier of its own. Holds for requests that begin from now on."""
+    with control_at(home) as control:
+        found = find_key(control.keys(), key)
+        own = declared_tier(control, None if tier == "team" else tier)
+        changed = control.set_tier(found.id, own)
+    if json:
+        show_json({"id": found.id, "full_name": found.full_name, "tier": own, "changed": changed})
+        return
+    typer.echo(f"key {found.full_name} has {f'tier {own}' if own else 'the tier of its team'}")
 
 
 @keys_app.command("list")
@@ -92,6 +113,7 @@ def list_keys(
             "places",
             "endpoints",
             "privacy",
+            "tier",
             "cap USD",
             "expires UTC",
         ),
@@ -105,6 +127,7 @@ def list_keys(
                 _scope(key.pools),
                 _scope(key.endpoints),
                 key.privacy,
+                key.tier or "team's",
                 usd_cell(key.cap_nusd, "none"),
                 when_cell(key.expires_us, "never"),
             )

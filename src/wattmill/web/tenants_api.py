@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from wattmill.app.declared.tenants import declared_tier
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import Node, NoSuch
 from wattmill.vocab.caller import PRIVACY_CLASSES
@@ -28,6 +29,7 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     privacy: Literal["public", "internal", "private"] = "internal"
     expires_us: int | None = None
     cap_nusd: int | None = None
+    tier: str | None = None
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,6 +82,7 @@ async def create_key(request: Request) -> Response:
             privacy=asked.privacy,
             expires_us=asked.expires_us,
             cap_nusd=asked.cap_nusd,
+            tier=declared_tier(control, asked.tier),
         )
         return answer({"key": key, "secret": secret}, 201)
 

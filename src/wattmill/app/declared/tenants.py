@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from wattmill.app.declared.declaration import restored
 from wattmill.app.declared.settings import Settings
 from wattmill.ledger.stores.control import Control
-from wattmill.ledger.stores.control_records import NoSuch
+from wattmill.ledger.stores.control_records import ControlError, NoSuch
 from wattmill.units import nusd_from_usd
 
 
@@ -35,6 +36,17 @@ def fresh_key(control: Control, team: str, name: str) -> str:
     except NoSuch:
         return control.create_key(node.id, name)[1]
     return fresh_key(control, team, f"{name}-again")  # revoked by somebody: its node and name are spent
+
+
+def declared_tier(control: Control, tier: str | None) -> str | None:
+    """Return `tier` if it is declared. Raises `ControlError`."""
+    config = control.config()
+    known = restored(config[1]).tiers if config is not None else {}
+    if tier is not None and tier not in known:
+        raise ControlError(
+            f"no tier {tier!r} (known: {', '.join(known) or 'none'}); declare [tiers.{tier}] first"
+        )
+    return tier
 
 
 def _cap(cap_usd: str | None) -> int | None:

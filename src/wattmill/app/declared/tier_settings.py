@@ -207,6 +207,11 @@ def tier_plans(tiers: dict[str, TierSettings]) -> dict[str, TierPlan]:
     return {plan.name: plan for plan in sorted(plans, key=lambda plan: plan.rank)}
 
 
+def default_tier(tiers: dict[str, TierSettings], admission: AdmissionSettings) -> str:
+    """Return the tier of keys that have none: as named, else the lowest; "" where there are no tiers."""
+    return admission.default_tier or next(iter(tier_plans(tiers)), "")
+
+
 def admission_rules(
     tiers: dict[str, TierSettings], admission: AdmissionSettings, *, workers: int
 ) -> AdmissionRules:

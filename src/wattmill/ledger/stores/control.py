@@ -142,6 +142,7 @@ class Control:
         expires_us: int | None = None,
         cap_nusd: int | None = None,
         requires_run: bool = False,
+        tier: str | None = None,
     ) -> tuple[KeyRecord, str]:
         """Make a key and return it with its secret, which is shown here only: the database has its hash.
 
@@ -161,6 +162,7 @@ class Control:
             expires_us=expires_us,
             cap_nusd=cap_nusd,
             requires_run=requires_run,
+            tier=tier,
         )
         with self.writing() as db:
             id, secret = tenants.create_key(db, team, name, draft, self.wall_us())
@@ -173,6 +175,14 @@ class Control:
             secret = tenants.rotate_key(db, id, grace_s, self.wall_us())
             grow(db)
             return _key(db, id), secret
+
+    def set_tier(self, id: int, tier: str | None) -> bool:
+        """Give a key a tier of its own, or with None that of its team. False if it has that already."""
+        with self.writing() as db:
+            changed = tenants.set_tier(db, id, tier)
+            if changed:
+                grow(db)
+            return changed
 
     def revoke_key(self, id: int) -> bool:
         """End a key for good; within 1 s on every worker. False if it was revoked before."""

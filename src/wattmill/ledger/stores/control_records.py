@@ -58,6 +58,7 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     revoked_us: int | None = None
     cap_nusd: int | None = None
     requires_run: bool = False
+    tier: str | None = None  # None: that of its team
 
 
 class Credential(msgspec.Struct, frozen=True):

@@ -30,7 +30,8 @@ CREATE TABLE key (
     privacy TEXT NOT NULL,
     expires_us INTEGER,
     revoked_us INTEGER,
-    requires_run INTEGER NOT NULL DEFAULT 0  -- 1: nothing is served outside of a run
+    requires_run INTEGER NOT NULL DEFAULT 0,  -- 1: nothing is served outside of a run
+    tier TEXT  -- NULL: that of its team
 ) STRICT;
 CREATE TABLE secret (
     sha256 BLOB PRIMARY KEY,
@@ -143,6 +144,7 @@ ALTER TABLE spent RENAME TO old_spent;
 ALTER TABLE recall RENAME TO old_recall;
 DROP INDEX lease_node;
 ALTER TABLE key ADD COLUMN requires_run INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE key ADD COLUMN tier TEXT;
 """
     + _LEASES
     + _SPENDERS

@@ -89,8 +89,8 @@ def create_key(
     _check_scopes(draft, now_us)
     id, _ = put_node(db, team, "key", name, draft.cap_nusd, now_us)
     db.execute(
-        "INSERT INTO key (node, models, pools, endpoints, privacy, expires_us, requires_run) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO key (node, models, pools, endpoints, privacy, expires_us, requires_run, tier) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             id,
             _json(draft.models),
@@ -99,6 +99,7 @@ def create_key(
             draft.privacy,
             draft.expires_us,
             draft.requires_run,
+            draft.tier,
         ),
     )
     return id, _add_secret(db, id, now_us)
@@ -115,6 +116,14 @@ def rotate_key(db: sqlite3.Connection, id: int, grace_s: float, now_us: int) -> 
     return _add_secret(db, id, now_us)
 
 
+def set_tier(db: sqlite3.Connection, id: int, tier: str | None) -> bool:
+    """Give a key a tier of its own, or with None that of its team. False if it has that already."""
+    if _key_row(db, id)[1] is not None:
+        raise ControlError(f"key {full_name(db, id)!r} is revoked; make a new key instead")
+    changed = db.execute("UPDATE key SET tier = ?1 WHERE node = ?2 AND tier IS NOT ?1", (tier, id)).rowcount
+    return changed > 0
+
+
 def revoke_key(db: sqlite3.Connection, id: int, now_us: int) -> bool:
     """End a key for good. False if it was revoked before."""
     if _key_row(db, id)[1] is not None:
@@ -128,7 +137,7 @@ def keys(db: sqlite3.Connection) -> list[KeyRecord]:
     tree = nodes(db)
     prefixes = dict(db.execute("SELECT node, prefix FROM secret WHERE until_us IS NULL"))
     rows = db.execute(
-        "SELECT node, models, pools, endpoints, privacy, expires_us, revoked_us, requires_run FROM key "
+        "SELECT node, models, pools, endpoints, privacy, expires_us, revoked_us, requires_run, tier FROM key "
         "ORDER BY node"
     )
     return [
@@ -147,8 +156,9 @@ def keys(db: sqlite3.Connection) -> list[KeyRecord]:
             revoked_us=revoked_us,
             cap_nusd=tree[id].cap_nusd,
             requires_run=bool(requires_run),
+            tier=tier,
         )
-        for id, models, pools, endpoints, privacy, expires_us, revoked_us, requires_run in rows
+        for id, models, pools, endpoints, privacy, expires_us, revoked_us, requires_run, tier in rows
     ]
 
 
