@@ -81,6 +81,7 @@ def lines(story: Story) -> list[tuple[str, str]]:
         out += _attempt(number, attempt)
     if story.tries:
         out += _totals(story)
+    out += [("runaway" if i == 0 else "", text) for i, text in enumerate(story.runaway)]
     out += [("budget" if i == 0 else "", text) for i, text in enumerate(story.budget)]
     if not story.journal_kept:
         out.append(("note", "the journal of that time is gone (retention): the decision's facts with it"))

@@ -77,6 +77,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     energy_source: str
     budget: tuple[str, ...]  # in words, organisation first
     journal_kept: bool
+    runaway: tuple[str, ...] = ()  # what it looked like, and what was done, in words
 
 
 class UnknownRequest(LookupError):
@@ -233,6 +234,7 @@ def _story(
         energy_source=energy[1] if settled else "",
         budget=tuple(budget.values()),
         journal_kept=bool(journal),
+        runaway=tuple(f"{seen.kind} ({seen.rule}): {seen.reason}; {seen.action}" for seen in journal.runaway),
     )  # fmt: skip
 
 
