@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("wattmill.cli.config", "Check, show or describe the declaration."),
     "status": ("wattmill.cli.status", "Say how the running factory is."),
     "explain": ("wattmill.cli.explain", "Tell the whole story of one request."),
+    "replay": ("wattmill.cli.replay", "Take recorded routing decisions again, or by another policy."),
     "audit": ("wattmill.cli.audit", "Prove that the books balance, or name the rows that do not."),
     "reconcile": ("wattmill.cli.reconcile", "Settle what is in doubt."),
     "backup": ("wattmill.cli.backup", "Copy the books while they are open."),

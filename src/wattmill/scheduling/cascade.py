@@ -182,11 +182,12 @@ def _object_fault(value: dict[str, Any], schema: dict[str, Any], at: str, depth:
     return None
 
 
-def _is(value: Any, name: Any) -> bool:
+def _is(value: object, name: object) -> bool:
     kind = _TYPES.get(name) if isinstance(name, str) else None
     if kind is None:
         return True  # a type that we do not know is not broken
     if isinstance(value, bool):
         return name == "boolean"
-    whole = name == "integer" and isinstance(value, float) and value.is_integer()
-    return whole or isinstance(value, kind)
+    if name == "integer" and isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, kind)

@@ -172,11 +172,24 @@ def weighted(look: Look, places: list[Place]) -> tuple[list[float], None]:
 
 def carbon_g(look: Look, place: Place) -> float | None:
     """Return the expected grams of CO2 of the request at a place, None if nobody knows."""
-    pool = look.fleet.pools[place[2]]
+    return _carbon_g(look.fleet, place[2], look.hints, look.input_tok, look.output_tok)
+
+
+def expected_carbon_g(
+    request: Request, fleet: Fleet, weights: Weights, hints: Hints, pool: str
+) -> float | None:
+    """Return the same of a decision that was taken: `pool` is the name of the place."""
+    at = [p.name for p in fleet.pools].index(pool)
+    input_tok = request.input_bound_tok / weights.bound_tok_per_tok
+    return _carbon_g(fleet, at, hints, input_tok, _output_tok(request, weights, hints)[0])
+
+
+def _carbon_g(fleet: Fleet, at: int, hints: Hints, input_tok: float, output_tok: int) -> float | None:
+    pool = fleet.pools[at]
     if pool.carbon_g_per_kwh is None or pool.energy_j_per_tok is None or pool.energy_j_per_in_tok is None:
         return None
-    computed_tok = look.input_tok - cached_tok(look.hints, place[2], pool, look.input_tok)
-    joules = computed_tok * pool.energy_j_per_in_tok + look.output_tok * pool.energy_j_per_tok
+    computed_tok = input_tok - cached_tok(hints, at, pool, input_tok)
+    joules = computed_tok * pool.energy_j_per_in_tok + output_tok * pool.energy_j_per_tok
     return joules / J_PER_KWH * pool.carbon_g_per_kwh
 
 
