@@ -26,18 +26,16 @@ class Pattern(msgspec.Struct, frozen=True, kw_only=True):
 # --- checks ----------------------------------------------------------------------------------------------
 
 _GROUP_ENDS = frozenset(" -\u00a0\u202f")
+_NO_GAPS = str.maketrans("", "", " -\u00a0\u202f")
 _CARD_DIGITS = range(13, 20)
 _PHONE_DIGITS = range(8, 16)  # E.164 allows 15; below 8 it is some other number
-_DOUBLED = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+_DOUBLED = bytes.maketrans(b"0123456789", b"0246813579")
 
 
 def luhn(digits: str) -> bool:
     """Return whether the last digit of `digits` is the check digit of the others (ISO/IEC 7812-1)."""
-    total = 0
-    for place, char in enumerate(reversed(digits)):
-        digit = ord(char) - 48
-        total += _DOUBLED[digit] if place % 2 else digit
-    return total % 10 == 0
+    data = digits.encode("ascii")[::-1]
+    return (sum(data[::2]) + sum(data[1::2].translate(_DOUBLED)) - 48 * len(data)) % 10 == 0
 
 
 def mod97(iban: str) -> bool:
@@ -49,16 +47,12 @@ def mod97(iban: str) -> bool:
 def card(candidate: str) -> int:
     """Longest start that ends at the end of a group, has 13 to 19 digits and a right check digit: a security
     code written behind the number does not hide it."""
-    digits = ""
-    found = 0
-    for at, char in enumerate(candidate):
-        if char in _GROUP_ENDS:
-            continue
-        digits += char
-        ends = at + 1 == len(candidate) or candidate[at + 1] in _GROUP_ENDS
-        if ends and len(digits) in _CARD_DIGITS and len(set(digits)) > 1 and luhn(digits):
-            found = at + 1
-    return found
+    for length in range(len(candidate), 12, -1):
+        if length == len(candidate) or candidate[length] in _GROUP_ENDS:
+            digits = candidate[:length].translate(_NO_GAPS)
+            if len(digits) in _CARD_DIGITS and luhn(digits) and len(set(digits)) > 1:
+                return length
+    return 0
 
 
 def iban(candidate: str) -> int:

@@ -15,6 +15,7 @@ from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.request import Body
 
 _encoder = msgspec.json.Encoder()
+_SHORTEST = len("a@b.cc")  # that any built-in pattern finds
 
 
 class Examined(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,22 +34,29 @@ def examine(body: Body, raw: bytes | None, rules: Sequence[Rule], scanner: Scann
         raw: the bytes that `body` was read from, if it still is all that they said: without a backslash in
             them nothing is escaped, and one pass over them answers most requests.
     """
-    if raw is not None and scanner.raw_safe and b"\\" not in raw and not scanner.kinds(raw):
-        return Examined(body=body)
+    kinds: list[int] | None = None
+    if raw is not None and scanner.raw_safe and b"\\" not in raw:
+        kinds = scanner.kinds(raw)
+        if not kinds:
+            return Examined(body=body)
     values = values_of(body)
     strings = strings_of(values)
-    kinds = scanner.kinds("\n".join([*body, *strings]).encode("utf-8", "replace"))
-    if not kinds:
-        return Examined(body=body)
-    for name in body:  # a field's name cannot be replaced, and nobody names a field so by accident
-        data = name.encode()
+    names = _names(body)
+    if kinds is None:
+        kinds = scanner.kinds("\n".join([names, *strings]).encode())
+        if not kinds:
+            return Examined(body=body)
+    if scanner.kinds(names.encode()):
+        # The name of a field or a model cannot be replaced, and nobody chooses such a one by accident.
         for kind in kinds:
-            if scanner.spans(kind, data):
-                return _refusal(rules[kind], 1, "the name of a field")
+            if scanner.spans(kind, names.encode()):
+                return _refusal(rules[kind], 1, "the name of a field or model")
     counts = dict.fromkeys(kinds, 0)
     found: dict[str, list[Span]] = {}
     for text in dict.fromkeys(strings):
-        data = text.encode("utf-8", "replace")
+        if len(text) < _SHORTEST and scanner.raw_safe:
+            continue
+        data = text.encode()
         for kind in kinds:
             spans = scanner.spans(kind, data)
             counts[kind] += len(spans)
@@ -69,6 +77,15 @@ def examine(body: Body, raw: bytes | None, rules: Sequence[Rule], scanner: Scann
     new = changed(values, lambda text: redaction.apply(text, found[text]) if text in found else text)
     rendered = {k: msgspec.Raw(_encoder.encode(new[k])) for k in new if new[k] != values[k]}
     return Examined(body={**body, **rendered}, privacy=privacy, redaction=redaction, evidence=evidence)
+
+
+def _names(body: Body) -> str:
+    """Return what stands outside the strings that `strings_of` sees: names of fields, and of the model."""
+    try:
+        model = msgspec.json.decode(body["model"], type=str) if "model" in body else ""
+    except msgspec.MsgspecError:
+        model = bytes(body["model"]).decode()
+    return "\n".join([*body, model])
 
 
 def _refusal(rule: Rule, matches: int, where: str) -> Refusal:
