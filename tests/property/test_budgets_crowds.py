@@ -47,7 +47,7 @@ async def crowd(purse: Allotments, path: tuple[int, ...], requests: int, seed: i
         nonlocal charged
         grant = purse.reserve(path, WORST) or await purse.lease(path, WORST, WORST)
         if isinstance(grant, Refusal):
-            assert grant.code == "budget_exceeded"
+            assert grant.code in ("budget_exceeded", "limit_reached")
             return
         await asyncio.sleep(0.002 * rng.random())
         charge = WORST if full else rng.randint(0, WORST)
@@ -138,7 +138,7 @@ def test_a_worker_that_dies_takes_its_lease_along_until_its_journal_was_read(tmp
             heir = Allotments(control, "bbbbbbbbbbbb", patience_s=0.05, retry_s=0.01)
             assert await crowd(heir, nodes, 100, 1, full=True) <= 20 * WORST
             refused = await heir.lease(nodes, WORST, WORST)
-            assert isinstance(refused, Refusal) and refused.code == "budget_exceeded"
+            assert isinstance(refused, Refusal) and refused.code == "limit_reached", "it may still come back"
             # Recovery finds that 12 of the 30 were used; 18 come back.
             used = dict.fromkeys(nodes, 12 * WORST)
             assert control.close_epoch("aaaaaaaaaaaa", used) and not control.close_epoch("aaaaaaaaaaaa", used)

@@ -248,7 +248,7 @@ class Worker:
             "connections": len(self._server.connections),
             "rss_mb": None if rss is None else rss / 1e6,
             "cpu_s": process_cpu_s(pid),
-            "nodes": sorted(self._purse.reserved()),
+            "nodes": self._purse.nodes(),
             "generation": self._declared.generation,
             "backlog_records": self._backlog.records,
             "fleet": [

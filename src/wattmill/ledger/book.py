@@ -21,12 +21,15 @@ from typing import NamedTuple
 import msgspec
 
 from wattmill.vocab.fact import End, Intent, MeterWindow
+from wattmill.vocab.request import Terms
 from wattmill.vocab.usage import TOKEN_CLASSES, Usage
 
 MONEY = "nusd"
 ENERGY = "uj"
 TOKENS = tuple(f"tok:{name}" for name in TOKEN_CLASSES)
 COMMODITIES = (MONEY, ENERGY, *TOKENS)
+
+_NO_TERMS = Terms()
 
 MAX_LINES = 60
 """Postings of one transaction; longer ones are split into several that each balance."""
@@ -59,6 +62,10 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, gc=False):
     privacy: str
     progress_tok: int = 0  # output that was seen delivered: lower knowledge, if it ends in doubt
     below: int = 0  # nodes of `path` below the key: agent, run, step
+    tier: str = ""
+    queued_us: int = 0
+    promise_ttft_s: float | None = None
+    promise_tok_per_s: float | None = None
 
     @property
     def key(self) -> int:
@@ -67,6 +74,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 def opened(intent: Intent) -> Opened:
     """Return what the books keep of `intent`; the decision's facts stay in the journal."""
+    terms = intent.terms or _NO_TERMS
     return Opened(
         intent.seq,
         intent.request,
@@ -85,6 +93,10 @@ def opened(intent: Intent) -> Opened:
         intent.charge_price,
         intent.privacy,
         below=intent.below,
+        tier=terms.tier,
+        queued_us=intent.queued_us,
+        promise_ttft_s=terms.promise_ttft_s,
+        promise_tok_per_s=terms.promise_tok_per_s,
     )
 
 

@@ -25,9 +25,11 @@ from wattmill.ledger.book import (
 from wattmill.ledger.epoch import Who
 from wattmill.ledger.frame import Damage, encoder
 from wattmill.ledger.in_doubt import Settlement
+from wattmill.ledger.promise import NO_PLACE, kept
 from wattmill.ledger.rating import Unpriced, rate
 from wattmill.ledger.stores.sqlite import LedgerDb
 from wattmill.ledger.stores.sqlite_schema import NO_GOOD_END, SOURCES, STATUSES
+from wattmill.ledger.stores.sqlite_tiers import tiers_of
 from wattmill.ledger.tail import Found, Position
 from wattmill.vocab.fact import End, EngineAbort, EngineCount, Intent, MeterWindow, Progress, Refused
 from wattmill.vocab.price import Price
@@ -211,8 +213,34 @@ class Bookkeeper:
                 end.duration_us,
             ),
         )  # fmt: skip
+        if start.tier:
+            self._tier(tx, start, end)
         first = None if ttft is None else arrived + ttft
         self.works.append(Work(tx, key, start.pool, start.model, started, first, end.at_us, prefill, output))
+
+    def _tier(self, attempt: int, start: Opened, end: End) -> None:
+        db, found = self.db, kept(start, end)
+        tier = db.name(start.tier)
+        first = int(start.attempt == 0)
+        db.tiers.attempt(attempt, tier, start.queued_us)
+        db.tiers.add(
+            end.at_us,
+            tier,
+            (
+                ("requests", first),
+                ("kept", int(found.whole is True)),
+                ("left", int(found.whole is None)),
+                ("ttft_n", int(found.ttft is not None)),
+                ("ttft_kept", int(found.ttft is True)),
+                ("speed_n", int(found.speed is not None)),
+                ("speed_kept", int(found.speed is True)),
+                ("queued_n", int(bool(first and start.queued_us))),
+                ("queued_us", first * start.queued_us),
+                ("output_tok", 0 if end.usage is None else end.usage.output_tok),
+                ("charge_nusd", end.charge_nusd),
+                ("cost_nusd", end.cost_nusd),
+            ),
+        )
 
     def _end_without_open(self, epoch: EpochState, end: End) -> None:
         self.db.flush()
@@ -246,6 +274,9 @@ class Bookkeeper:
             fact.message,
         )
         self.db.refused(row, fact.at_us, key, code)
+        if fact.tier and fact.code in NO_PLACE:
+            sums = (("refused", 1), ("queued_n", int(fact.queued_us > 0)), ("queued_us", fact.queued_us))
+            self.db.tiers.add(fact.at_us, name(fact.tier), sums)
 
     def _hold(self, epoch: EpochState, fact: Held) -> None:
         self.db.begin()
@@ -371,6 +402,10 @@ class Bookkeeper:
             int(now == "aborted") - int(was == "aborted"),
         )
         db.roll_up(ended_us, key, pool, model, **delta, errors=failed, aborted=aborted)
+        if (tiered := tiers_of(db.db, [attempt]).get(attempt)) is not None:
+            output = sum(delta.get(name, 0) for name in ("tok_output", "tok_reasoning", "tok_audio_output"))
+            money = [(name, delta.get(name, 0)) for name in ("charge_nusd", "cost_nusd")]
+            db.tiers.add(ended_us, db.name(tiered[0]), [("output_tok", output), *money])
         cached = 0 if usage is None else usage.cached_tok
         db.db.execute(
             "UPDATE attempt SET status=?, source=?, prefill_tok=?, cached_tok=?, output_tok=?, "

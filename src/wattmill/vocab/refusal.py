@@ -80,6 +80,18 @@ CODES: dict[str, Code] = {
     ),
     "run_ended": Code(410, "invalid_request_error", False, "The run was closed or stopped, or has expired."),
     "runaway": Code(429, "rate_limit_error", True, "The calls look like a runaway's and are held back."),
+    "limit_reached": Code(
+        429,
+        "rate_limit_error",
+        True,
+        "A limit does not allow the request now: its period begins anew later, or requests in flight end.",
+    ),
+    "no_ceiling": Code(
+        503,
+        "server_error",
+        False,
+        "A limit of joules or grams holds, and the place declares no ceiling per token.",
+    ),
     "caps_unavailable": Code(
         503, "server_error", True, "The caps cannot be read; nothing leaves unreserved."
     ),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wattmill.ledger.book import Posting, imbalance
 from wattmill.ledger.stores.sqlite_schema import FORMAT_VERSION, LINE_BITS, MEASURES, REFUSED_KEPT, SCHEMA
+from wattmill.ledger.stores.sqlite_tiers import TIER_SCHEMA, TierRows
 
 ZEROS = (0,) * len(MEASURES)
 INDEX = {name: i for i, name in enumerate(MEASURES)}
@@ -61,6 +62,7 @@ class LedgerDb:
         self.db.execute("PRAGMA wal_autocheckpoint = 4000")
         if self.db.execute("PRAGMA user_version").fetchone()[0] == 0:
             self.db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT_VERSION}; COMMIT;")
+        self.db.executescript(f"BEGIN; {TIER_SCHEMA} COMMIT;")
         self._load()
 
     def _load(self) -> None:
@@ -90,6 +92,7 @@ class LedgerDb:
         self._energy: dict[int, int] = {}
         self._refused: list[tuple[object, ...]] = []
         self._refused_counts: dict[tuple[int, int, int], int] = {}
+        self.tiers = TierRows()
 
     # -- names -------------------------------------------------------------------------------------------
 
@@ -228,6 +231,7 @@ class LedgerDb:
         db.executemany(
             _UPSERT.format(step="hour"), [(*bucket, *row) for bucket, row in _hours(self._rollup).items()]
         )
+        self.tiers.flush(db)
         if self._refused:
             db.executemany(
                 "INSERT INTO refused (epoch, seq, at_us, key, code, model, endpoint, message) VALUES "
