@@ -6,6 +6,7 @@ was never produced:
 
     A ENGINE_ID TAG PROMPT_TOK WANTED_TOK STREAM POOL AT_US      a request arrived
     T ENGINE_ID INDEX AT_US                                      token INDEX (from 0) is about to be sent
+    F ENGINE_ID FAULT AT_US                                      a fault that was asked for happens now
     E ENGINE_ID done|left|cut AT_US                              it ended; left: the caller closed the
                                                                  connection; cut: broken off on purpose
 
@@ -13,7 +14,14 @@ TAG is the field `user` of the body: what the client calls its request. ENGINE_I
 and is the `id` of the answer. Prompt tokens are the bytes of the JSON of `messages` over 4, rounded up.
 Behaviour can be asked for in the body: `mock_delay_ms`, and `mock_fault`: "reset_0" (no byte), "reset_1"
 (after one token), "reset_half", "garbage" (malformed SSE in the middle), "no_usage", "hang" (no byte,
-ever).
+ever). `mock_faults` is the same by engine: {"a": "reset_half", "c": "status_503"}. With it there are also
+"status_N" (an error answer), "silent_0", "silent_1", "silent_half" (nothing more comes, the connection
+stays), "garbage_0", "garbage_1", "garbage_half", and "slow" (the first token comes `mock_slow_ms` late).
+Of an answer that is not streamed, 1 is its first byte and half is the middle of its bytes.
+
+A conversation that ends with words of the assistant is continued: after "t0 t1 " comes "t2 ", and prompt
+tokens count these words too. What continuous counts an engine gives with each chunk is asked for as vLLM
+(`continuous_usage_stats`) and llama.cpp (`timings_per_token`) are asked; `/metrics` says what is running.
 """
 
 from __future__ import annotations
@@ -30,7 +38,17 @@ import httptools
 import msgspec
 import uvloop
 
-from mock_upstream import DONE, END, JSON_HEAD, SSE_HEAD, StreamOptions, framed
+from mock_upstream import DONE, END, JSON_HEAD, SSE_HEAD, framed
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False
+
+
+class Message(msgspec.Struct):
+    role: str = ""
+    content: Any = None
 
 
 class Ask(msgspec.Struct):
@@ -43,6 +61,19 @@ class Ask(msgspec.Struct):
     user: str = "-"
     mock_delay_ms: float | None = None
     mock_fault: str = ""
+    mock_faults: dict[str, str] = {}
+    mock_slow_ms: float = 200.0
+    timings_per_token: bool = False
+
+    def fault(self, pool: str) -> str:
+        return self.mock_faults.get(pool, self.mock_fault)
+
+    def said_already(self) -> int:
+        """Return how many tokens of its answer the conversation already ends with."""
+        if b'"assistant"' not in bytes(self.messages):
+            return 0
+        last = msgspec.json.decode(self.messages, type=list[Message])[-1]
+        return len(str(last.content).split()) if last.role == "assistant" else 0
 
 
 class Log:
@@ -51,6 +82,7 @@ class Log:
     def __init__(self, path: str, pool: str) -> None:
         self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self.pool = pool
+        self.running: set[asyncio.Task[None]] = set()
         self.boot = secrets.token_hex(4)
         self.serial = 0
 
@@ -116,12 +148,17 @@ class Connection(asyncio.Protocol):
         if path in (b"/v1/chat/completions", b"/v1/completions"):
             ask = msgspec.json.decode(body, type=Ask)
             self.task = asyncio.get_running_loop().create_task(self.serve(ask, chat=b"chat" in path))
+            self.log.running.add(self.task)
+            self.task.add_done_callback(self.log.running.discard)
             return
-        answer = (
-            b'{"object":"list","data":[{"id":"scripted","object":"model","created":1,"owned_by":"chaos"}]}'
-            if path == b"/v1/models"
-            else b'{"status":"ok"}'
-        )
+        if path == b"/v1/models":
+            model = b'{"id":"scripted","object":"model","created":1,"owned_by":"chaos"}'
+            answer = b'{"object":"list","data":[%b]}' % model
+        elif path == b"/metrics":
+            running = len(self.log.running)
+            answer = b"llamacpp:requests_processing %d\nvllm:num_requests_running %d\n" % (running, running)
+        else:
+            answer = b'{"status":"ok"}'
         self.transport.write(JSON_HEAD % len(answer) + answer)
 
     async def serve(self, ask: Ask, *, chat: bool) -> None:
@@ -129,54 +166,83 @@ class Connection(asyncio.Protocol):
         limit = ask.max_completion_tokens if ask.max_completion_tokens is not None else ask.max_tokens
         wanted = self.tokens if limit is None else min(limit, self.tokens)
         self.engine_id = self.log.arrived(ask, prompt, wanted)
-        if ask.mock_fault == "hang":
+        fault = ask.fault(self.log.pool)
+        if fault and fault != "no_usage":
+            self.log.line(f"F {self.engine_id} {fault}")
+        if fault in ("hang", "silent_0"):
             await asyncio.Event().wait()
-        if ask.mock_fault == "reset_0":
+        if fault == "reset_0":
             self.cut()
             return
+        if fault.startswith("status_"):
+            status = int(fault[7:])
+            body = b'{"error":{"message":"scripted","type":"server_error"}}'
+            self.log.line(f"E {self.engine_id} cut")
+            head = b"HTTP/1.1 %d Scripted\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            self.transport.write(head % (status, len(body)) + body)
+            return
+        if fault == "slow":
+            await asyncio.sleep(ask.mock_slow_ms / 1000)
         if ask.stream:
-            await self.stream(ask, prompt=prompt, wanted=wanted, chat=chat)
+            await self.stream(ask, fault, prompt=prompt, wanted=wanted, chat=chat)
         else:
-            await self.answer(ask, prompt=prompt, wanted=wanted, chat=chat)
+            await self.answer(ask, fault, prompt=prompt, wanted=wanted, chat=chat)
 
     def delay_of(self, ask: Ask) -> float:
         return self.delay_s if ask.mock_delay_ms is None else ask.mock_delay_ms / 1000
 
     def usage(self, ask: Ask, prompt: int, output: int) -> bytes:
-        if ask.mock_fault == "no_usage":
+        if ask.fault(self.log.pool) == "no_usage":
             return b"null"
         return (
             b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,"prompt_tokens_details":{"cached_tokens":0}}'
             % (prompt, output, prompt + output)
         )
 
-    async def stream(self, ask: Ask, *, prompt: int, wanted: int, chat: bool) -> None:
+    async def stream(self, ask: Ask, fault: str, *, prompt: int, wanted: int, chat: bool) -> None:
         kind = b"chat.completion.chunk" if chat else b"text_completion"
         head = b'data: {"id":"%s","object":"%s","created":1,"model":"scripted","choices":[' % (
             self.engine_id.encode(),
             kind,
         )
-        breaks_at = {"reset_1": 1, "reset_half": wanted // 2, "garbage": wanted // 2}.get(ask.mock_fault, -1)
+        what, _, where = fault.partition("_")
+        breaks_at = {"0": 0, "1": 1, "half": wanted // 2}.get(where, -1)
+        if fault == "garbage":
+            breaks_at = wanted // 2
+        first = ask.said_already()
+        counted = ask.stream_options is not None and ask.stream_options.continuous_usage_stats
         self.transport.write(SSE_HEAD)
         for index in range(wanted):
             if index == breaks_at:
-                if ask.mock_fault == "garbage":
+                if what == "garbage":
                     self.transport.write(framed(b'data: {"id": nonsense\n\n'))
+                if what == "silent":
+                    await asyncio.Event().wait()
                 self.cut()
                 return
             await asyncio.sleep(self.delay_of(ask))
             await self.may_write.wait()
             self.log.line(f"T {self.engine_id} {index}")
-            text = b'"delta":{"content":"t%d "}' % index if chat else b'"text":"t%d "' % index
+            n = first + index
+            text = b'"delta":{"content":"t%d "}' % n if chat else b'"text":"t%d "' % n
             reason = b'"stop"' if index == wanted - 1 else b"null"
-            self.transport.write(framed(head + b'{"index":0,%s,"finish_reason":%s}]}\n\n' % (text, reason)))
+            counts = b""
+            if counted:
+                counts = b',"usage":%s' % self.usage(ask, prompt, index + 1)
+            if ask.timings_per_token:
+                counts += (
+                    b',"timings":{"prompt_n":%d,"cache_n":0,"predicted_n":%d,"prompt_ms":1.0,"predicted_ms":1.0}'
+                    % (prompt, index + 1)
+                )
+            chunk = b'{"index":0,%s,"finish_reason":%s}]%s}\n\n' % (text, reason, counts)
+            self.transport.write(framed(head + chunk))
         tail = DONE + END
         if ask.stream_options is not None and ask.stream_options.include_usage:
             tail = framed(head + b'],"usage":%s}\n\n' % self.usage(ask, prompt, wanted)) + tail
         self.log.line(f"E {self.engine_id} done")
         self.transport.write(tail)
 
-    async def answer(self, ask: Ask, *, prompt: int, wanted: int, chat: bool) -> None:
+    async def answer(self, ask: Ask, fault: str, *, prompt: int, wanted: int, chat: bool) -> None:
         words: list[str] = []
         for index in range(wanted):
             await asyncio.sleep(self.delay_of(ask))
@@ -195,6 +261,21 @@ class Connection(asyncio.Protocol):
                 "usage": msgspec.Raw(self.usage(ask, prompt, wanted)),
             }
         )
+        what, _, where = fault.partition("_")
+        if what in ("reset", "silent", "garbage") and where:
+            at = {"0": 0, "1": 1, "half": len(answer) // 2}[where]
+            if what == "garbage":
+                answer = answer[:at] + b"\x00nonsense" + answer[at:]
+            self.transport.write(JSON_HEAD % len(answer) + (answer if what == "garbage" else answer[:at]))
+            if what == "silent":
+                await asyncio.Event().wait()
+            if what == "reset":
+                # Bytes that are still in the buffer would die with it: let them leave first.
+                await asyncio.sleep(0.002)
+                self.cut()
+            else:
+                self.log.line(f"E {self.engine_id} cut")
+            return
         self.log.line(f"E {self.engine_id} done")
         self.transport.write(JSON_HEAD % len(answer) + answer)
 
