@@ -153,6 +153,7 @@ class Rig:
         self.server: Server
         self.port = 0
         self.tls: ssl.SSLContext | None = None
+        self.more: dict[str, Any] = {}  # services beside the plain ones: gates, side doors
         self.logged: list[BaseException] = []
         self.clients: list[Client] = []
 
@@ -207,6 +208,7 @@ class Rig:
             clock=self.clock,
             limits=self.limits,
             default_output_tok=100,
+            **self.more,
         )
 
     async def start(self) -> None:

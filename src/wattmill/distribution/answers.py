@@ -27,8 +27,16 @@ def usd(nusd: int) -> bytes:
 
 
 def json_head(request_id: str, status: int = 200) -> bytes:
-    start = _OK_JSON if status == 200 else _STATUS[status] + b"content-type: application/json\r\n"
-    return b"%bx-request-id: %b\r\n" % (start, request_id.encode())
+    return plain_head(request_id, status, b"application/json")
+
+
+def plain_head(request_id: str, status: int, content_type: bytes) -> bytes:
+    """Return the head of an answer that comes from no engine."""
+    return b"%bcontent-type: %b\r\nx-request-id: %b\r\n" % (
+        _STATUS[status],
+        content_type,
+        request_id.encode(),
+    )
 
 
 def routed_head(request_id: str, *, stream: bool, pool: str, expected_nusd: int) -> bytes:

@@ -6,10 +6,12 @@ one answer. `Whole`: one answer in, one answer out.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt, EngineSays
+from wattmill.distribution.gate import Tap
 from wattmill.distribution.sse import EventTooLongError, Splitter
 from wattmill.models.engines.assemble import Assembler
 from wattmill.models.engines.tally import Reading, Tally, read_answer
@@ -148,6 +150,8 @@ class Passing(_Streamed):
         return self._begun
 
     def show(self, events: list[bytes]) -> None:
+        if self.exchange.taps:
+            events = _through(self.exchange.taps, events)
         if not events:
             return
         conn = self.exchange.conn
@@ -174,6 +178,8 @@ class Passing(_Streamed):
 
     def close(self, events: list[bytes], usage: Usage | None) -> None:
         conn = self.exchange.conn
+        if self.exchange.taps:
+            events = _drained(self.exchange.taps, events, complete=True)
         if not self._begun:
             self._held += events
             events = []
@@ -184,7 +190,10 @@ class Passing(_Streamed):
 
     def break_off(self, refusal: Refusal) -> None:
         conn = self.exchange.conn
-        conn.end(conn.framed(answers.error_event(refusal, self.exchange.id)))
+        last = [answers.error_event(refusal, self.exchange.id)]
+        if self.exchange.taps:
+            last = _drained(self.exchange.taps, [], complete=False) + last
+        conn.end(b"".join([conn.framed(event) for event in last]))
 
 
 class Assembling(_Streamed):
@@ -211,9 +220,10 @@ class Assembling(_Streamed):
         head = answers.routed_head(
             exchange.id, stream=False, pool=self.pool, expected_nusd=exchange.expected_nusd
         )
-        exchange.conn.answer(
-            head + answers.charge_lines(self.charge_nusd, usage, self.energy_j), self._assembler.answer()
-        )
+        body = self._assembler.answer()
+        for tap in exchange.taps:
+            body = tap.whole(body)
+        exchange.conn.answer(head + answers.charge_lines(self.charge_nusd, usage, self.energy_j), body)
 
     def break_off(self, refusal: Refusal) -> None:
         raise AssertionError("nothing was shown")
@@ -246,7 +256,10 @@ class Whole(Attempt):
             conn.send(conn.framed(data))
             return
         self._parts.append(data)
-        if self._bytes > self.exchange.services.limits.answer_buffer_bytes:
+        if self.exchange.taps:  # they want all of it at once
+            if self._bytes > _MAX_WHOLE_BYTES:
+                self.malformed(f"an answer of more than {_MAX_WHOLE_BYTES} bytes cannot be looked at")
+        elif self._bytes > self.exchange.services.limits.answer_buffer_bytes:
             self._begin()
 
     def _begin(self) -> None:
@@ -280,6 +293,8 @@ class Whole(Attempt):
         head = answers.routed_head(
             exchange.id, stream=False, pool=self.pool, expected_nusd=exchange.expected_nusd
         )
+        for tap in exchange.taps:
+            body = tap.whole(body)
         exchange.conn.answer(
             head + answers.charge_lines(self.charge_nusd, reading.usage, self.energy_j), body
         )
@@ -294,6 +309,21 @@ class Whole(Attempt):
 
     def break_off(self, refusal: Refusal) -> None:
         self.exchange.conn.break_off()  # half of a JSON text cannot be ended well
+
+
+def _through(taps: Sequence[Tap], events: list[bytes]) -> list[bytes]:
+    for tap in taps:
+        events = [out for event in events if (out := tap.event(event))]
+    return events
+
+
+def _drained(taps: Sequence[Tap], events: list[bytes], *, complete: bool) -> list[bytes]:
+    """The last events, and what each tap has kept back; what one gives, the next one sees."""
+    for tap in taps:
+        events = [out for event in events if (out := tap.event(event))]
+        if rest := tap.ended(complete):
+            events.append(rest)
+    return events
 
 
 def _usage_of_ends(attempt: Whole, head: bytes, tail: bytes) -> Reading:

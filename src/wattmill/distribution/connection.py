@@ -301,6 +301,8 @@ class Connection(asyncio.Protocol):
                 refusal = Refusal(code="bad_http", message="the request target must be a path")
             else:
                 request.path = path
+                if b"?" in self._target:
+                    request.query = self._target.partition(b"?")[2].partition(b"#")[0]
         if refusal is not None:
             request.refusal = refusal
             raise _StopReading

@@ -15,6 +15,7 @@ import msgspec
 from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt
 from wattmill.distribution.attempt_forms import Assembling, Passing, Whole
+from wattmill.distribution.gate import Tap
 from wattmill.distribution.http import HttpRequest
 from wattmill.distribution.spec import Backend, BackendModel
 from wattmill.distribution.wire import Draft, parse
@@ -40,6 +41,7 @@ class Exchange:
     """Implements `server.Client`. `over` is final: what comes later changes nothing."""
 
     __slots__ = (
+        "_gate",
         "_lease",
         "_next",
         "ask",
@@ -59,6 +61,7 @@ class Exchange:
         "seq",
         "services",
         "slow",
+        "taps",
         "upstreams",
     )
 
@@ -81,6 +84,8 @@ class Exchange:
         self.failure: Refusal | None = None  # of the last candidate
         self.over = False
         self.slow = False
+        self.taps: list[Tap] | tuple[()] = ()  # what the answer passes on its way out, in this order
+        self._gate = 0  # how many gates were entered
         self._next = 0
         self._lease: asyncio.Task[None] | None = None
         gateway.in_flight += 1
@@ -99,15 +104,43 @@ class Exchange:
 
     def _begin(self) -> None:
         refusal = self._understand()
-        if refusal is None:
-            route = self.services.route(self.ask, self.caller)  # type: ignore[arg-type]
-            if isinstance(route, Refusal):
-                refusal = route
-            else:
-                self.route = route
-                self._try_next()
         if refusal is not None:
             self.refuse(refusal)
+        else:
+            self._pass_gates()
+
+    def _pass_gates(self) -> None:
+        gates = self.services.gates
+        while self._gate < len(gates):
+            gate = gates[self._gate]
+            self._gate += 1
+            told = gate.enter(self)
+            if told is None:
+                continue
+            if isinstance(told, Refusal):
+                self.refuse(told)
+            return
+        route = self.services.route(self.ask, self.caller)  # type: ignore[arg-type]
+        if isinstance(route, Refusal):
+            self.refuse(route)
+        else:
+            self.route = route
+            self._try_next()
+
+    def go_on(self, refusal: Refusal | None = None) -> None:
+        """A gate that kept this request waiting lets it pass, or refuses it."""
+        if not self.over:
+            self.guarded(self._pass_gates) if refusal is None else self.guarded(self.refuse, refusal)
+
+    def answer_with(self, head: bytes, body: bytes) -> None:
+        """A gate answers by itself: no engine is asked. `head`: status line and headers with line ends."""
+        if not self.over:
+            self.finished("", "2xx")
+            self.conn.answer(head, body)
+
+    def tap(self, tap: Tap) -> None:
+        """Let the answer pass through `tap`, after those that are there."""
+        self.taps = [*self.taps, tap]
 
     def _understand(self) -> Refusal | None:
         """Fill caller, draft and ask; or say why not."""
@@ -347,7 +380,14 @@ class Exchange:
         self.attempt = None
         gateway = self.gateway
         gateway.in_flight -= 1
+        if self._gate:
+            self._leave_gates()
         gateway.metrics.answered(self.endpoint, pool, status)
+
+    def _leave_gates(self) -> None:
+        entered, self._gate = self._gate, 0
+        for gate in reversed(self.services.gates[:entered]):
+            gate.left(self)
 
     # ---- server.Client
 

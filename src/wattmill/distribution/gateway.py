@@ -12,10 +12,12 @@ from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt
 from wattmill.distribution.backend_state import BackendState
 from wattmill.distribution.exchange import Exchange
+from wattmill.distribution.gate import Gate
 from wattmill.distribution.http import HttpRequest
 from wattmill.distribution.linger import LingerWatch
 from wattmill.distribution.metrics import Metrics
 from wattmill.distribution.server import SWEEP_S
+from wattmill.distribution.side_door import SideDoor, SideExchange
 from wattmill.distribution.spec import Backend, Limits
 from wattmill.distribution.upstream import Upstream
 from wattmill.models.spec import TokenizerBound
@@ -68,6 +70,8 @@ class Services:
     limits: Limits
     default_output_tok: int = 1024  # reserved where a client does not limit its answer
     bound_tok_per_tok: float = 4.0  # how far the bound of a prompt, in bytes, lies above its tokens
+    gates: tuple[Gate, ...] = ()  # what a request passes before it is routed, in this order
+    side_doors: Mapping[bytes, SideDoor] = dataclasses.field(default_factory=dict)  # by b"/v1/name"
 
 
 class Gateway:
@@ -138,6 +142,11 @@ class Gateway:
 
     def _other(self, request: HttpRequest, endpoint: Endpoint | None) -> None:
         path, method = request.path, request.method
+        if endpoint is None and self.services.side_doors and method != b"OPTIONS":
+            door = self.services.side_doors.get(b"/".join(path.split(b"/", 3)[:3]))
+            if door is not None:
+                SideExchange(self, request, door)
+                return
         allow = _POST_ONLY if endpoint is not None else _GET_ONLY if _is_get(path) else None
         if method == b"OPTIONS" and (allow is not None or path == b"*"):
             head = b"HTTP/1.1 200 OK\r\nallow: %b\r\nx-request-id: %b\r\n"

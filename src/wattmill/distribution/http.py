@@ -49,6 +49,7 @@ class HttpRequest:
         "http10",
         "method",
         "path",
+        "query",
         "refusal",
         "want_continue",
     )
@@ -58,6 +59,7 @@ class HttpRequest:
         self.arrived_s = arrived_s  # of its first byte
         self.method = b"GET"
         self.path = b""
+        self.query = b""
         self.headers: dict[bytes, bytes] = {}  # the wanted ones, by lower-case name
         self.body = b""
         self.http10 = False

@@ -1,0 +1,51 @@
+"""What a request passes between being understood and being routed, and what its answer passes on the way out.
+
+Gates and taps are how budgets of runs, privacy, idempotency, caching and admission take part in a request
+without the exchange knowing any of them. `app/` makes them and hands them in by `Services.gates`, in order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Protocol
+
+from wattmill.vocab.refusal import Refusal
+
+if TYPE_CHECKING:
+    from wattmill.distribution.exchange import Exchange
+
+
+class Waiting:
+    """The gate has taken the request over: it calls `Exchange.go_on` or `Exchange.answer_with` later."""
+
+    __slots__ = ()
+
+
+WAIT: Final = Waiting()
+
+
+class Gate(Protocol):
+    """One thing that every inference request passes, once. Called on the event loop; must not block."""
+
+    def enter(self, x: Exchange) -> Refusal | Waiting | None:
+        """Let `x` pass (None), refuse it, or keep it waiting.
+
+        `x.caller`, `x.draft` and `x.ask` are set. A gate may replace `x.ask` (its class may rise, its limit
+        may fall), give `x` a draft with another body, and add taps. After `WAIT` it calls `x.go_on` exactly
+        once, or `x.answer_with`; either is harmless if the client has left meanwhile.
+        """
+
+    def left(self, x: Exchange) -> None:
+        """The exchange that entered is over: answered, refused, failed, or its client left. Called once."""
+
+
+class Tap(Protocol):
+    """Sees what the client is about to see, and may change it. Each call returns what goes on."""
+
+    def event(self, event: bytes) -> bytes:
+        """One event of a stream, `data: ...` with its blank line; b"" keeps it back."""
+
+    def whole(self, body: bytes) -> bytes:
+        """The body of an answer that is not streamed."""
+
+    def ended(self, complete: bool) -> bytes:
+        """The stream ends: return what was kept back, b"" if nothing. `complete`: as the engine meant it."""
