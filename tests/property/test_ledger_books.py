@@ -18,9 +18,11 @@ from wattmill.ledger.settling import settle_held
 from wattmill.ledger.stores.sqlite import LedgerDb
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.ledger.stores.sqlite_schema import MEASURES
+from wattmill.ledger.stores.sqlite_tiers import tier_sums, tiers_of
 from wattmill.ledger.tail import Found, Position
 from wattmill.vocab.fact import End, EngineAbort, EngineCount, Intent, MeterWindow, Progress, Refused
 from wattmill.vocab.price import Price
+from wattmill.vocab.request import Terms
 from wattmill.vocab.usage import Usage
 
 EPOCHS = ("00000000000a", "00000000000b")
@@ -29,8 +31,9 @@ PRICE = {
     for id in (1, 2)
 }
 INTENT = Intent(
-    0, 0, 0, 0, (1, 2, 3), "edge", "m", "chat", True, 500, 500, 900_000, 1, 2, reserved_cost_nusd=900_000
-)
+    0, 0, 0, 0, (1, 2, 3), "edge", "m", "chat", True, 500, 500, 900_000, 1, 2, reserved_cost_nusd=900_000,
+    terms=Terms(tier="high", promise_ttft_s=0.02, promise_tok_per_s=1_000.0), queued_us=5,
+)  # fmt: skip
 
 usages = st.builds(
     lambda a, b, c, d: Usage(a + b, c + d, cached_tok=b, reasoning_tok=d),
@@ -190,6 +193,13 @@ def check(books: Books) -> None:
     assert tokens == total.input_tok + total.output_tok
     energy = books.energy()
     assert sum(r.energy_uj or 0 for r in rows) == energy.requests_uj
+    tiers = {r.id for r in rows} - set(tiers_of(books.db, [r.id for r in rows]))
+    assert not tiers
+    for tier in tier_sums(books.db, 0):  # all of them have the same one
+        assert (tier.requests, tier.charge_nusd, tier.cost_nusd, tier.output_tok) == (
+            total.requests, total.charge_nusd, total.cost_nusd, total.output_tok,
+        )  # fmt: skip
+        assert tier.kept + tier.left <= len(rows) and tier.ttft_kept <= tier.ttft_n <= len(rows)
 
 
 @settings(max_examples=60, deadline=None)

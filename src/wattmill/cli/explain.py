@@ -12,6 +12,7 @@ from rich.table import Table
 
 from wattmill.app.home import Home
 from wattmill.app.seeing.explain import Story, Try, UnknownRequest, as_builtins, explain
+from wattmill.app.seeing.tier_story import TierStory
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json
 from wattmill.units import UJ_PER_J, US_PER_S, usd_text
 
@@ -62,6 +63,8 @@ def lines(story: Story) -> list[tuple[str, str]]:
                 f"{story.output_clamp_tok} tok",
             )
         )
+    if story.tier is not None:
+        out += _tier(story.tier)
     if story.refusal:
         out.append(("refused", f"{story.refusal}: {story.message}"))
         out.append(("charge", "0 USD: nothing left, nothing is owed"))
@@ -86,6 +89,12 @@ def lines(story: Story) -> list[tuple[str, str]]:
     if not story.journal_kept:
         out.append(("note", "the journal of that time is gone (retention): the decision's facts with it"))
     return out
+
+
+def _tier(tier: TierStory) -> list[tuple[str, str]]:
+    waited = f"  waited {tier.waited_us / US_PER_S:.3f} s at the gate" if tier.waited_us else ""
+    verdict = {True: "  kept", False: "  not kept", None: ""}[tier.kept]
+    return [("tier", tier.name + waited), ("promise", (tier.promise or "none") + verdict)]
 
 
 def _attempt(number: int, one: Try) -> list[tuple[str, str]]:

@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 
 from wattmill.app.home import Home
+from wattmill.app.seeing.tier_story import TierStory, tier_story
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.sqlite_read import AttemptRow, Books, RefusedRow
+from wattmill.ledger.stores.sqlite_tiers import tiers_of
 from wattmill.ledger.story import Told, told
 from wattmill.vocab.fact import End, Intent
 from wattmill.vocab.ids import split_request_id
@@ -77,6 +79,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     energy_source: str
     budget: tuple[str, ...]  # in words, organisation first
     journal_kept: bool
+    tier: TierStory | None = None  # None: it had no tier
     runaway: tuple[str, ...] = ()  # what it looked like, and what was done, in words
 
 
@@ -97,11 +100,13 @@ def explain(home: Home, request_id: str) -> Story:
     refused: RefusedRow | None = None
     energy = ("unknown", "")
     segment = 0
+    tiered: dict[int, tuple[str, int]] = {}
     if home.ledger_db.exists():
         with Books(home.ledger_db) as books:
             rows = books.request(epoch, seq)
             refused = books.refused(epoch, seq)
             tokens = {row.id: books.tokens(row.id) for row in rows}
+            tiered = tiers_of(books.db, list(tokens))
             sums = books.energy()
             energy = (sums.provenance, sums.source)
             segment = _segment(books, epoch, seq)
@@ -117,7 +122,8 @@ def explain(home: Home, request_id: str) -> Story:
     names, prices, budget = _control(
         home, _path(journal), rows[0].key if rows else refused.key if refused else 0
     )
-    return _story(request_id, rows, tokens, refused, journal, energy, names, prices, budget)
+    story = _story(request_id, rows, tokens, refused, journal, energy, names, prices, budget)
+    return msgspec.structs.replace(story, tier=tier_story(journal, tiered))
 
 
 def as_builtins(story: Story) -> dict[str, Any]:
