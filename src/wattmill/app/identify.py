@@ -49,6 +49,7 @@ def read_entries(
             operators=allowed_by_all(a.operators for a in above[key.id]),
             expires_us=key.expires_us,
             tier=_tier(key.tier, above[key.id], tier),
+            policy=next((one.policy for one in reversed(above[key.id]) if one.policy), None),
         )
         for key in keys
     }

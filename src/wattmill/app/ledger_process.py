@@ -135,7 +135,8 @@ def _retention_h(control: Control | None) -> float:
     found = None if control is None else control.config()
     if found is None:
         return RETENTION_H
-    return restored(found[1]).journal.retention_h
+    journal = restored(found[1]).journal
+    return max(journal.retention_h, journal.keep_decisions_days * 24)
 
 
 def main() -> None:

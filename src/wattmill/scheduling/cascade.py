@@ -25,9 +25,8 @@ class Signals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         bool, Meta(description="JSON was asked for, and the answer is none or breaks its schema.")
     ] = True
     least_mean_logprob: Annotated[
-        float | None,
+        Annotated[float, Meta(le=0)] | None,
         Meta(
-            le=0,
             description="Mean logarithm of the tokens' probabilities below which an answer goes on. Looked "
             "at where a request asks for `logprobs`. Absent: not looked at.",
             examples=[-1.0],

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from wattmill.scheduling.spec import Fleet, Pool
+from wattmill.scheduling.spec import Fleet, Pool, Rates
 from wattmill.units import TOK_PER_MTOK
 from wattmill.vocab.caller import PRIVACY_CLASSES, Caller
 from wattmill.vocab.refusal import Refusal
@@ -36,6 +36,7 @@ RULES = {
 
 _SENSITIVITY = {name: rank for rank, name in enumerate(PRIVACY_CLASSES)}
 _MOST_KINDS = 4_096
+_NO_RATES: dict[str, Rates] = {}
 
 
 class Able(NamedTuple):
@@ -55,6 +56,7 @@ class Able(NamedTuple):
     out_s: float  # per output token of one choice, alone
     slowdown: float  # each further request at work makes a token take this share longer
     hit_share: float  # of what was sent there before, so much is still cached
+    cost: tuple[float, float, float]  # to the factory per token: computed, cached, output
 
 
 class Sieved(NamedTuple):
@@ -79,6 +81,7 @@ def sieved(request: Request, caller: Caller, fleet: Fleet) -> Sieved:
         request.residency,
         request.operators,
         request.promise_tok_per_s,
+        request.tier,
     )
     known = _memory.get(kind)
     if known is not None:
@@ -96,7 +99,7 @@ def _sieve(request: Request, caller: Caller, fleet: Fleet) -> Sieved:
     for at, pool in enumerate(fleet.pools):
         rule = standing_rule(request, caller, pool)
         if rule is None:
-            able.append(_able(at, pool, request.model))
+            able.append(_able(at, pool, request.model, request.tier))
         else:
             excluded.append(Excluded(pool.name, rule))
     return Sieved(tuple(able), tuple(excluded))
@@ -127,8 +130,13 @@ def standing_rule(request: Request, caller: Caller, pool: Pool) -> str | None:
     return None
 
 
-def _able(at: int, pool: Pool, model: str) -> Able:
-    in_nusd = pool.charge_in_nusd_per_mtok[model]
+def _able(at: int, pool: Pool, model: str, tier: str) -> Able:
+    charge = pool.tier_rates.get(tier, _NO_RATES).get(model)
+    if charge is None:
+        in_nusd = pool.charge_in_nusd_per_mtok[model]
+        cached_nusd = pool.charge_cached_nusd_per_mtok.get(model, in_nusd)
+        charge = Rates(in_nusd, pool.charge_out_nusd_per_mtok[model], cached_nusd)
+    cost = pool.cost_rates.get(model, charge)
     return Able(
         at=at,
         name=pool.name,
@@ -136,14 +144,15 @@ def _able(at: int, pool: Pool, model: str) -> Able:
         context_tok=pool.context_tok,
         room=pool.slots + pool.queue,
         slots=pool.slots,
-        in_nusd=in_nusd / TOK_PER_MTOK,
-        out_nusd=pool.charge_out_nusd_per_mtok[model] / TOK_PER_MTOK,
-        cached_nusd=pool.charge_cached_nusd_per_mtok.get(model, in_nusd) / TOK_PER_MTOK,
+        in_nusd=charge.input / TOK_PER_MTOK,
+        out_nusd=charge.output / TOK_PER_MTOK,
+        cached_nusd=charge.cached / TOK_PER_MTOK,
         overhead_s=pool.overhead_s * pool.ttft_factor,
         in_s=pool.ttft_factor / pool.prefill_tok_per_s,
         out_s=1.0 / pool.decode_tok_per_s,
         slowdown=pool.slowdown,
         hit_share=pool.hit_share,
+        cost=(cost.input / TOK_PER_MTOK, cost.cached / TOK_PER_MTOK, cost.output / TOK_PER_MTOK),
     )
 
 

@@ -64,13 +64,14 @@ def decide(
     whole_tok = input_tok + longest_tok
     shared = hints.shared_tok
     usd_per_s = 0.0 if request.frugal else weights.usd_per_s
+    by_cost = weights.leg == "cost"
     left_nusd = request.left_nusd
     promise_s, least_tok_per_s = request.promise_ttft_s, request.promise_tok_per_s
     places: list[Place] = []
     for able in sieve.able:
         (
             at, pool, down, context_tok, room, slots, in_nusd, out_nusd, cached_nusd,
-            overhead_s, in_s, out_s, slow, hits,
+            overhead_s, in_s, out_s, slow, hits, cost,
         ) = able  # fmt: skip
         in_flight = busy[at]
         if input_tok >= context_tok:
@@ -82,6 +83,7 @@ def decide(
         if in_flight >= room:
             excluded += (Excluded(pool, "full"),)
             continue
+        reused_tok = 0.0
         if shared:
             reused_tok = min(shared[at], input_tok) * hits
             usual_nusd = input_tok * in_nusd - reused_tok * (in_nusd - cached_nusd)
@@ -101,7 +103,11 @@ def decide(
             ttft_s = prefill_s + (in_flight - slots + 1) / slots * (prefill_s + decode_s)
         nusd = round(usual_nusd + output_tok * out_nusd)
         total_s = ttft_s + decode_s
-        value = nusd / NUSD_PER_USD + usd_per_s * total_s
+        if by_cost:
+            counted = (input_tok - reused_tok) * cost[0] + reused_tok * cost[1] + output_tok * cost[2]
+            value = counted / NUSD_PER_USD + usd_per_s * total_s
+        else:
+            value = nusd / NUSD_PER_USD + usd_per_s * total_s
         kind = FIT
         if whole_tok > context_tok:
             kind = SHORT

@@ -13,6 +13,14 @@ from wattmill.vocab.request import Request
 from wattmill.vocab.route import NO_HINTS, Hints, Route
 
 
+class Rates(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Of one model: nano-dollars per million tokens."""
+
+    input: int
+    output: int
+    cached: int
+
+
 class Pool(msgspec.Struct, frozen=True, kw_only=True):
     """One place that serves models, as seen at `Fleet.at_us`."""
 
@@ -33,6 +41,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     overhead_s: float = 0.0  # network and set-up before prefill begins
     energy_j_per_tok: float | None = None  # of an output token; None: nobody knows
     charge_cached_nusd_per_mtok: dict[str, int] = {}  # a model that is absent: no cheaper than input
+    tier_rates: dict[str, dict[str, Rates]] = {}  # by tier and model: what it pays instead of `charge_*`
+    cost_rates: dict[str, Rates] = {}  # by model: what a token costs the factory
     energy_j_per_in_tok: float | None = None  # of a computed prompt token
     carbon_g_per_kwh: float | None = None  # of the power at its place; None: not declared
     quality: dict[str, float] = {}  # by model, 0 to 1, declared with its source; absent: not declared
@@ -56,6 +66,7 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_s: float = 0.0001
     expected_output_tok: int = 128  # where the client does not say how much it wants at most
     bound_tok_per_tok: float = 4.0  # the input bound counts bytes; text has about 4 of them in a token
+    leg: str = "charge"  # the money that the score counts: "charge" is the tenant's, "cost" the factory's
     explore: float = 0.0  # share of decisions that try another allowed place than the best
     usd_per_kg_co2: float = 0.0  # what not emitting a kilogram is worth
     usd_per_quality: float = 0.0  # what quality 1 is worth against quality 0, for one request

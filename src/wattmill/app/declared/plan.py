@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from wattmill.app.declared.pool_settings import EmbeddedPool, HttpPool, Pool, Speed, upstream_names
+from wattmill.app.declared.pool_settings import EmbeddedPool, HttpPool, OwnedCost, Pool, Speed, upstream_names
 from wattmill.app.declared.provider_key import provider_key, stands_in
 from wattmill.app.declared.settings import Settings
 from wattmill.distribution.spec import Backend, BackendModel
@@ -29,6 +29,7 @@ EMBEDDED_TOTAL_S = 900.0
 
 _INPUT = TOKEN_CLASSES.index("input")
 _OUTPUT = TOKEN_CLASSES.index("output")
+_CACHED = TOKEN_CLASSES.index("cached_input")
 
 
 class Endpoint(Protocol):
@@ -201,6 +202,8 @@ def _fleet_pool(
         # Only what is declared: an engine that also embeds computes a prompt in one batch, so that a client
         # who leaves costs more; and whether tools work is a matter of the weights' chat template.
         able -= {"embeddings", "tools"}
+    carbon = place.declared.carbon
+    of_out, of_in = _joules(place)
     return scheduling.Pool(
         name=place.pool,
         models=frozenset(place.models),
@@ -216,7 +219,47 @@ def _fleet_pool(
         prefill_tok_per_s=place.speed.prefill_tok_per_s,
         decode_tok_per_s=place.speed.decode_tok_per_s,
         overhead_s=place.speed.overhead_s,
+        charge_cached_nusd_per_mtok={
+            name: rate
+            for name, m in backend.models.items()
+            if (rate := m.charge.rates_nusd_per_mtok[_CACHED]) is not None
+        },
+        tier_rates=_tier_rates(backend),
+        cost_rates={name: _rates(m.cost) for name, m in backend.models.items()},
+        quality={name: grade.score for name, grade in place.declared.quality.items() if not place.stand_in},
+        energy_j_per_tok=of_out,
+        energy_j_per_in_tok=of_in,
+        carbon_g_per_kwh=None if carbon is None or place.stand_in else carbon.g_per_kwh,
     )
+
+
+def _rates(price: Price) -> scheduling.Rates:
+    rates = price.rates_nusd_per_mtok
+    computed = rates[_INPUT] or 0
+    cached = rates[_CACHED]
+    return scheduling.Rates(computed, rates[_OUTPUT] or 0, computed if cached is None else cached)
+
+
+def _tier_rates(backend: Backend) -> dict[str, dict[str, scheduling.Rates]]:
+    found: dict[str, dict[str, scheduling.Rates]] = {}
+    for name, model in backend.models.items():
+        for tier, sold in model.by_tier.items():
+            found.setdefault(tier, {})[name] = _rates(sold.charge)
+    return found
+
+
+def _joules(place: Place) -> tuple[float | None, float | None]:
+    """Return the joules of an output token and of a computed prompt token, as declared or as they follow from
+    the power and the speed of an owned place. A stand-in's are not those of its provider."""
+    carbon, cost = place.declared.carbon, place.declared.cost
+    if place.stand_in:
+        return None, None
+    of_out = carbon.j_per_tok if carbon is not None else None
+    of_in = carbon.j_per_in_tok if carbon is not None else None
+    if isinstance(cost, OwnedCost):
+        of_out = cost.power_w / cost.decode_tok_per_s if of_out is None else of_out
+        of_in = cost.power_w / cost.prefill_tok_per_s if of_in is None else of_in
+    return of_out, of_in
 
 
 def _where(place: Place, declared: str | None, host: str | None) -> str:
@@ -243,4 +286,9 @@ def route_weights(settings: Settings) -> scheduling.Weights:
         usd_per_s=routing.usd_per_s,
         expected_output_tok=routing.expected_output_tok,
         bound_tok_per_tok=routing.bound_tok_per_tok,
+        leg=routing.money,
+        explore=routing.explore,
+        usd_per_kg_co2=routing.usd_per_kg_co2,
+        usd_per_quality=routing.usd_per_quality,
+        usd_per_tok_per_s=routing.usd_per_tok_per_s,
     )

@@ -138,6 +138,32 @@ class Speed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ] = 0.0
 
 
+class Carbon(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Carbon of a place: of its grid, and of the joules of its tokens. Declared, shown as such."""
+
+    g_per_kwh: Annotated[
+        float, Meta(ge=0, description="Grams of CO2 (equivalent) for a kilowatt-hour at this place.")
+    ]
+    source: Annotated[str, Meta(min_length=1, description="Where the figure comes from, with a date.")]
+    j_per_tok: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(
+            description="Joules of an output token. Absent: of an owned place its power over its speed, of a "
+            "bought one unknown."
+        ),
+    ] = None
+    j_per_in_tok: Annotated[
+        Annotated[float, Meta(ge=0)] | None, Meta(description="Joules of a computed prompt token; likewise.")
+    ] = None
+
+
+class Quality(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How good a model is at a place (its quantisation counts). Declared, shown as such."""
+
+    score: Annotated[float, Meta(ge=0, le=1, description="0 to 1, on a scale of your own for all models.")]
+    source: Annotated[str, Meta(min_length=1, description="Which evaluation says so, with a date.")]
+
+
 class StandIn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An embedded engine that plays a provider while its key is absent. Every screen says so."""
 
@@ -184,6 +210,14 @@ class _Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             examples=["own-house"],
         ),
     ] = None
+    carbon: Annotated[
+        Carbon | None,
+        Meta(description="Carbon of its power. Absent: unknown, which is never counted as none."),
+    ] = None
+    quality: Annotated[
+        dict[ModelName, Quality],
+        Meta(description="How good its models are, for policies that ask. A model without it is unknown."),
+    ] = {}
     slots: Annotated[int, Meta(ge=1, le=100_000, description="Requests that it works on at once.")] = 4
     queue: Annotated[int, Meta(ge=0, le=100_000, description="Further requests that may wait.")] = 64
     context_tok: Annotated[

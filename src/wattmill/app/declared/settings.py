@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from wattmill.app.declared.kept_settings import Cache, Idempotency
+from wattmill.app.declared.policy_named import NAME
 from wattmill.app.declared.pool_settings import ModelName, Name, Pool, Privacy, Rates, Usd
 from wattmill.app.declared.privacy_settings import PrivacySettings, Region
 from wattmill.app.declared.tier_settings import AdmissionSettings, TierSettings
@@ -20,9 +21,13 @@ from wattmill.app.kept.spec import KeptLimits
 from wattmill.distribution.resilience import Resilience
 from wattmill.distribution.spec import Limits
 from wattmill.models.spec import ModelCard, TokenizerBound
+from wattmill.scheduling.cascade import Signals
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 """0 lets the kernel choose; the port that it chose is printed and stands in the data folder."""
+
+
+PolicyName = Annotated[str, Meta(pattern=NAME)]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,10 +93,18 @@ class Journal(_Section, frozen=True, kw_only=True):
         float,
         Meta(
             ge=0,
-            description="How long a booked segment (with the routing decisions) is kept, in hours. "
-            "A segment that is not booked is never deleted.",
+            description="How long a booked segment is kept, in hours; longer if `keep_decisions_days` says "
+            "so. A segment that is not booked is never deleted.",
         ),
     ] = 72.0
+    keep_decisions_days: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="How long routing decisions can be explained and replayed, in days. They stand in "
+            "the journal, some 0.7 kB a request, and are kept with it.",
+        ),
+    ] = 3.0
 
 
 class Ledger(_Section, frozen=True, kw_only=True):
@@ -160,9 +173,20 @@ class Routing(_Section, frozen=True, kw_only=True):
     """How a place is chosen among those that pass every hard rule."""
 
     policy: Annotated[
-        Literal["cheapest-adequate"],
-        Meta(description="`cheapest-adequate`: least expected dollars plus `usd_per_s` x expected seconds."),
+        PolicyName,
+        Meta(
+            description="`cheapest-adequate`: least expected dollars plus what the weights below value. "
+            "`fastest`, `greenest`, `cascade` (the smallest model first, see `[routing.cascade]`), "
+            "`round-robin`, `least-loaded`; or `package.module:function`, a policy of your own."
+        ),
     ] = "cheapest-adequate"
+    money: Annotated[
+        Literal["charge", "cost"],
+        Meta(
+            description="Whose dollars count: `charge` is what the tenant pays, `cost` what the factory "
+            "does. Where tiers pay the same price everywhere, only `cost` can tell places apart."
+        ),
+    ] = "charge"
     usd_per_s: Annotated[
         float,
         Meta(ge=0, description="What a second of waiting is worth, in dollars. Steers, is never booked."),
@@ -185,6 +209,40 @@ class Routing(_Section, frozen=True, kw_only=True):
             description="Longest answer of a request that names no limit; reserved in full, then settled.",
         ),
     ] = 512
+    usd_per_kg_co2: Annotated[
+        float, Meta(ge=0, description="What a kilogram of CO2 that is not emitted is worth, in dollars.")
+    ] = 0.0
+    usd_per_quality: Annotated[
+        float,
+        Meta(ge=0, description="What quality 1 is worth against quality 0, for one request, in dollars."),
+    ] = 0.0
+    usd_per_tok_per_s: Annotated[
+        float,
+        Meta(ge=0, description="What one token per second more is worth to a reader, in dollars a request."),
+    ] = 0.0
+    explore: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=0.5,
+            description="Share of requests that go to another allowed place than the best, so that the speed "
+            "of all stays known. Which ones follows from the seed, and is recorded.",
+        ),
+    ] = 0.0
+    seed: Annotated[
+        Annotated[int, Meta(ge=0, le=2**53)] | None,
+        Meta(description="Seed of the exploration. Absent: a new one for each worker's life, recorded."),
+    ] = None
+    prefix_affinity: Annotated[
+        bool,
+        Meta(
+            description="Expect a place that was sent the same beginning of a prompt before to have it in "
+            "its cache, at the rate of cached tokens and the share that its engine was seen to reuse."
+        ),
+    ] = True
+    cascade: Annotated[Signals, Meta(description="When policy `cascade` goes on to a larger model.")] = (
+        Signals()
+    )
 
 
 class Team(_Section, frozen=True, kw_only=True):
@@ -195,6 +253,9 @@ class Team(_Section, frozen=True, kw_only=True):
     ] = None
     tier: Annotated[
         Name | None, Meta(description="Tier of its keys that have none. Absent: that of the organisation.")
+    ] = None
+    policy: Annotated[
+        PolicyName | None, Meta(description="Routing policy of its keys. Absent: that of the organisation.")
     ] = None
     privacy: Annotated[
         Privacy | None,
@@ -217,6 +278,9 @@ class Org(_Section, frozen=True, kw_only=True):
     ] = None
     tier: Annotated[
         Name | None, Meta(description="Tier of its teams that have none. Absent: `admission.default_tier`.")
+    ] = None
+    policy: Annotated[
+        PolicyName | None, Meta(description="Routing policy of its teams. Absent: that of `[routing]`.")
     ] = None
     privacy: Annotated[
         Privacy | None,

@@ -20,6 +20,7 @@ from wattmill.app.declared.pool_settings import (
 from wattmill.app.declared.privacy_checks import privacy_findings
 from wattmill.app.declared.problem import Problem
 from wattmill.app.declared.provider_key import absent_key
+from wattmill.app.declared.routing_checks import routing_findings
 from wattmill.app.declared.settings import Settings
 from wattmill.app.declared.settings_errors import Path, dotted, line_of
 from wattmill.app.declared.tier_checks import tier_findings
@@ -42,6 +43,7 @@ def problems(settings: Settings, *, file: str, text: str, env: Mapping[str, str]
     found += privacy_findings(settings)
     found += kept_findings(settings)
     found += tier_findings(settings)
+    found += routing_findings(settings)
     return [
         Problem(
             file=file,
