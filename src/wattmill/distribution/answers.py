@@ -39,18 +39,21 @@ def plain_head(request_id: str, status: int, content_type: bytes) -> bytes:
     )
 
 
-def routed_head(request_id: str, *, stream: bool, pool: str, expected_nusd: int) -> bytes:
-    """Return the head of an answer that comes from a pool."""
+def routed_head(request_id: str, *, stream: bool, pool: str, expected_nusd: int, more: bytes = b"") -> bytes:
+    """Return the head of an answer that comes from a pool. `more`: further lines."""
     start = _OK_STREAM if stream else _OK_JSON
-    return b"%bx-request-id: %b\r\nx-wattmill-pool: %b\r\nx-wattmill-expected-usd: %b\r\n" % (
+    return b"%bx-request-id: %b\r\nx-wattmill-pool: %b\r\nx-wattmill-expected-usd: %b\r\n%b" % (
         start,
         request_id.encode(),
         pool.encode(),
         usd(expected_nusd),
+        more,
     )
 
 
-def charge_lines(charge_nusd: int, usage: Usage | None, energy_j: float | None) -> bytes:
+def charge_lines(
+    charge_nusd: int, usage: Usage | None, energy_j: float | None, *, stopped_by_budget: bool = False
+) -> bytes:
     """Return the headers that tell a whole answer's charge, joules and tokens."""
     lines = b"x-wattmill-charge-usd: %b\r\n" % usd(charge_nusd)
     if energy_j is not None:
@@ -58,14 +61,19 @@ def charge_lines(charge_nusd: int, usage: Usage | None, energy_j: float | None) 
     if usage is not None:
         figures = (usage.prompt_tok, usage.cached_tok, usage.output_tok)
         lines += b"x-wattmill-tokens: prompt=%d;cached=%d;output=%d\r\n" % figures
+    if stopped_by_budget:
+        lines += b"x-wattmill-stopped-by: budget\r\n"
     return lines
 
 
-def charge_comment(request_id: str, charge_nusd: int, energy_j: float | None) -> bytes:
+def charge_comment(
+    request_id: str, charge_nusd: int, energy_j: float | None, *, stopped_by_budget: bool = False
+) -> bytes:
     """Return the SSE comment that stands before `data: [DONE]`: clients skip it, people read it."""
     energy = "unknown provenance=unknown" if energy_j is None else f"{energy_j:.3f} provenance=modelled"
-    figures = (usd(charge_nusd), energy.encode(), request_id.encode())
-    return b": wattmill charge_usd=%b energy_j=%b request=%b\n\n" % figures
+    stopped = b" stopped_by=budget" if stopped_by_budget else b""
+    figures = (usd(charge_nusd), energy.encode(), request_id.encode(), stopped)
+    return b": wattmill charge_usd=%b energy_j=%b request=%b%b\n\n" % figures
 
 
 def error_object(refusal: Refusal, request_id: str) -> dict[str, object]:

@@ -127,8 +127,6 @@ class Attempt:
             max_output_tok=self.per_choice_tok,
             choices=draft.n,
         )
-        caller = exchange.caller
-        assert caller is not None
         at_us = self._started_us = services.clock.wall_us()
         model = self.model
         services.journal.append_intent(
@@ -137,7 +135,7 @@ class Attempt:
                 exchange.seq,
                 exchange.attempts - 1,
                 at_us,
-                caller.path,
+                exchange.path,
                 self.pool,
                 draft.model,
                 ask.endpoint,
@@ -155,6 +153,7 @@ class Attempt:
                 ask.choices,
                 tuple(sorted(ask.needs)) if ask.needs else (),
                 ask.pool is not None,
+                below=exchange.below,
             )
         )
         self.written = True
@@ -237,6 +236,11 @@ class Attempt:
     def break_off(self, refusal: Refusal) -> None:
         """Tell a client that has already seen a part why there will be no more."""
         raise NotImplementedError
+
+    @property
+    def stopped_by_budget(self) -> bool:
+        """Whether the answer ended where a budget, and not its client, had set its limit."""
+        return self.exchange.capped and self.said().finish_reason in ("length", None)
 
     # ---- ends that are no answers
 

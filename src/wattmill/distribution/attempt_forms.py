@@ -171,7 +171,11 @@ class Passing(_Streamed):
         exchange = self.exchange
         conn = exchange.conn
         head = answers.routed_head(
-            exchange.id, stream=True, pool=self.pool, expected_nusd=exchange.expected_nusd
+            exchange.id,
+            stream=True,
+            pool=self.pool,
+            expected_nusd=exchange.expected_nusd,
+            more=exchange.head_lines,
         )
         held, self._held = self._held, []
         conn.begin(head, held)
@@ -184,7 +188,14 @@ class Passing(_Streamed):
             self._held += events
             events = []
             self._begin()
-        events.append(answers.charge_comment(self.exchange.id, self.charge_nusd, self.energy_j))
+        events.append(
+            answers.charge_comment(
+                self.exchange.id,
+                self.charge_nusd,
+                self.energy_j,
+                stopped_by_budget=self.stopped_by_budget,
+            )
+        )
         events.append(answers.DONE)
         conn.end(b"".join([conn.framed(event) for event in events]))
 
@@ -218,12 +229,19 @@ class Assembling(_Streamed):
             self._assembler.add(event)
         exchange = self.exchange
         head = answers.routed_head(
-            exchange.id, stream=False, pool=self.pool, expected_nusd=exchange.expected_nusd
+            exchange.id,
+            stream=False,
+            pool=self.pool,
+            expected_nusd=exchange.expected_nusd,
+            more=exchange.head_lines,
         )
         body = self._assembler.answer()
         for tap in exchange.taps:
             body = tap.whole(body)
-        exchange.conn.answer(head + answers.charge_lines(self.charge_nusd, usage, self.energy_j), body)
+        lines = answers.charge_lines(
+            self.charge_nusd, usage, self.energy_j, stopped_by_budget=self.stopped_by_budget
+        )
+        exchange.conn.answer(head + lines, body)
 
     def break_off(self, refusal: Refusal) -> None:
         raise AssertionError("nothing was shown")
@@ -270,7 +288,11 @@ class Whole(Attempt):
         self._parts.clear()
         self._head, self._tail = whole[:_ENDS_BYTES], whole[-_ENDS_BYTES:]
         head = answers.routed_head(
-            exchange.id, stream=False, pool=self.pool, expected_nusd=exchange.expected_nusd
+            exchange.id,
+            stream=False,
+            pool=self.pool,
+            expected_nusd=exchange.expected_nusd,
+            more=exchange.head_lines,
         )
         exchange.conn.begin(head, [whole])
 
@@ -291,13 +313,18 @@ class Whole(Attempt):
         self.book("finished", reading.usage, reading.source)
         exchange.finished(self.pool, "2xx")
         head = answers.routed_head(
-            exchange.id, stream=False, pool=self.pool, expected_nusd=exchange.expected_nusd
+            exchange.id,
+            stream=False,
+            pool=self.pool,
+            expected_nusd=exchange.expected_nusd,
+            more=exchange.head_lines,
         )
         for tap in exchange.taps:
             body = tap.whole(body)
-        exchange.conn.answer(
-            head + answers.charge_lines(self.charge_nusd, reading.usage, self.energy_j), body
+        lines = answers.charge_lines(
+            self.charge_nusd, reading.usage, self.energy_j, stopped_by_budget=self.stopped_by_budget
         )
+        exchange.conn.answer(head + lines, body)
 
     def so_far(self, *, worked: bool) -> tuple[Usage | None, UsageSource]:
         if self._reading is not _NO_READING:

@@ -47,20 +47,25 @@ class Exchange:
         "ask",
         "attempt",
         "attempts",
+        "below",
         "caller",
+        "capped",
         "conn",
         "draft",
         "endpoint",
         "expected_nusd",
         "failure",
         "gateway",
+        "head_lines",
         "http",
         "id",
         "over",
+        "path",
         "route",
         "seq",
         "services",
         "slow",
+        "status",
         "taps",
         "upstreams",
     )
@@ -75,6 +80,8 @@ class Exchange:
         self.seq = gateway.next_seq()
         self.id = request_id(Epoch(self.services.epoch), self.seq)
         self.caller: Caller | None = None
+        self.path: tuple[int, ...] = ()  # who pays: the nodes down to the key, or to a run or step below it
+        self.below = 0  # how many of them are below the key
         self.draft: Draft
         self.ask: Request
         self.route: Route
@@ -83,6 +90,9 @@ class Exchange:
         self.expected_nusd = 0
         self.failure: Refusal | None = None  # of the last candidate
         self.over = False
+        self.status = ""  # how it ended: "2xx" ..., or "gone"
+        self.capped = False  # a budget, and nothing else, made the answer's limit lower than asked
+        self.head_lines = b""  # further headers of the answer, with line ends
         self.slow = False
         self.taps: list[Tap] | tuple[()] = ()  # what the answer passes on its way out, in this order
         self._gate = 0  # how many gates were entered
@@ -149,6 +159,7 @@ class Exchange:
         if isinstance(caller, Refusal):
             return caller
         self.caller = caller
+        self.path = caller.path
         if caller.endpoints is not None:
             refusal = out_of_scope(caller, endpoint=self.endpoint)
             if refusal is not None:
@@ -249,17 +260,16 @@ class Exchange:
             return Refusal(
                 code="unpriced", message=f"pool {candidate.pool!r}: {error.args[0] if error.args else error}"
             )
-        assert self.caller is not None
-        grant = services.purse.reserve(self.caller.path, worst)
+        self.capped = False
+        grant = services.purse.reserve(self.path, worst)
         if grant is not None:
             return self._send(candidate, backend, model, adapter, grant, clamp, cost)
         floor = services.worst_case(model.charge, ask.input_bound_tok, min(1, clamp) * ask.choices)
 
         async def lease() -> None:
-            assert self.caller is not None
             answer: Grant | Refusal | Exception
             try:
-                answer = await services.purse.lease(self.caller.path, worst, floor)
+                answer = await services.purse.lease(self.path, worst, floor)
             except Exception as error:  # noqa: BLE001 - carried to the boundary, where it becomes the answer
                 answer = error
             self.guarded(self._leased, candidate, backend, model, adapter, answer, worst, clamp)
@@ -288,7 +298,8 @@ class Exchange:
         if self.over:  # the client left while we asked
             self.services.purse.settle(answer, 0)
             return
-        if answer.nusd < worst and clamp:
+        self.capped = answer.nusd < worst
+        if self.capped and clamp:
             total = self.services.affordable(model.charge, answer.nusd, self.ask.input_bound_tok)
             clamp = min(clamp, total // self.ask.choices)
             if clamp < 1:
@@ -362,21 +373,24 @@ class Exchange:
                 Refused(
                     self.seq,
                     self.services.clock.wall_us(),
-                    caller.path,
+                    self.path,
                     self.endpoint,
                     draft.model if draft is not None else "",
                     refusal.code,
                     refusal.message[:512],
                     self.http.label,
+                    below=self.below,
                 )
             )
         self.finished("", f"{refusal.status // 100}xx")
-        self.conn.answer(*answers.error_answer(refusal, self.id))
+        head, body = answers.error_answer(refusal, self.id)
+        self.conn.answer(head + self.head_lines, body)
 
     def finished(self, pool: str, status: str) -> None:
         """Count the exchange as over. Call it before the last byte is written: a pipelined request may begin
         inside that call."""
         self.over = True
+        self.status = status
         self.attempt = None
         gateway = self.gateway
         gateway.in_flight -= 1

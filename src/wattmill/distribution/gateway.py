@@ -13,7 +13,7 @@ from wattmill.distribution.attempt import Attempt
 from wattmill.distribution.backend_state import BackendState
 from wattmill.distribution.exchange import Exchange
 from wattmill.distribution.gate import Gate
-from wattmill.distribution.http import HttpRequest
+from wattmill.distribution.http import RUN_IN_URL, HttpRequest
 from wattmill.distribution.linger import LingerWatch
 from wattmill.distribution.metrics import Metrics
 from wattmill.distribution.server import SWEEP_S
@@ -127,6 +127,11 @@ class Gateway:
 
     def request(self, request: HttpRequest) -> None:
         endpoint = POSTS.get(request.path)
+        if endpoint is None and request.path.startswith(b"/run/"):
+            run, slash, rest = request.path[5:].partition(b"/")
+            request.headers[RUN_IN_URL] = run
+            request.path = slash + rest
+            endpoint = POSTS.get(request.path)
         if endpoint is not None and request.method == b"POST":
             Exchange(self, request, endpoint).begin()
         else:

@@ -29,12 +29,16 @@ WANTED = frozenset(
         b"expect",
         b"x-request-id",
         b"x-wattmill-privacy",
+        b"x-wattmill-run",
+        b"x-wattmill-step",
+        b"baggage",
     )
 )
 """Header names, lower case, that are looked at. Nothing else is read, and none of them is forwarded."""
 
 _NO_HOST = re.compile(rb"[ \t,@/\\]").search
-_ONCE = WANTED - {b"x-request-id"}
+_ONCE = WANTED - {b"x-request-id", b"baggage"}
+RUN_IN_URL = b"/run"  # no header can have this name: the run that the path begins with
 
 
 class HttpRequest:
@@ -83,6 +87,8 @@ def judge_header(request: HttpRequest, name: bytes, value: bytes) -> Refusal | N
     if name in headers and name in _ONCE:
         shown = name.decode("ascii")
         return Refusal(code="bad_header", message=f"header {shown!r} is given more than once", param=shown)
+    if name == b"baggage" and name in headers:
+        value = headers[name] + b"," + value  # a list may come in several headers
     headers[name] = value
     return None
 
