@@ -66,6 +66,7 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, gc=False):
     queued_us: int = 0
     promise_ttft_s: float | None = None
     promise_tok_per_s: float | None = None
+    held: tuple[int, ...] = ()  # gauges of limits and what is reserved of each, flat
 
     @property
     def key(self) -> int:
@@ -97,6 +98,7 @@ def opened(intent: Intent) -> Opened:
         queued_us=intent.queued_us,
         promise_ttft_s=terms.promise_ttft_s,
         promise_tok_per_s=terms.promise_tok_per_s,
+        held=intent.held,
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from wattmill.ledger import gauges
 from wattmill.ledger.attribution import Work
 from wattmill.ledger.book import (
     MONEY,
@@ -79,7 +80,8 @@ class Bookkeeper:
         self._stored_open = set(self.open)
         self._moved: set[tuple[int, int]] = set()  # open attempts with newer progress than the store has
         self._touched: set[str] = set()
-        self._used: dict[tuple[int, int], int] = {}
+        self._used: dict[tuple[int, int], int] = {}  # by epoch and gauge
+        self._kept: dict[tuple[int, int], int] = {}  # counted against caps beyond charges, by epoch and key
         self.adjusted = True  # there may be corrections that the caps were not told
         self.held: list[tuple[int, Held]] = [
             (id, _decode_held(body))
@@ -150,10 +152,10 @@ class Bookkeeper:
             return
         tx = db.post(end_postings(start, end))
         self._insert_attempt(epoch, start, end, tx)
-        if end.charge_nusd:
-            used = self._used
-            for node in start.path:
-                used[epoch.id, node] = used.get((epoch.id, node), 0) + end.charge_nusd
+        gauges.add(self._used, epoch.id, gauges.used_by(start, end))
+        if end.kept_nusd:
+            kept_of = (epoch.id, start.key)
+            self._kept[kept_of] = self._kept.get(kept_of, 0) + end.kept_nusd
         if end.overrun_nusd:
             text = f"{end.overrun_nusd} nUSD beyond the reservation on {start.pool}: the operator's"
             db.alarm(end.at_us, "overrun", text, epoch.name, end.seq)
@@ -318,8 +320,7 @@ class Bookkeeper:
                 "INSERT INTO doubt VALUES (?,?,?,?,?,'open',?)",
                 (tx, epoch.id, start.seq, start.pool, encoder.encode(start), at_us),
             )
-            for node in start.path:
-                self._used[epoch.id, node] = self._used.get((epoch.id, node), 0) + start.reserved_nusd
+            gauges.add(self._used, epoch.id, gauges.held_by(start))
         epoch.state = "dead"
         return len(mine)
 
@@ -420,12 +421,24 @@ class Bookkeeper:
         )  # fmt: skip
         charged = delta.get("charge_nusd", 0)
         if body is not None:
-            db.db.execute("UPDATE doubt SET state = ? WHERE attempt = ?", (state, attempt))
-            if charged:
-                # The epoch's use was told to the caps with the reservation in it: they learn the difference.
-                told = encoder.encode(dict.fromkeys(_decode_opened(body).path, charged))
+            start = _decode_opened(body)
+            standing = gauges.standing_after(start, end)
+            told = gauges.correction(start, charged, standing)
+            db.db.execute(
+                "UPDATE doubt SET state = ?, body = ? WHERE attempt = ?",
+                (state, encoder.encode(msgspec.structs.replace(start, held=standing)), attempt),
+            )
+            if told:
+                # The epoch's use was told to the caps with the reservation in it: they learn the difference,
+                # once for each correction of an attempt, also if the books are made anew from the journals.
+                (number,) = db.db.execute(
+                    "SELECT count(*) FROM correction WHERE attempt = ?", (attempt,)
+                ).fetchone()
                 self.adjusted = True
-                db.db.execute("INSERT INTO adjustment VALUES (?,?)", (f"{epoch_name}:{seq}:{tx}", told))
+                db.db.execute(
+                    "INSERT INTO adjustment VALUES (?,?)",
+                    (f"{epoch_name}:{seq}:c{number}", encoder.encode(told)),
+                )
         if end.overrun_nusd:
             text = f"{end.overrun_nusd} nUSD beyond the reservation on {place}: the operator's"
             db.alarm(end.at_us, "overrun", text, epoch_name, seq)
@@ -450,6 +463,11 @@ class Bookkeeper:
             [(epoch, node, nusd) for (epoch, node), nusd in self._used.items()],
         )
         self._used.clear()
+        db.db.executemany(
+            "INSERT INTO epoch_kept VALUES (?,?,?) ON CONFLICT DO UPDATE SET nusd = nusd + excluded.nusd",
+            [(epoch, key, nusd) for (epoch, key), nusd in self._kept.items()],
+        )
+        self._kept.clear()
         for name in self._touched:
             epoch = self.epochs[name]
             db.db.execute(

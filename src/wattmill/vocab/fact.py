@@ -56,6 +56,7 @@ class Intent(_Fact, frozen=True, array_like=True, gc=False, tag=1):
     terms: Terms | None = None  # what else the policy was told of the request
     queued_us: int = 0  # how long it waited at the gate before it was routed
     below: int = 0  # nodes of `path` below the key: agent, run, step
+    held: tuple[int, ...] = ()  # gauges of limits and what is reserved of each: gauge, amount, gauge, ...
 
     @property
     def key(self) -> int:
@@ -91,6 +92,8 @@ class End(_Fact, frozen=True, array_like=True, gc=False, tag=3):
     finish_reason: str | None = None
     error: str | None = None  # refusal code or a short cause
     engine_id: str | None = None  # the engine's id of the answer
+    kept_nusd: int = 0  # counted against caps beyond the charge: nobody saw what was produced
+    took: tuple[int, ...] = ()  # gauges of limits and what was used of each, like `held` of its intent
 
 
 class Refused(_Fact, frozen=True, array_like=True, gc=False, tag=4):

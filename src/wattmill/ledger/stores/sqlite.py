@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wattmill.ledger.book import Posting, imbalance
-from wattmill.ledger.stores.sqlite_schema import FORMAT_VERSION, LINE_BITS, MEASURES, REFUSED_KEPT, SCHEMA
+from wattmill.ledger.stores.sqlite_schema import (
+    FORMAT_VERSION,
+    KEPT_SCHEMA,
+    LINE_BITS,
+    MEASURES,
+    REFUSED_KEPT,
+    SCHEMA,
+)
 from wattmill.ledger.stores.sqlite_tiers import TIER_SCHEMA, TierRows
 
 ZEROS = (0,) * len(MEASURES)
@@ -62,7 +69,7 @@ class LedgerDb:
         self.db.execute("PRAGMA wal_autocheckpoint = 4000")
         if self.db.execute("PRAGMA user_version").fetchone()[0] == 0:
             self.db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT_VERSION}; COMMIT;")
-        self.db.executescript(f"BEGIN; {TIER_SCHEMA} COMMIT;")
+        self.db.executescript(f"BEGIN; {TIER_SCHEMA} {KEPT_SCHEMA} COMMIT;")
         self._load()
 
     def _load(self) -> None:

@@ -68,8 +68,8 @@ CREATE TABLE epoch (
   start_us INTEGER NOT NULL, segment INTEGER NOT NULL DEFAULT 0, offset INTEGER NOT NULL DEFAULT 0,
   records INTEGER NOT NULL DEFAULT 0, state TEXT NOT NULL DEFAULT 'live');
 CREATE TABLE epoch_used (
-  epoch INTEGER NOT NULL, node INTEGER NOT NULL, nusd INTEGER NOT NULL, PRIMARY KEY (epoch,
-  node)) WITHOUT ROWID;
+  epoch INTEGER NOT NULL, node INTEGER NOT NULL,  -- node: a gauge, see vocab.budget; nusd: in its unit
+  nusd INTEGER NOT NULL, PRIMARY KEY (epoch, node)) WITHOUT ROWID;
 CREATE TABLE segment (
   epoch INTEGER NOT NULL, segment INTEGER NOT NULL, first_seq INTEGER, last_seq INTEGER, last_us INTEGER,
   PRIMARY KEY (epoch, segment)) WITHOUT ROWID;
@@ -129,6 +129,14 @@ CREATE TABLE alarm (
     + _ROLLUP.format(step="minute")
     + _ROLLUP.format(step="hour")
 )
+
+KEPT_SCHEMA = """
+CREATE TABLE IF NOT EXISTS epoch_kept (
+  epoch INTEGER NOT NULL, key INTEGER NOT NULL, nusd INTEGER NOT NULL,
+  PRIMARY KEY (epoch, key)) WITHOUT ROWID;
+"""
+"""Added to format 1: what counts against caps beyond the charges, because nobody saw what was produced. A
+writer makes the table where it is missing, a reader does without."""
 
 REFUSED_KEPT = 10_000
 """Recent refusals are rows of their own; older ones stay as counts, and in the journal while it is kept."""
