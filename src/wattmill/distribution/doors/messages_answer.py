@@ -83,7 +83,13 @@ class MessageWriter:
         self._said(choice, out)
         return out
 
-    def take_answer(self, body: bytes) -> None:
+    def answer(self, body: bytes, usage: Usage | None, *, now_s: int) -> bytes:
+        """Return the whole answer that a whole chat answer becomes."""
+        self._take_answer(body)
+        self.close(usage, now_s=now_s)
+        return encode(self.message)
+
+    def _take_answer(self, body: bytes) -> None:
         choice = choice_of_answer(body)
         self._begin()
         if choice is not None:
@@ -91,7 +97,7 @@ class MessageWriter:
                 choice.delta, choice.message = choice.message, None
             self._said(choice, [])
 
-    def close(self, usage: Usage | None) -> list[bytes]:
+    def close(self, usage: Usage | None, *, now_s: int) -> list[bytes]:
         out = self._begin() if not self._begun else []
         self._close_all(out)
         message = self.message

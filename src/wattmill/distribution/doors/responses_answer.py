@@ -51,8 +51,13 @@ class ResponseWriter:
         self._said(choice, out)
         return out
 
-    def take_answer(self, body: bytes) -> None:
-        """Take a whole chat answer; `close` completes the object."""
+    def answer(self, body: bytes, usage: Usage | None, *, now_s: int) -> bytes:
+        """Return the whole answer that a whole chat answer becomes."""
+        self._take_answer(body)
+        self.close(usage, now_s=now_s)
+        return encode(self.response)
+
+    def _take_answer(self, body: bytes) -> None:
         choice = choice_of_answer(body)
         self._begin()
         if choice is not None:
@@ -76,13 +81,13 @@ class ResponseWriter:
         out.append(self._event(f"response.{response['status']}", response=response))
         return out
 
-    def fail(self, refusal: Refusal) -> list[bytes]:
+    def fail(self, refusal: Refusal, request_id: str) -> list[bytes]:
         """End a stream that cannot go on; what was said stays."""
         out = self._begin() if not self._begun else []
         self._close_all(out, "incomplete")
         response = self.response
         response["status"] = "failed"
-        response["error"] = failure(refusal)
+        response["error"] = failure(refusal, request_id)
         out.append(self._event("response.failed", response=response))
         return out
 
@@ -157,7 +162,8 @@ class ResponseWriter:
         return b"event: %b\ndata: %b\n\n" % (kind.encode(), encode(body))
 
 
-def failure(refusal: Refusal) -> dict[str, Any]:
+def failure(refusal: Refusal, request_id: str) -> dict[str, Any]:
     """Return a failure in the protocol's closed list of codes; ours stands before the message."""
     code = "rate_limit_exceeded" if CODES[refusal.code].status == 429 else "server_error"
-    return {"code": code, "message": f"{refusal.code}: {refusal.message}"}
+    message = f"{refusal.code}: {refusal.message} (request {request_id})"
+    return {"code": code, "message": message, "type": CODES[refusal.code].type}
