@@ -57,8 +57,19 @@ class Admission:
         if not room.free(ticket.pools, ticket.tier):
             return self._queue(ticket, now_s)
         ticket.state = "served"
-        self._charged(ticket)
+        charge(self._tags, ticket.tier, ticket.tenant, ticket.work)
+        if self.rules.between == "weighted":
+            charge(self._among, 0, ticket.tier, ticket.work / self.rules.tiers[ticket.tier].weight)
         return None
+
+    def straight(self, tier: int, tenant: int, pools: tuple[int, ...], work: float, room: Room) -> bool:
+        """Let a newcomer pass an empty queue if there is room; False: `offer` it."""
+        if self.waiting or not room.free(pools, tier):
+            return False
+        charge(self._tags, tier, tenant, work)
+        if self.rules.between == "weighted":
+            charge(self._among, 0, tier, work / self.rules.tiers[tier].weight)
+        return True
 
     def _before(self, ticket: Ticket) -> bool:
         """Return whether somebody waits for one of the same places and has the right to go first."""
@@ -73,11 +84,6 @@ class Admission:
                     if lane.fair.waiting and not mine.isdisjoint(pools):
                         return True
         return False
-
-    def _charged(self, ticket: Ticket) -> None:
-        charge(self._tags, ticket.tier, ticket.tenant, ticket.work)
-        if self.rules.between == "weighted":
-            charge(self._among, 0, ticket.tier, ticket.work / self.rules.tiers[ticket.tier].weight)
 
     def _queue(self, ticket: Ticket, now_s: float) -> Full | None:
         rule = self.rules.tiers[ticket.tier]
@@ -264,6 +270,21 @@ class Admission:
             arrivals.popleft()
 
     # ---- seeing it
+
+    def best_by_pool(self) -> dict[int, tuple[int, float]]:
+        """Return (rank, start tag) of the best who waits for each place."""
+        best: dict[int, tuple[int, float]] = {}
+        for tier in reversed(self._order):  # the highest last
+            for lane in self._lanes[tier].values() if self._waiting[tier] else ():
+                head = lane.fair.head()
+                if head is None:
+                    continue
+                mine = self.rules.tiers[tier].rank, head[0]
+                for pool in lane.pools:
+                    known = best.get(pool)
+                    if known is None or (-mine[0], mine[1]) < (-known[0], known[1]):
+                        best[pool] = mine
+        return best
 
     def counts(self) -> dict[str, int]:
         """Return how many wait, by tier."""
