@@ -34,6 +34,7 @@ from wattmill.app.running.clock import LiveClock
 from wattmill.app.running.engine_endpoints import EngineEndpoint, read_endpoints
 from wattmill.app.running.lag import Backlog
 from wattmill.app.running.worker_control import serve_control
+from wattmill.distribution.gate import Gate
 from wattmill.distribution.gateway import Gateway, Services
 from wattmill.distribution.server import Server
 from wattmill.ledger.budgets import Allotments
@@ -217,11 +218,23 @@ class Worker:
                 admit=self._backlog.admit,
                 clock=self._clock,
                 limits=settings.gateway.limits,
+                resilience=settings.resilience,
                 default_output_tok=settings.routing.default_output_tok,
                 bound_tok_per_tok=settings.routing.bound_tok_per_tok,
+                gates=self._gates(settings),
             )
         )
         self._fleet = fleet
+
+    def _gates(self, settings: Settings) -> tuple[Gate, ...]:
+        """What a request passes, in this order. What is not declared is not there, and costs nothing."""
+        gates: list[Gate] = []
+        if settings.privacy.asks_for_a_guard:
+            from wattmill.app.gates.privacy import PrivacyGate
+
+            bound = {name: card.bound for name, card in cards(settings).items()}
+            gates.append(PrivacyGate(settings.privacy, bound))
+        return tuple(gates)
 
     # --- the control socket ------------------------------------------------------------------------------
 
@@ -255,6 +268,7 @@ class Worker:
                 {
                     "pool": pool.name,
                     "healthy": state.healthy,
+                    "breaker": state.state,
                     "busy": state.busy,
                     "slots": pool.slots,
                     "prefill_tok_per_s": state.prefill_tok_per_s,

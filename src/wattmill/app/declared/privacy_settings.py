@@ -126,3 +126,8 @@ class PrivacySettings(_Section, frozen=True, kw_only=True):
             "pictures, sound): `refuse` it, or let it `pass` unread."
         ),
     ] = "refuse"
+
+    @property
+    def asks_for_a_guard(self) -> bool:
+        """Whether every request has to be looked at. Key, header, team and place are enough without."""
+        return bool(self.classes or self.rules or self.hooks)

@@ -33,7 +33,6 @@ from wattmill.vocab.request import Request
 if TYPE_CHECKING:
     from wattmill.distribution.exchange import Exchange
 
-RESIDENCY_HEADER = b"x-wattmill-residency"
 WITHHELD = "(withheld)"
 """Stands where a refused request's words would be written down."""
 
@@ -61,7 +60,9 @@ class Guard(msgspec.Struct, frozen=True):
 
 
 class PrivacyGate:
-    """Implements `distribution.gate.Gate`. Making one imports hooks and, where rules are declared, RE2."""
+    """Implements `distribution.gate.Gate`. Making one imports hooks and, where rules are declared, RE2.
+
+    A gateway without classes, rules and hooks needs none: what caller and header say holds anyway."""
 
     name = "privacy"
 
@@ -142,7 +143,7 @@ class PrivacyGate:
         label = x.http.label
         if label is not None and guard.scanner.kinds(label.encode()):
             del x.http.headers[b"x-request-id"]  # it would be written down
-        raw = x.http.body if x.door is None else None
+        raw = x.http.body if getattr(x, "door", None) is None else None  # a door has translated it
         try:
             done = examine(draft.body, raw, guard.rules, guard.scanner)
         except TooManyMatchesError as error:
@@ -162,7 +163,7 @@ class PrivacyGate:
             fields["privacy"] = max(x.ask.privacy, done.privacy, key=_RANK.__getitem__)
         if done.redaction is not None:
             fields["keep"] = False
-            x.taps.append(Restorer(done.redaction.originals))
+            x.tap(Restorer(done.redaction.originals))
             self._replace_body(x, done.body)
         x.ask = msgspec.structs.replace(x.ask, **fields)
 
@@ -254,32 +255,19 @@ class PrivacyGate:
     # ---- where to
 
     def _bind(self, x: Exchange, guard: Guard | None) -> Refusal | None:
-        """Narrow where the request may go by its header and its final class; put guardrails on its answer."""
+        """Narrow where the request may go by its final class; put guardrails on its answer."""
         ask = x.ask
         residency, operators = self._places[ask.privacy]
-        said = x.http.headers.get(RESIDENCY_HEADER)
-        if said is not None:
-            named = frozenset(said.decode("latin-1").replace(" ", "").lower().split(","))
-            if "" in named:
-                return Refusal(
-                    code="bad_header",
-                    message="header 'x-wattmill-residency' must be names of regions, such as 'eu,ch'",
-                    param="x-wattmill-residency",
-                )
-            residency = _both(residency, named)
-        caller = x.caller
-        assert caller is not None
-        residency = _both(caller.residency, residency)
-        operators = _both(caller.operators, operators)
         if residency is not None or operators is not None:
-            x.ask = msgspec.structs.replace(
+            x.ask = ask = msgspec.structs.replace(
                 ask,
                 residency=_both(ask.residency, residency),
                 operators=_both(ask.operators, operators),
             )
         if guard is not None and guard.outputs and ask.endpoint != "embeddings":
             # They see placeholders: the tap that puts originals back comes after them.
-            x.taps[:0] = [self._output(x.ask, caller, hook) for hook in guard.outputs]
+            assert x.caller is not None
+            x.taps = [*(self._output(ask, x.caller, hook) for hook in guard.outputs), *x.taps]
         return None
 
     def _output(self, ask: Request, caller: Caller, hook: Hook) -> OutputGuard:
@@ -329,7 +317,9 @@ def _shown(x: Exchange) -> Shown:
 
 def _readable(x: Exchange) -> Refusal | None:
     body = x.draft.body
-    asked = {k: body[k] for k in ("messages", "prompt", "input") if k in body and b"[" in bytes(body[k])[1:]}
+    asked: dict[str, msgspec.Raw] = {
+        k: body[k] for k in ("messages", "prompt", "input") if k in body and b"[" in bytes(body[k])[1:]
+    }
     if (
         "messages" in asked
         and b'"type"' not in bytes(asked["messages"])

@@ -13,7 +13,6 @@ Ask = Callable[[str], Verdict | None]
 """Show a text; None: the guardrail failed, and what is declared for that is to let it pass."""
 
 _PREFIX = b"data: "
-_DONE = b"data: [DONE]\n\n"
 MAX_HELD_CHARS = 4 * 1024 * 1024
 _encoder = msgspec.json.Encoder()
 
@@ -44,6 +43,10 @@ class OutputGuard:
         self._choices: dict[int, _Choice] = {}
         self._last: dict[str, Any] | None = None
 
+    def again(self) -> None:
+        """Another place answers from the beginning: what was seen of the first was shown to nobody."""
+        self._choices.clear()
+
     def whole(self, body: bytes) -> bytes:
         try:
             answer = msgspec.json.decode(body)
@@ -70,16 +73,14 @@ class OutputGuard:
         return _encoder.encode(answer)
 
     def event(self, event: bytes) -> bytes:
-        if event == _DONE:
-            return self.ended(True) + event
         before, found, data = event.partition(_PREFIX)
         try:
             decoded = msgspec.json.decode(data) if found else None
         except msgspec.MsgspecError:
             return event
-        choices = decoded.get("choices") if type(decoded) is dict else None
-        if type(choices) is not list or not choices:
-            return self.ended(True) + event  # usage comes after the last text
+        choices = decoded.get("choices") if isinstance(decoded, dict) else None
+        if not isinstance(decoded, dict) or type(choices) is not list or not choices:
+            return event
         self._last = {k: v for k, v in decoded.items() if k not in ("choices", "usage")}
         out = [c for c in map(self._seen, choices) if c is not None]
         if not out:

@@ -33,6 +33,10 @@ class Restorer:
 
     # ---- a tap
 
+    def again(self) -> None:
+        """Another place answers from the beginning: what was held back of the first was shown to nobody."""
+        self._held.clear()
+
     def whole(self, body: bytes) -> bytes:
         """Return a complete answer with every placeholder replaced, in whatever string it stands."""
         if b"[" not in body:
