@@ -40,6 +40,12 @@ class BreakerMachine(RuleBasedStateMachine):
             assert not self.breaker.healthy  # one at a time
 
     @rule()
+    def content_comes(self) -> None:
+        state = self.breaker.state
+        self.breaker.gave_content()
+        assert self.breaker.state == state  # it takes a whole answer to close it
+
+    @rule()
     def one_is_good(self) -> None:
         state = self.breaker.state
         self.breaker.good()

@@ -10,15 +10,22 @@ from wattmill.distribution.sse import MAX_EVENT_BYTES, EventTooLongError, Splitt
 from wattmill.vocab.usage import Usage
 
 
-def test_three_failures_in_a_row_take_a_pool_down_and_one_success_brings_it_back() -> None:
+def test_three_failures_in_a_row_take_a_pool_down_and_good_answers_bring_it_back() -> None:
     state = BackendState("p")
     for _ in range(2):
         state.failed("status 500", now_s=1.0)
         assert state.healthy
     state.failed("status 500", now_s=1.0)
     assert not state.healthy and state.probe_at_s > 1.0
-    state.succeeded()
-    assert state.healthy and state.failures == 0
+    assert state.last_error == "status 500"
+    state.probe_good()
+    assert state.healthy and state.state == "half_open"
+    for _ in range(2):
+        state.took(2.0)
+        assert not state.healthy
+        state.good()
+        state.gave_back()
+    assert state.healthy and state.state == "closed" and state.failures == 0
 
 
 def test_a_refused_connection_leaves_no_doubt() -> None:
@@ -32,7 +39,7 @@ def test_probes_wait_longer_each_time_up_to_five_seconds() -> None:
     state.failed("refused", now_s=0.0, surely_down=True)
     waits = []
     for _ in range(8):
-        state.probe_failed("refused", now_s=0.0)
+        state.probe_failed("refused", now_s=0.0, surely_down=True)
         waits.append(state.probe_at_s)
     assert waits == sorted(waits) and waits[-1] == 5.0
 
@@ -52,6 +59,19 @@ def test_speeds_prefer_the_engines_own_times() -> None:
     assert state.decode_tok_per_s == pytest.approx(18.0)
 
 
+def test_a_percentile_of_the_first_contents_needs_some_of_them_and_follows_the_newest() -> None:
+    state = BackendState("p")
+    for at in range(19):
+        state.first_content_took(0.1)
+        assert state.ttft_quantile_s(0.95) is None, at
+    state.first_content_took(0.9)
+    assert state.ttft_quantile_s(0.95) == 0.9
+    assert state.ttft_quantile_s(0.5) == 0.1
+    for _ in range(256):
+        state.first_content_took(0.3)
+    assert state.ttft_quantile_s(0.95) == 0.3
+
+
 def test_a_few_tokens_say_nothing_about_speed() -> None:
     state = BackendState("p")
     state.observe(computed_tok=3, output_tok=2, ttft_s=1.0, decode_s=1.0, prefill_us=None, decode_us=None)
@@ -60,8 +80,8 @@ def test_a_few_tokens_say_nothing_about_speed() -> None:
 
 def test_an_aborted_slot_is_busy_until_it_is_freed() -> None:
     state = BackendState("p")
-    state.took()
-    state.took()
+    state.took(0.0)
+    state.took(0.0)
     state.lingers()
     assert (state.busy, state.serving, state.lingering) == (2, 1, 1)
     state.gave_back()

@@ -146,7 +146,7 @@ class Attempt:
                 model.cost.id,
                 model.charge.id,
                 ask.max_output_tok,
-                exchange.route if exchange.attempts == 1 else None,
+                exchange.take_route(),
                 exchange.http.label,
                 ask.privacy,
                 self.reserved_cost_nusd,
@@ -158,9 +158,9 @@ class Attempt:
         )
         self.written = True
         upstream = self.upstream
-        upstream.state.took()
-        exchange.gateway.attempts.add(self)
         now = self._started_s = services.clock.now()
+        upstream.state.took(now)
+        exchange.gateway.attempts.add(self)
         self.sent = self.holds_slot = True
         upstream.post(PATHS[ask.endpoint], body, self, now)
         if exchange.slow and self.handle is not None:
@@ -250,6 +250,8 @@ class Attempt:
         said = judge_status(self.pool, self.status, words, self.retry_after)
         if said.unwell:
             self._unwell(f"status {self.status}")
+        if self.retry_after is not None and self.status in (429, 503):
+            self.upstream.state.rest(self.exchange.services.clock.now(), self.retry_after)
         self.book("failed", None, "none", error=said.refusal.code)
         self.exchange.attempt_failed(said.refusal, final=said.final)
 
@@ -417,7 +419,7 @@ class Attempt:
 
     def _learn(self, usage: Usage | None, now: float, prefill_us: int | None, decode_us: int | None) -> None:
         state = self.upstream.state
-        state.succeeded()
+        state.good()
         if usage is not None and self.first_s is not None:
             state.observe(
                 computed_tok=usage.prompt_tok - usage.cached_tok,

@@ -79,6 +79,7 @@ class _Streamed(Attempt):
                 shown.append(out)
         if self.first_s is None and tally.has_content:
             self.first_s = self.exchange.services.clock.now()
+            self.upstream.state.gave_content()
         if tally.failure is not None:
             self.show(shown)
             self.malformed(tally.failure)

@@ -2,53 +2,57 @@
 
 from __future__ import annotations
 
+from wattmill.distribution.breaker import Breaker, BreakerRules
 from wattmill.units import US_PER_S
 
-_DOWN_AFTER = 3  # failures in a row
-_FIRST_PROBE_S = 0.2
-_LONGEST_PROBE_S = 5.0
 _NEW = 0.2  # weight of a new measurement
 _FEWEST_TOK = 8  # a speed from fewer tokens is mostly overhead
+_RECENT = 256  # times to first content of which percentiles are taken
+_FEWEST_TIMES = 20  # a percentile of fewer says nothing
+_LOOK_EVERY = 16  # new times after which percentiles are taken anew
 
 
-class BackendState:
+class BackendState(Breaker):
     """One pool as one worker sees it. Speeds are None until measured; they are of one request alone,
     exponentially weighted with 0.2 for the newest."""
 
     __slots__ = (
+        "_new_times",
+        "_quantile_s",
+        "_quantile_share",
+        "_times",
         "busy",
         "decode_tok_per_s",
-        "failures",
-        "healthy",
         "last_error",
         "linger_s",
         "lingering",
         "overhead_s",
         "pool",
         "prefill_tok_per_s",
-        "probe_at_s",
-        "probe_wait_s",
         "serving",
     )
 
-    def __init__(self, pool: str) -> None:
+    def __init__(self, pool: str, rules: BreakerRules | None = None) -> None:
+        super().__init__(rules)
         self.pool = pool
         self.busy = 0  # slots taken: running attempts, and aborted ones that the engine still works on
         self.lingering = 0  # of these, aborted ones
         self.serving = 0  # of these, running ones
-        self.healthy = True
-        self.failures = 0  # in a row
         self.last_error: str | None = None
-        self.probe_at_s = 0.0
-        self.probe_wait_s = _FIRST_PROBE_S
         self.prefill_tok_per_s: float | None = None
         self.decode_tok_per_s: float | None = None
         self.overhead_s: float | None = None  # from sending to the engine's start of work
         self.linger_s: float | None = None  # how long the engine went on after the last observed abort
+        self._times: list[float] = []  # from sending to the first content, a ring
+        self._new_times = 0
+        self._quantile_share = 0.0
+        self._quantile_s: float | None = None
 
-    def took(self) -> None:
+    def took(self, now_s: float) -> None:
         self.serving += 1
         self.busy += 1
+        if self.state == "half_open":
+            self.sent(now_s)
 
     def gave_back(self) -> None:
         self.serving -= 1
@@ -63,25 +67,14 @@ class BackendState:
         self.lingering -= count
         self.busy -= count
 
-    def succeeded(self) -> None:
-        self.failures = 0
-        if not self.healthy:
-            self.healthy = True
-            self.probe_wait_s = _FIRST_PROBE_S
-
     def failed(self, error: str, *, now_s: float, surely_down: bool = False) -> None:
-        """Count a failure; after three in a row, or one that leaves no doubt, the pool is down and probed."""
+        """Count a failure; the breaker says what follows."""
         self.last_error = error
-        self.failures += 1
-        if self.healthy and (surely_down or self.failures >= _DOWN_AFTER):
-            self.healthy = False
-            self.probe_wait_s = _FIRST_PROBE_S
-            self.probe_at_s = now_s + self.probe_wait_s
+        self.bad(now_s, surely_down=surely_down)
 
-    def probe_failed(self, error: str, *, now_s: float) -> None:
+    def probe_failed(self, error: str, *, now_s: float, surely_down: bool) -> None:
         self.last_error = error
-        self.probe_wait_s = min(2 * self.probe_wait_s, _LONGEST_PROBE_S)
-        self.probe_at_s = now_s + self.probe_wait_s
+        self.probe_bad(now_s, surely_down=surely_down)
 
     def observe(
         self,
@@ -108,6 +101,26 @@ class BackendState:
             self.decode_tok_per_s = _mix(self.decode_tok_per_s, (output_tok - 1) / spent_s)
         if prefill_us:
             self.overhead_s = _mix(self.overhead_s, max(0.0, ttft_s - prefill_s))
+
+    # ---- how long the first content takes; kept only where hedges are declared
+
+    def first_content_took(self, ttft_s: float) -> None:
+        times = self._times
+        if len(times) < _RECENT:
+            times.append(ttft_s)
+        else:
+            times[self._new_times % _RECENT] = ttft_s
+        self._new_times += 1
+
+    def ttft_quantile_s(self, share: float) -> float | None:
+        """Return a percentile of the last times to first content, None where there are too few."""
+        times = self._times
+        if len(times) < _FEWEST_TIMES:
+            return None
+        if self._quantile_s is None or share != self._quantile_share or self._new_times % _LOOK_EVERY == 0:
+            self._quantile_share = share
+            self._quantile_s = sorted(times)[min(len(times) - 1, int(share * len(times)))]
+        return self._quantile_s
 
 
 def _mix(old: float | None, new: float) -> float:

@@ -93,8 +93,14 @@ class Breaker:
             self.healthy = False
             self._trial_until_s = now_s + self.rules.trial_s
 
+    def gave_content(self) -> None:
+        """A trial begins well: the next may follow."""
+        if self.state == "half_open":
+            self.healthy = True
+            self._trial_until_s = float("inf")
+
     def good(self) -> None:
-        """It gave content."""
+        """It answered to the end."""
         self.failures = 0
         self.reachable = True
         if self.state == "closed":
@@ -134,6 +140,12 @@ class Breaker:
                 pass  # one that was on its way already
             case "resting":
                 self._before_rest = "open"
+
+    @property
+    def last_resort(self) -> bool:
+        """Whether a request may go where no other place is left: not to one that asked for rest, nor to one
+        that nobody can connect to."""
+        return not self.healthy and self.reachable and self.state != "resting"
 
     # ---- probes and time
 

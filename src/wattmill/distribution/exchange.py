@@ -43,7 +43,9 @@ class Exchange:
     __slots__ = (
         "_gate",
         "_lease",
+        "_new_route",
         "_next",
+        "_tried",
         "ask",
         "attempt",
         "attempts",
@@ -97,6 +99,8 @@ class Exchange:
         self.taps: list[Tap] | tuple[()] = ()  # what the answer passes on its way out, in this order
         self._gate = 0  # how many gates were entered
         self._next = 0
+        self._tried: tuple[str, ...] = ()  # places that failed
+        self._new_route: Route | None = None  # decided and not yet written down
         self._lease: asyncio.Task[None] | None = None
         gateway.in_flight += 1
         http.conn.client = self
@@ -130,12 +134,17 @@ class Exchange:
             if isinstance(told, Refusal):
                 self.refuse(told)
             return
-        route = self.services.route(self.ask, self.caller)  # type: ignore[arg-type]
+        route = self._decide()
         if isinstance(route, Refusal):
             self.refuse(route)
         else:
-            self.route = route
+            self.route = self._new_route = route
             self._try_next()
+
+    def take_route(self) -> Route | None:
+        """Return the decision if the journal has not got it yet."""
+        route, self._new_route = self._new_route, None
+        return route
 
     def go_on(self, refusal: Refusal | None = None) -> None:
         """A gate that kept this request waiting lets it pass, or refuses it."""
@@ -223,6 +232,8 @@ class Exchange:
         while self._next < len(candidates):
             candidate = candidates[self._next]
             self._next += 1
+            if candidate.pool in self._tried:
+                continue
             backend = self.services.backends.get(candidate.pool)
             model = backend.models.get(self.ask.model) if backend is not None else None
             if backend is None or model is None or candidate.pool not in self.upstreams:
@@ -330,6 +341,11 @@ class Exchange:
         attempt = form(self, candidate, backend, model, adapter, grant, clamp, cost)
         self.attempt = attempt
         self.attempts += 1
+        if self.attempts == 1:
+            assert self.caller is not None
+            self.gateway.retries.asked(candidate.pool, self.caller.key, self.services.clock.now())
+        else:
+            self.gateway.metrics.count("wattmill_failovers_total", candidate.pool)
         self.expected_nusd = candidate.expected_nusd
         try:
             attempt.start()
@@ -350,13 +366,75 @@ class Exchange:
 
     def attempt_failed(self, refusal: Refusal, *, final: bool) -> None:
         """The present attempt is booked as failed and the client has seen nothing of it."""
+        assert self.attempt is not None
+        pool = self.attempt.pool
         self.attempt = None
         self.failure = refusal
-        if final or self._next >= len(self.route.candidates):
-            self.refuse(refusal)
+        self._tried += (pool,)
+        if final or not self._may_try_again(pool):
+            assert self.failure is not None
+            self.refuse(self.failure)
         else:
-            self.gateway.metrics.count("wattmill_failovers_total", self.route.candidates[self._next].pool)
             self._try_next()
+
+    def _may_try_again(self, failed: str) -> bool:
+        """Say whether there is a further place, and a token for trying it; else `failure` says why not."""
+        if self.attempts >= self.services.resilience.attempts:
+            return False
+        if self._next >= len(self.route.candidates) and not self._look_again():
+            return False
+        return self._take_token(failed)
+
+    def _look_again(self) -> bool:
+        """All that were candidates have failed: decide anew, by what is known now."""
+        assert self.caller is not None
+        route = self._decide()
+        if isinstance(route, Refusal) or all(c.pool in self._tried for c in route.candidates):
+            return False
+        self.route = self._new_route = route
+        self._next = 0
+        return True
+
+    def _decide(self) -> Route | Refusal:
+        """Ask the policy. Where nothing but open breakers stands against every place, one that can be reached
+        is tried all the same, as far as the budget for trying again goes: a breaker spares a place and must
+        not refuse what it could serve."""
+        assert self.caller is not None
+        route = self.services.route(self.ask, self.caller)
+        if not isinstance(route, Refusal) or route.code != "no_healthy_place":
+            return route
+        states = [
+            upstream.state
+            for pool, upstream in self.upstreams.items()
+            if upstream.state.last_resort and self.ask.model in upstream.backend.models
+            if pool not in self._tried
+        ]
+        now_s = self.services.clock.now()
+        if not states or self.gateway.retries.take(states[0].pool, self.caller.key, now_s) is not None:
+            return route
+        for state in states:
+            state.healthy = True
+        try:
+            return self.services.route(self.ask, self.caller)
+        finally:
+            for state in states:
+                state.healthy = False
+
+    def _take_token(self, pool: str) -> bool:
+        """Take a token for a further attempt after one at `pool`; else `failure` says that there is none."""
+        assert self.caller is not None
+        spent = self.gateway.retries.take(pool, self.caller.key, self.services.clock.now())
+        if spent is None:
+            return True
+        self.gateway.metrics.count("wattmill_retries_refused_total", pool)
+        whose = f"place {pool!r}" if spent == "pool" else "this key"
+        if self.failure is not None:
+            self.failure = msgspec.structs.replace(
+                self.failure,
+                message=f"{self.failure.message}; not tried elsewhere: the budget of {whose} for trying "
+                "again is used up (resilience.retries)",
+            )
+        return False
 
     # ---- the end
 

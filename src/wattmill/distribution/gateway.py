@@ -16,6 +16,8 @@ from wattmill.distribution.gate import Gate
 from wattmill.distribution.http import RUN_IN_URL, HttpRequest
 from wattmill.distribution.linger import LingerWatch
 from wattmill.distribution.metrics import Metrics
+from wattmill.distribution.resilience import Resilience
+from wattmill.distribution.retry_budget import RetryBudget
 from wattmill.distribution.server import SWEEP_S
 from wattmill.distribution.side_door import SideDoor, SideExchange
 from wattmill.distribution.spec import Backend, Limits
@@ -32,6 +34,7 @@ from wattmill.vocab.route import Route
 from wattmill.vocab.usage import Usage
 
 _log = logging.getLogger("wattmill.gateway")
+_RESILIENCE = Resilience()
 _PROGRESS_S = 1.0
 _JOURNAL_DOUBT_S = 5.0  # how long a refused record keeps the worker from being ready
 
@@ -68,6 +71,7 @@ class Services:
     admit: Callable[[], Refusal | None]
     clock: Clock
     limits: Limits
+    resilience: Resilience = _RESILIENCE
     default_output_tok: int = 1024  # reserved where a client does not limit its answer
     bound_tok_per_tok: float = 4.0  # how far the bound of a prompt, in bytes, lies above its tokens
     gates: tuple[Gate, ...] = ()  # what a request passes before it is routed, in this order
@@ -85,6 +89,7 @@ class Gateway:
         self.draining = False
         self.services: Services
         self.journal_failed_s: float | None = None
+        self.retries = RetryBudget()
         self._states: dict[str, BackendState] = {}
         self._watches: dict[str, LingerWatch] = {}
         self._retired: list[tuple[float, Upstream]] = []  # until when a running exchange may still use it
@@ -118,6 +123,9 @@ class Gateway:
                 self._retired.append((self._clock.now() + services.limits.total_s, upstream))
         self.services = services
         self.upstreams = fresh
+        self.retries.use(services.resilience.retries)
+        for state in self._states.values():
+            state.rules = services.resilience.breaker
 
     def next_seq(self) -> int:
         self._seq += 1
@@ -266,6 +274,7 @@ class Gateway:
                 "wattmill_pool_busy": [((pool,), state.busy) for pool, state in pools],
                 "wattmill_pool_lingering": [((pool,), state.lingering) for pool, state in pools],
                 "wattmill_pool_up": [((pool,), int(state.healthy)) for pool, state in pools],
+                "wattmill_breaker_opened_total": [((pool,), state.opened) for pool, state in pools],
             }
         )
 

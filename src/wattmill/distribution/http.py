@@ -29,6 +29,8 @@ WANTED = frozenset(
         b"expect",
         b"x-request-id",
         b"x-wattmill-privacy",
+        b"idempotency-key",
+        b"cache-control",
         b"x-wattmill-run",
         b"x-wattmill-step",
         b"baggage",
@@ -37,7 +39,7 @@ WANTED = frozenset(
 """Header names, lower case, that are looked at. Nothing else is read, and none of them is forwarded."""
 
 _NO_HOST = re.compile(rb"[ \t,@/\\]").search
-_ONCE = WANTED - {b"x-request-id", b"baggage"}
+_ONCE = WANTED - {b"x-request-id", b"baggage", b"cache-control"}
 RUN_IN_URL = b"/run"  # no header can have this name: the run that the path begins with
 
 

@@ -62,6 +62,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("wattmill_aborts_total", "counter", "Requests whose client left before the end.", ("pool",)),
     Metric("wattmill_failovers_total", "counter", "Requests sent on to another pool.", ("pool",)),
     Metric(
+        "wattmill_retries_refused_total",
+        "counter",
+        "Further attempts that the budget for trying again did not allow.",
+        ("pool",),
+    ),
+    Metric("wattmill_breaker_opened_total", "counter", "Times that a pool's breaker opened.", ("pool",)),
+    Metric(
         "wattmill_abort_linger_seconds_total",
         "counter",
         "Time that engines worked on after an abort.",

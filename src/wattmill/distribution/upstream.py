@@ -223,16 +223,19 @@ class Upstream:
             for conn in [c for c in self._open if c not in resting]:
                 conn.sweep(now_s)
         state = self.state
-        if not state.healthy and self._probe is None and now_s >= state.probe_at_s and not self.closed:
+        if state.state == "closed":
+            return
+        state.tick(now_s)
+        if state.probe_due(now_s) and self._probe is None and not self.closed:
             self._probe = _Probe(self)
             self.get("/models", self._probe)
 
-    def probed(self, error: str | None) -> None:
+    def probed(self, error: str | None, *, surely_down: bool = False) -> None:
         self._probe = None
         if error is None:
-            self.state.succeeded()
+            self.state.probe_good()
         else:
-            self.state.probe_failed(error, now_s=self._clock.now())
+            self.state.probe_failed(error, now_s=self._clock.now(), surely_down=surely_down)
 
 
 class _Opening:
@@ -298,7 +301,7 @@ class _Probe:
         self._up.probed(f"probe: status {self._status}" if down else None)
 
     def on_lost(self, kind: str, text: str) -> None:
-        self._up.probed(f"probe: {text}")
+        self._up.probed(f"probe: {text}", surely_down=kind == "connect")
 
 
 class _ConnectReply(asyncio.Protocol):
