@@ -2,8 +2,8 @@
 
 A batch shares the weights that it reads, so a token of one request takes `alone_s`, and a little longer for
 each further request at work: t(n) = alone_s * (1 + slowdown * (n - 1)). The line is fitted by least squares
-that forget (an observation counts 0.95 of the one after it), starts from the declared speed, and takes no
-observation for more than four times, or less than a quarter, of what it expected: one stall teaches little,
+that forget (an observation counts 0.97 of the one after it), starts from the declared speed, and takes no
+observation for more than 2.5 times, or less than that part, of what it expected: one stall teaches little,
 many teach fast.
 """
 
@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import msgspec
 
-KEEP = 0.95  # weight of an observation against the one after it
+KEEP = 0.97  # weight of an observation against the one after it
 PRIOR = 0.25  # weight of the declared speed against one observation
-WILDEST = 4.0  # no single observation counts for more than this factor off
+WILDEST = 2.5  # no single observation counts for more than this factor off
 RIDGE = 1.0  # pulls the slope to zero until the load was seen to vary
 LEAST_ALONE = 0.05  # of the mean: a line never says that a token alone takes nothing
 TTFT_GAIN = 0.1  # share of a seen deviation, in the logarithm, by which an expectation is corrected

@@ -1,0 +1,88 @@
+"""What one worker learned while it served: it survives a reload, and goes with the worker."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from wattmill.ports import Clock, Journal
+from wattmill.scheduling.lengths import Lengths
+from wattmill.scheduling.prefix import Prefixes, hit_share
+from wattmill.scheduling.spec import Policy
+from wattmill.vocab.caller import Caller
+from wattmill.vocab.fact import Asker
+
+MOST_ASKERS = 16_384
+_FEWEST_SHARED_TOK = 32  # of a beginning that is so short, what is cached says little
+_SEED_BITS = 53
+
+
+class Known(NamedTuple):
+    """A caller that the journal was told of, and the policy that decides for it."""
+
+    caller: Caller
+    id: int  # of its record; decisions name it
+    policy: Policy
+    takes_turns: bool  # whether the policy is told how many decisions were taken
+
+
+class Memory:
+    """Bounded, of one worker, never shared: each worker learns from what it sees itself."""
+
+    def __init__(self, *, expected_output_tok: int, seed: int | None = None, worker: int = 0) -> None:
+        self.lengths = Lengths(expected_tok=expected_output_tok)
+        self.prefixes = Prefixes(0)
+        self.hits: dict[str, float] = {}  # by pool: share of a repeated beginning that is still cached
+        self.turn = 0
+        # Workers with one seed must not explore in step, so each has a part of it to itself.
+        self.seed = (
+            secrets.randbits(_SEED_BITS) if seed is None else (seed * 1_000_003 + worker) % 2**_SEED_BITS
+        )
+        self.draw = random.Random(self.seed).random
+        self._pools: tuple[str, ...] = ()
+        self._known: dict[int, Known] = {}
+        self._last_asker = 0
+
+    def begin(self, pools: Sequence[str]) -> None:
+        """Use a new list of places from now on: who asks is told anew, and beginnings are forgotten if the
+        places are others."""
+        self._known.clear()
+        if tuple(pools) != self._pools:
+            self._pools = tuple(pools)
+            self.prefixes = Prefixes(len(self._pools))
+
+    def known(
+        self,
+        caller: Caller,
+        policy_of: Callable[[Caller], tuple[Policy, bool]],
+        journal: Journal,
+        clock: Clock,
+    ) -> Known:
+        """Return what stands for `caller`; the journal is told when it is new."""
+        found = self._known.get(id(caller))
+        if found is not None:
+            return found
+        policy, takes_turns = policy_of(caller)
+        self._last_asker += 1
+        found = Known(caller, self._last_asker, policy, takes_turns)
+        told = journal.append_note(Asker(found.id, clock.wall_us(), msgspec.msgpack.encode(caller)))
+        if told:  # else there was no room: its next request tries again
+            if len(self._known) >= MOST_ASKERS:
+                self._known.clear()
+            self._known[id(caller)] = found
+        return found
+
+    def forget_askers(self) -> None:
+        """Let the journal be told of every caller again, so that it need not be kept from the beginning."""
+        self._known.clear()
+
+    def reused(self, pool: str, *, shared_tok: float, prompt_tok: int, cached_tok: int) -> None:
+        """Learn how much of a beginning that was sent to `pool` before its engine had kept."""
+        expected_tok = min(shared_tok, float(prompt_tok))
+        if expected_tok >= _FEWEST_SHARED_TOK:
+            known = self.hits.get(pool, 0.0)
+            self.hits[pool] = hit_share(known, expected_tok=expected_tok, cached_tok=cached_tok)
