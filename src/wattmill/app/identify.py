@@ -48,6 +48,7 @@ def read_entries(
             residency=allowed_by_all(a.residency for a in above[key.id]),
             operators=allowed_by_all(a.operators for a in above[key.id]),
             expires_us=key.expires_us,
+            requires_run=key.requires_run,
             tier=_tier(key.tier, above[key.id], tier),
             policy=next((one.policy for one in reversed(above[key.id]) if one.policy), None),
         )

@@ -25,6 +25,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     expires_us: int | None = None
     policy: str | None = None  # routing policy of this key or its team; None: the factory's
     tier: str = ""  # the best that it may ask for, and what it gets unless it asks for less; "" is no tier
+    requires_run: bool = False  # nothing is served outside of a run
 
 
 def out_of_scope(caller: Caller, *, endpoint: str) -> Refusal | None:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+import logging
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from wattmill.app.runs.bodies import NewStep
+from wattmill.app.runs.opening import MAX_STEPS, open_step
 from wattmill.ledger.stores.control import Control
-from wattmill.ledger.stores.control_records import NoSuch, Run
+from wattmill.ledger.stores.control_records import ControlError, NoSuch, Run, RunState
 from wattmill.ledger.stores.control_runs import Runs
 from wattmill.units import US_PER_S
 from wattmill.vocab.caller import Caller
@@ -24,32 +28,21 @@ from wattmill.vocab.refusal import Refusal
 MAX_KNOWN = 8_192
 MAX_UNKNOWN = 1_024
 UNKNOWN_US = US_PER_S  # how long an id that nobody opened is not asked for again
+MAX_STEPS_KNOWN = 2 * MAX_STEPS
 MAX_LOOKUPS = 32  # at once; further ones are told to come back
 
-
-class Share(msgspec.Struct, frozen=True, gc=False):
-    """How much of a run's tightest limit is spent, as last read."""
-
-    node: int
-    name: str
-    unit: str
-    used: int  # of the whole factory
-    amount: int
-    mine: int  # of it, this worker's own
+_log = logging.getLogger("wattmill.runs")
 
 
 class Known:
     """One run as this worker knows it."""
 
-    __slots__ = ("below", "run", "share", "steps", "token", "used")
+    __slots__ = ("__weakref__", "above", "run", "steps")
 
-    def __init__(self, run: Run, token: str) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
-        self.token = token
-        self.below = 0
-        self.share: Share | None = None
-        self.steps: dict[str, Known | None] = {}
-        self.used = True  # since the last reading
+        self.above: tuple[Known, ...] = ()  # agents and runs between the key and this one
+        self.steps: dict[str, Known | None] = {}  # by name; None: it counts at the run
 
 
 UNKNOWN = Refusal(
@@ -73,8 +66,10 @@ class Desk:
         self._wall_us = wall_us
         self._run = run_in_thread
         self._known: dict[str, Known] = {}
-        self._by_node: dict[int, Known] = {}
+        self._by_node: weakref.WeakValueDictionary[int, Known] = weakref.WeakValueDictionary()
         self._unknown: dict[str, int] = {}
+        self._readings = 0
+        self._tasks: set[asyncio.Task[None]] = set()
         self._lookups: dict[str, asyncio.Task[Known | Refusal]] = {}
 
     def __len__(self) -> int:
@@ -100,12 +95,26 @@ class Desk:
             return not_open(run)
         if run.expires_us is not None and self._wall_us() >= run.expires_us:
             return not_open(msgspec.structs.replace(run, state="closed", reason="expired"))
-        known.used = True
+        for one in known.above:
+            if one.run.state != "open":
+                return not_open(one.run)
         return known
 
-    async def look_up(self, id: str, caller: Caller) -> Known | Refusal:
-        """Ask the control database. Those who ask for the same id at the same time ask once."""
+    async def look_up(self, id: str, caller: Caller, *, ended_too: bool = False) -> Known | Refusal:
+        """Return the run `id`, from the control database if it is unknown here. Those who ask for the same
+        one at the same time ask once."""
         token = _hashed(id)
+        known = self._known.get(token)
+        if known is None:
+            found = await self._looked_up(id, token)
+            if isinstance(found, Refusal):
+                return found
+            known = found
+        if ended_too:
+            return known if known.run.key == caller.key else UNKNOWN
+        return self.judge(known, caller)
+
+    async def _looked_up(self, id: str, token: str) -> Known | Refusal:
         task = self._lookups.get(token)
         if task is None:
             if len(self._lookups) >= MAX_LOOKUPS:
@@ -117,37 +126,68 @@ class Desk:
             task = asyncio.get_running_loop().create_task(self._look_up(id, token))
             self._lookups[token] = task
             task.add_done_callback(lambda _: self._lookups.pop(token, None))
-        found = await asyncio.shield(task)
-        return found if isinstance(found, Refusal) else self.judge(found, caller)
+        return await asyncio.shield(task)
+
+    async def step(self, known: Known, asked: NewStep) -> None:
+        """Learn the step of a run, made if it is new. One that a limit forbids counts at the run itself."""
+        made = await self._run(open_step, self._control, known.run, asked)
+        if isinstance(made, Refusal):
+            if len(known.steps) < MAX_STEPS_KNOWN:
+                known.steps[asked.name] = None
+        else:
+            known.steps[asked.name] = self.learn(made, (*(one.run for one in known.above), known.run))
+
+    def hold(self, node: int, action: str, reason: str) -> Refusal:
+        """Pause or stop a run: here at once, everywhere when it is written down (a moment later)."""
+        state: RunState = "stopped" if action == "stop" else "paused"
+        known = self._by_node.get(node)
+        if known is not None:
+            known.run = msgspec.structs.replace(known.run, state=state, reason=reason)
+        task = asyncio.get_running_loop().create_task(self._write_down(node, state, reason))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if known is not None:
+            return not_open(known.run)
+        return Refusal(code="run_paused", message=f"the run at node {node} is {state}: {reason}")
+
+    async def _write_down(self, node: int, state: RunState, reason: str) -> None:
+        try:
+            await self._run(self.runs.set_state, node, state, reason)
+        except ControlError as error:  # somebody ended it first
+            _log.info("run at node %d: %s", node, error)
+        except Exception:  # noqa: BLE001 - it stays held here; the log says why not elsewhere
+            _log.exception("could not write down that the run at node %d is %s", node, state)
 
     async def _look_up(self, id: str, token: str) -> Known | Refusal:
-        try:
-            run = await self._run(self.runs.find, id)
-        except NoSuch:
-            if len(self._unknown) >= MAX_UNKNOWN:
-                self._unknown.clear()
-            self._unknown[token] = self._wall_us() + UNKNOWN_US
-            return UNKNOWN
-        return self.learn(run, token)
-
-    def learn(self, run: Run, token: str) -> Known:
-        """Remember a run; the longest unused one is forgotten."""
-        known = self._known.pop(token, None)
-        if known is None:
-            known = Known(run, token)
-            if len(self._known) >= MAX_KNOWN:
-                oldest = self._known.pop(next(iter(self._known)))
-                self._by_node.pop(oldest.run.node, None)
-        known.run = run
-        known.below = run.depth
-        self._known[token] = known
-        self._by_node[run.node] = known
+        readings = -1
+        while readings != self._readings:  # what changed while we read would not be read anew later
+            readings = self._readings
+            try:
+                run, above = await self._run(self._read, id)
+            except NoSuch:
+                if len(self._unknown) >= MAX_UNKNOWN:
+                    self._unknown.clear()
+                self._unknown[token] = self._wall_us() + UNKNOWN_US
+                return UNKNOWN
+        if len(self._known) >= MAX_KNOWN:
+            del self._known[next(iter(self._known))]  # the one that was looked up longest ago
+        known = self._known[token] = self.learn(run, above)
         self._unknown.pop(token, None)
         return known
 
-    def opened(self, run: Run, id: str) -> Known:
-        """Remember a run that was opened here."""
-        return self.learn(run, _hashed(id))
+    def _read(self, id: str) -> tuple[Run, list[Run]]:
+        run = self.runs.find(id)
+        return run, [self.runs.at(node) for node in run.path[-run.depth : -1]]
+
+    def learn(self, run: Run, above: Sequence[Run]) -> Known:
+        """Remember a run as long as somebody holds it."""
+        known = self._by_node.get(run.node)
+        if known is None:
+            known = Known(run)
+            self._by_node[run.node] = known
+        known.run = run
+        known.above = tuple(self.learn(one, above[:n]) for n, one in enumerate(above))
+        return known
 
     def at(self, node: int) -> Known | None:
         return self._by_node.get(node)
@@ -156,6 +196,7 @@ class Desk:
 
     async def reread(self) -> None:
         """Read anew the state of every run that is known here: somebody changed something."""
+        self._readings += 1
         nodes = list(self._by_node)
         if not nodes:
             return
@@ -178,37 +219,6 @@ class Desk:
                 ).fetchone()
                 if row is not None:
                     out[node] = row
-        return out
-
-    async def tick(self, mine: Callable[[int], int]) -> None:
-        """Read what the runs in use have spent. `mine`: what this worker has charged at a node by now."""
-        live = [known for known in self._known.values() if known.used]
-        for known in live:
-            known.used = False
-        if live:
-            shares = await self._run(self._shares, [known.run.node for known in live], mine)
-            for known in live:
-                known.share = shares.get(known.run.node)
-
-    def _shares(self, nodes: list[int], mine: Callable[[int], int]) -> dict[int, Share]:
-        out: dict[int, Share] = {}
-        for node in nodes:
-            own = mine(node)  # before the reading: what comes in between is counted twice, never missed
-            try:
-                budget = self.runs.budget(node)
-            except NoSuch:
-                continue
-            tightest: Share | None = None
-            if budget.cap_nusd is not None:
-                tightest = Share(node, budget.name, "nusd", budget.used_nusd, budget.cap_nusd, own)
-            for limit in budget.limits:
-                share = Share(node, budget.name, limit.unit, limit.used, limit.amount, 0)
-                if limit.unit in ("depth", "fan_out", "concurrency"):
-                    continue
-                if tightest is None or share.used * tightest.amount > tightest.used * share.amount:
-                    tightest = share
-            if tightest is not None:
-                out[node] = tightest
         return out
 
 

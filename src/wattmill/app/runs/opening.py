@@ -195,7 +195,8 @@ def _opened_below(control: Control, root: int, since_us: int) -> tuple[int, int]
     """Return how many runs below `root` were opened since then, and how many levels below it they reach."""
     with control.reading() as db:
         count, deepest = db.execute(
-            "WITH RECURSIVE below(id, level) AS (SELECT id, 1 FROM node WHERE ifnull(parent, 0) = ?1 UNION ALL "
+            "WITH RECURSIVE below(id, level) AS (SELECT id, 1 FROM node WHERE ifnull(parent, 0) = ?1 "
+            "UNION ALL "
             "SELECT node.id, level + 1 FROM node JOIN below ON ifnull(node.parent, 0) = below.id) "
             "SELECT count(*), ifnull(max(level), 0) FROM below JOIN run ON run.node = below.id "
             "JOIN node ON node.id = below.id WHERE opened_us >= ?2 AND kind = 'run'",

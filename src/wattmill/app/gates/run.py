@@ -1,0 +1,115 @@
+"""The first gate: in which run a request is, and how near to its budget.
+
+The run (and step) that a request names is appended to the path that it pays along, so that one reservation
+covers all of them. A run that this worker does not know yet is looked up off the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from wattmill.app.runs.bodies import NewStep
+from wattmill.app.runs.desk import MAX_STEPS_KNOWN, Desk, Known
+from wattmill.app.runs.named import BAGGAGE, RUN_HEADER, STEP_HEADER, named
+from wattmill.app.runs.stages import Stages
+from wattmill.distribution.gate import WAIT, Waiting
+from wattmill.distribution.http import RUN_IN_URL
+from wattmill.vocab.caller import Caller
+from wattmill.vocab.refusal import Refusal
+
+if TYPE_CHECKING:
+    from wattmill.distribution.exchange import Exchange
+
+
+class RunGate:
+    """Implements `distribution.gate.Gate`."""
+
+    name = "run"
+
+    def __init__(self, desk: Desk, stages: Stages) -> None:
+        self._desk = desk
+        self._stages = stages
+        self._tasks: dict[Exchange, asyncio.Task[None]] = {}
+
+    def enter(self, x: Exchange) -> Refusal | Waiting | None:
+        headers, caller = x.http.headers, x.caller
+        assert caller is not None
+        if not (
+            RUN_IN_URL in headers or RUN_HEADER in headers or BAGGAGE in headers or STEP_HEADER in headers
+        ):
+            if caller.requires_run:
+                return _required(caller)
+            if self._stages.shares:
+                self._tell(x)
+            return None
+        said = named(headers)
+        if isinstance(said, Refusal):
+            return said
+        id, step = said
+        if id is None:  # others' baggage only
+            if caller.requires_run:
+                return _required(caller)
+            self._tell(x)
+            return None
+        found = self._desk.find(id, caller)
+        if isinstance(found, Refusal):
+            return found
+        if found is None or _new_step(found, step):
+            self._tasks[x] = asyncio.get_running_loop().create_task(self._look_up(x, caller, id, step))
+            return WAIT
+        self._bind(x, found, step)
+        return None
+
+    def left(self, x: Exchange) -> None:
+        task = self._tasks.pop(x, None)
+        if task is not None:
+            task.cancel()
+
+    async def _look_up(self, x: Exchange, caller: Caller, id: str, step: str | None) -> None:
+        refusal: Refusal | None = None
+        try:
+            found = await self._desk.look_up(id, caller)
+            if isinstance(found, Refusal):
+                refusal = found
+            else:
+                if _new_step(found, step) and step is not None:
+                    await self._desk.step(found, NewStep(name=step))
+                self._bind(x, found, step)
+        except Exception as error:  # noqa: BLE001 - a task's boundary: the request gets an answer
+            x.gateway.defect(x.id, error)
+            refusal = Refusal(
+                code="caps_unavailable",
+                message="the control database gave no answer; nothing leaves unreserved. Try again.",
+                retry_after_s=1.0,
+            )
+        self._tasks.pop(x, None)  # before it goes on: `left` must not cancel the task that runs it
+        x.go_on(refusal)
+
+    def _bind(self, x: Exchange, known: Known, step: str | None) -> None:
+        one = (known.steps.get(step) if step is not None else None) or known
+        x.path, x.below = one.run.path, one.run.depth
+        x.run = known.run.node
+        if self._stages.shares:
+            self._tell(x)
+
+    def _tell(self, x: Exchange) -> None:
+        stage = self._stages.stage(x.path)
+        if stage is not None:
+            x.head_lines += stage.line
+            x.ask = msgspec.structs.replace(x.ask, frugal=True)
+
+
+def _new_step(known: Known, step: str | None) -> bool:
+    return step is not None and step not in known.steps and len(known.steps) < MAX_STEPS_KNOWN
+
+
+def _required(caller: Caller) -> Refusal:
+    return Refusal(
+        code="run_required",
+        message=f"key {caller.name!r} serves nothing outside of a run: open one with POST /v1/runs and "
+        "name it by the base URL /run/ID/v1, the header x-wattmill-run or baggage wattmill.run=ID",
+        param="x-wattmill-run",
+    )
