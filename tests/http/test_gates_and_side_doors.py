@@ -39,6 +39,8 @@ class Probe:
 class Loud:
     """A tap that shouts, and has a last word."""
 
+    def again(self) -> None: ...
+
     def event(self, event: bytes) -> bytes:
         return event.replace(b'"hel"', b'"HEL"')
 

@@ -222,6 +222,7 @@ class Worker:
                 default_output_tok=settings.routing.default_output_tok,
                 bound_tok_per_tok=settings.routing.bound_tok_per_tok,
                 gates=self._gates(settings),
+                discreet=bool(settings.privacy.rules),
             )
         )
         self._fleet = fleet

@@ -154,6 +154,7 @@ class Attempt:
                 tuple(sorted(ask.needs)) if ask.needs else (),
                 ask.pool is not None,
                 below=exchange.below,
+                evidence=ask.evidence,
             )
         )
         self.written = True

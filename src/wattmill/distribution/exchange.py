@@ -26,7 +26,7 @@ from wattmill.ports import Grant, JournalUnavailable
 from wattmill.vocab.caller import PRIVACY_CLASSES, Caller, out_of_scope
 from wattmill.vocab.fact import Refused
 from wattmill.vocab.ids import Epoch, request_id
-from wattmill.vocab.refusal import Refusal
+from wattmill.vocab.refusal import CODES, Refusal
 from wattmill.vocab.request import Endpoint, Request
 from wattmill.vocab.route import Candidate, Route
 from wattmill.vocab.usage import TOKEN_CLASSES
@@ -199,6 +199,17 @@ class Exchange:
                     param="x-wattmill-privacy",
                 )
             privacy = max(privacy, asked, key=PRIVACY_CLASSES.index)  # a request may say more, never less
+        residency = caller.residency
+        regions = http.headers.get(b"x-wattmill-residency")
+        if regions is not None:
+            named = frozenset(region.strip() for region in regions.decode("latin-1").lower().split(","))
+            if "" in named:
+                return Refusal(
+                    code="bad_header",
+                    message="header 'x-wattmill-residency' must be names of regions, such as 'eu,ch'",
+                    param="x-wattmill-residency",
+                )
+            residency = named if residency is None else residency & named
         model, pool = draft.model, None
         if "/" in model:
             place, _, rest = model.partition("/")
@@ -221,6 +232,8 @@ class Exchange:
             choices=draft.choices,
             needs=draft.needs,
             privacy=privacy,
+            residency=residency,
+            operators=caller.operators,
         )
         return None
 
@@ -346,6 +359,8 @@ class Exchange:
             self.gateway.retries.asked(candidate.pool, self.caller.key, self.services.clock.now())
         else:
             self.gateway.metrics.count("wattmill_failovers_total", candidate.pool)
+            for tap in self.taps:
+                tap.again()
         self.expected_nusd = candidate.expected_nusd
         try:
             attempt.start()
@@ -447,15 +462,18 @@ class Exchange:
         caller = self.caller
         if caller is not None and not self.attempts:
             draft = getattr(self, "draft", None)
+            model, message = draft.model if draft is not None else "", refusal.message[:512]
+            if self.services.discreet and not self._gate:  # no gate has looked at what it repeats
+                model, message = "", CODES[refusal.code].meaning
             self.services.journal.append_note(
                 Refused(
                     self.seq,
                     self.services.clock.wall_us(),
                     self.path,
                     self.endpoint,
-                    draft.model if draft is not None else "",
+                    model,
                     refusal.code,
-                    refusal.message[:512],
+                    message,
                     self.http.label,
                     below=self.below,
                 )

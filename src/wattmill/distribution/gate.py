@@ -41,6 +41,9 @@ class Gate(Protocol):
 class Tap(Protocol):
     """Sees what the client is about to see, and may change it. Each call returns what goes on."""
 
+    def again(self) -> None:
+        """Another place answers from the beginning: of the first, the client has seen nothing."""
+
     def event(self, event: bytes) -> bytes:
         """One event of a stream, `data: ...` with its blank line; b"" keeps it back."""
 

@@ -75,6 +75,7 @@ class Services:
     default_output_tok: int = 1024  # reserved where a client does not limit its answer
     bound_tok_per_tok: float = 4.0  # how far the bound of a prompt, in bytes, lies above its tokens
     gates: tuple[Gate, ...] = ()  # what a request passes before it is routed, in this order
+    discreet: bool = False  # what no gate has looked at is not repeated in the journal
     side_doors: Mapping[bytes, SideDoor] = dataclasses.field(default_factory=dict)  # by b"/v1/name"
 
 

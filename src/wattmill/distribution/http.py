@@ -29,6 +29,7 @@ WANTED = frozenset(
         b"expect",
         b"x-request-id",
         b"x-wattmill-privacy",
+        b"x-wattmill-residency",
         b"idempotency-key",
         b"cache-control",
         b"x-wattmill-run",

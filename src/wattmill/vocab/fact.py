@@ -57,6 +57,7 @@ class Intent(_Fact, frozen=True, array_like=True, gc=False, tag=1):
     queued_us: int = 0  # how long it waited at the gate before it was routed
     below: int = 0  # nodes of `path` below the key: agent, run, step
     held: tuple[int, ...] = ()  # gauges of limits and what is reserved of each: gauge, amount, gauge, ...
+    evidence: tuple[str, ...] = ()  # which privacy rules matched and how often, never what
 
     @property
     def key(self) -> int:

@@ -15,6 +15,11 @@ class Recorder:
         self.complete = False
         self.too_large = False
 
+    def again(self) -> None:
+        self._parts.clear()
+        self._bytes = 0
+        self.too_large = False
+
     def event(self, event: bytes) -> bytes:
         self._add(event)
         return event

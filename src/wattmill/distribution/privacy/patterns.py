@@ -27,6 +27,7 @@ class Pattern(msgspec.Struct, frozen=True, kw_only=True):
 
 _GROUP_ENDS = frozenset(" -\u00a0\u202f")
 _NO_GAPS = str.maketrans("", "", " -\u00a0\u202f")
+_PHONE_GAPS = _GROUP_ENDS | frozenset("./(")
 _CARD_DIGITS = range(13, 20)
 _PHONE_DIGITS = range(8, 16)  # E.164 allows 15; below 8 it is some other number
 _DOUBLED = bytes.maketrans(b"0123456789", b"0246813579")
@@ -79,8 +80,12 @@ def ipv4(candidate: str) -> int:
 
 
 def phone(candidate: str) -> int:
-    digits = sum(char.isdigit() for char in candidate)
-    return len(candidate) if digits in _PHONE_DIGITS else 0
+    """Longest start that ends at the end of a group and has 8 to 15 digits: other numbers may follow."""
+    for length in range(len(candidate), 7, -1):
+        ends = length == len(candidate) or candidate[length] in _PHONE_GAPS
+        if ends and sum(map(str.isdigit, candidate[:length])) in _PHONE_DIGITS:
+            return length
+    return 0
 
 
 # --- the table -------------------------------------------------------------------------------------------
