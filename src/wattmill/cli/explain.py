@@ -70,6 +70,10 @@ def lines(story: Story) -> list[tuple[str, str]]:
         out.append(("charge", "0 USD: nothing left, nothing is owed"))
     if story.reason and not story.refusal:
         out.append(("route", story.reason))
+    if story.policy is not None:
+        length = story.expected_output_tok
+        learned = "" if length is None else f"; such answers have about {length} tok (learned)"
+        out.append(("policy", f"{story.policy}{learned}"))
     for number, one in enumerate(story.candidates):
         word = "first choice" if number == 0 else "runner-up"
         out.append(
@@ -122,6 +126,8 @@ def _attempt(number: int, one: Try) -> list[tuple[str, str]]:
         over = f", overrun {_usd(one.overrun_nusd)} (operator's)" if one.overrun_nusd else ""
         held = f", reserved {_usd(one.reserved_nusd)}" if one.reserved_nusd is not None else ""
         out.append(("  money", f"charge {_usd(one.charge_nusd)}, cost {_usd(one.cost_nusd)}{over}{held} USD"))
+        if one.saved_nusd is not None:
+            out.append(("  saved", f"{_usd(one.saved_nusd)} USD by the engine's prefix cache"))
         if one.charge_price:
             out.append(("  price", one.charge_price))
     elif one.reserved_nusd is not None:

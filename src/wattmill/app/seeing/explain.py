@@ -13,6 +13,7 @@ from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.sqlite_read import AttemptRow, Books, RefusedRow
 from wattmill.ledger.stores.sqlite_tiers import tiers_of
 from wattmill.ledger.story import Told, told
+from wattmill.units import TOK_PER_MTOK
 from wattmill.vocab.fact import End, Intent
 from wattmill.vocab.ids import split_request_id
 from wattmill.vocab.price import Price
@@ -52,6 +53,7 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
     charge_price: str | None  # version in words
     finish_reason: str | None
     cause: str | None
+    saved_nusd: int | None = None  # charge that its cached prompt tokens saved; None: none were cached
 
 
 class Story(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +82,8 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     budget: tuple[str, ...]  # in words, organisation first
     journal_kept: bool
     tier: TierStory | None = None  # None: it had no tier
+    policy: str | None = None  # that chose the place
+    expected_output_tok: int | None = None  # learned of earlier answers; None: as declared
     runaway: tuple[str, ...] = ()  # what it looked like, and what was done, in words
 
 
@@ -240,6 +244,8 @@ def _story(
         energy_source=energy[1] if settled else "",
         budget=tuple(budget.values()),
         journal_kept=bool(journal),
+        policy=route.policy or None if route else None,
+        expected_output_tok=route.hints.output_tok if route else None,
         runaway=tuple(f"{seen.kind} ({seen.rule}): {seen.reason}; {seen.action}" for seen in journal.runaway),
     )  # fmt: skip
 
@@ -280,4 +286,17 @@ def _try(
         charge_price=None if price is None else f"{price.book} version {price.id} ({price.model})",
         finish_reason=end.finish_reason if end else None,
         cause=(row.cause if row else None) or (end.error if end else None),
+        saved_nusd=_saved(used, price),
     )
+
+
+def _saved(used: Mapping[str, int], price: Price | None) -> int | None:
+    """Return what the prompt tokens that were in the engine's cache would have been charged beyond what they
+    were, at the price that was charged."""
+    cached_tok = used.get("cached_input", 0)
+    if not cached_tok or price is None:
+        return None
+    computed, cached = (price.rates_nusd_per_mtok[TOKEN_CLASSES.index(n)] for n in ("input", "cached_input"))
+    if computed is None or cached is None:
+        return None
+    return round(cached_tok * (computed - cached) / TOK_PER_MTOK)
