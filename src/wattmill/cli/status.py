@@ -69,6 +69,8 @@ def _print(f: Figures) -> None:
         }
         places.add_row(*(cells[c] for c in columns))
     console.print(places)
+    if f.tiers:
+        console.print(_tiers(f, narrow=console.width < _NARROW))
     spenders = _table("who", "today", "used in all", "cap", "share of cap")
     for s in f.spenders:
         spenders.add_row(
@@ -87,10 +89,33 @@ def _print(f: Figures) -> None:
     console.print(processes)
 
 
+def _tiers(f: Figures, *, narrow: bool) -> Table:
+    """Promises of the last hour, the highest tier first."""
+    columns = ["tier", "promise", "kept", "TTFT", "tok/s", "asked", "refused", "waiting", "charge", "margin"]
+    if narrow:
+        columns = [c for c in columns if c not in {"promise", "TTFT", "tok/s", "asked", "charge"}]
+    table = _table(*columns)
+    for t in f.tiers:
+        cells = {
+            "tier": escape(t.name),
+            "promise": escape(t.promise),
+            "kept": t.kept.text,
+            "TTFT": t.ttft_kept.text,
+            "tok/s": t.speed_kept.text,
+            "asked": t.offered.text,
+            "refused": t.refused.text,
+            "waiting": t.waiting.text,
+            "charge": t.charge.text,
+            "margin": t.margin.text,
+        }
+        table.add_row(*(cells[c] for c in columns))
+    return table
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="dim", pad_edge=False)
     for n, column in enumerate(columns):
-        is_word = n == 0 or column in {"pool", "engine", "state"}
+        is_word = n == 0 or column in {"pool", "engine", "state", "promise"}
         # Words fold where room is short, figures never do: half a sum of money would be a wrong one.
         table.add_column(column, justify="left" if is_word else "right", overflow="fold", no_wrap=not is_word)
     return table

@@ -1,7 +1,7 @@
 """The last gate before routing: who goes now, who waits at the gateway, who is told when to come back.
 
-Places are filled to their slots and not beyond: who waits, waits here, where a higher tier can still overtake.
-With room free and nobody waiting a request passes with a few additions; nothing here blocks or reads a file.
+Places are filled to their slots and not beyond: who waits, waits here, where a higher tier can overtake. With
+room free and nobody waiting a request passes with a few additions; nothing here blocks or reads a file.
 """
 
 from __future__ import annotations
@@ -51,6 +51,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     bound_tok_per_tok: float = 4.0
 
 
+class _NoRoom:
+    """What is free while another worker has somebody who waits: whoever comes then queues first."""
+
+    def free(self, pools: Sequence[int], tier: int) -> bool:
+        return False
+
+
+_NO_ROOM = _NoRoom()
+
+
 class AdmissionGate:
     """One per worker, kept over reloads. Implements `Gate`, and `Room` for the policy."""
 
@@ -76,6 +86,7 @@ class AdmissionGate:
         self._fleet = fleet
         self._lives = lives
         self._lanes.clear()
+        self._tenant_at = {"organisation": 0, "team": 1, "key": None}[plan.fair_over]
         self.admission = Admission(plan.rules, self._shared if self._shared is not None else OwnTags())
         ranks = [rule.rank for rule in plan.rules.tiers]
         self._kept_free = [
@@ -100,6 +111,13 @@ class AdmissionGate:
                 x.go_on()
         self._pump_soon()
 
+    def release(self) -> None:
+        """There are no tiers any more: whoever waits is routed, and waits inside a place if need be."""
+        for x in list(self._tickets):
+            self._tickets.pop(x)
+            x.go_on()
+        self.admission = Admission(self.plan.rules)
+
     # ---- Gate
 
     def enter(self, x: Exchange, *, since_s: float | None = None) -> Refusal | Waiting | None:
@@ -109,11 +127,8 @@ class AdmissionGate:
         if not pools:
             return None  # no place could serve it: the policy says why
         tier = plan.tiers.get(ask.tier, 0)
-        path = caller.path
-        over = plan.fair_over
-        tenant = (
-            path[1 if len(path) > 1 else 0] if over == "team" else path[0] if over != "key" else caller.key
-        )
+        at = self._tenant_at
+        tenant = caller.key if at is None else caller.path[at if len(caller.path) > at else 0]
         expected_tok = plan.expected_output_tok
         asked_tok = ask.max_output_tok
         if asked_tok is not None and asked_tok < expected_tok:
@@ -129,7 +144,8 @@ class AdmissionGate:
         now_s = self._clock.now()
         ticket = Ticket(tier=tier, tenant=tenant, pools=pools, work=work, at_s=since_s or now_s, owner=x)
         self._mean_work += 0.05 * (work - self._mean_work)
-        full = self.admission.offer(ticket, now_s, self)
+        room = self if shared is None or not shared.somebody_waits_elsewhere() else _NO_ROOM
+        full = self.admission.offer(ticket, now_s, room)
         if full is not None and full.who is ticket:
             return self._refusal(full, "overloaded")
         if ticket.state == "served":
@@ -219,7 +235,10 @@ class AdmissionGate:
             return False
         tag, tier, lane = best
         rank = self.plan.rules.tiers[tier].rank
-        if not all(shared.better_elsewhere(pool, rank, tag, self._mean_work) for pool in lane.pools):
+        if any(
+            self.free((pool,), tier) and not shared.better_elsewhere(pool, rank, tag, self._mean_work)
+            for pool in lane.pools
+        ):
             self._yielding_since_s = None
             return False
         if self._yielding_since_s is None:

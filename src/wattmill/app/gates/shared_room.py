@@ -1,7 +1,7 @@
 """What the workers of one machine tell each other about slots and queues: one small mapped file, no locks.
 
-Each cell has one writer, its worker, and is written whole (eight aligned bytes); only the virtual times are
-written by all, where a lost update costs a little fairness. Two workers that look at the same free slot at the
+Each cell has one writer, its worker, and is written whole (eight aligned bytes); only virtual times are
+written by all, where a lost update costs a little fairness. Two workers that look at one free slot at the
 same moment may both take it: at most one too many per further worker at a place, until one of them ends.
 """
 
@@ -12,7 +12,7 @@ import fcntl
 import mmap
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -43,8 +43,7 @@ SIZE = _HEAD + 8 * _CELLS
 
 
 class SharedRoom:
-    """One worker's hand on the file. Whoever makes the file first makes it for all; a new start of the factory
-    removes it before the workers begin."""
+    """One worker's hand on the file. Whoever makes it first makes it for all."""
 
     def __init__(self, path: Path, worker: int) -> None:
         if not 0 <= worker < WORKERS:
@@ -85,18 +84,16 @@ class SharedRoom:
             names: list[str] = msgspec.json.decode(raw[: raw.index(b"\0")] or b"[]", type=list[str])
             names += [pool for pool in pools if pool not in names]
             if len(names) > POOLS:
-                raise ValueError(
-                    f"{len(names)} places since the factory started, at most {POOLS}; restart it"
-                )
+                raise ValueError(f"{len(names)} places were ever declared, at most {POOLS}: remove the file")
             written = msgspec.json.encode(names)
             if len(written) >= _NAMES:
-                raise ValueError(f"the names of {len(names)} places have {len(written)} bytes; restart it")
+                raise ValueError(f"names of {len(names)} places have {len(written)} bytes: remove the file")
             os.pwrite(self._file, written + b"\0", 64)
         self._rows = [names.index(pool) * WORKERS for pool in pools]
         self.look()
 
     def look(self) -> None:
-        """See which other workers live. A dead one holds no slot: its connections to the engines are closed."""
+        """See which other workers live. A dead one holds no slot: its connections are closed."""
         self._others = [w for w in range(WORKERS) if w != self.worker and _alive(self._int[_PID + w])]
 
     # ---- slots
@@ -137,8 +134,8 @@ class SharedRoom:
         return any(self._float[_STAMP + other] for other in self._others)
 
     def better_elsewhere(self, pool: int, rank: int, tag: float, margin: float) -> bool:
-        """Return whether somebody waits elsewhere for a place with a better right: of a higher tier, or of the
-        same one with less of it until now, by more than `margin` of work."""
+        """Return whether somebody waits elsewhere for a place with a better right: of a higher tier, or of
+        the same one with less of it until now, by more than `margin` of work."""
         row, floats = self._rows[pool], self._float
         for other in self._others:
             there = floats[_RANK + row + other]
@@ -163,7 +160,7 @@ class SharedRoom:
         self._float[_FINISH + (tenant * 31 + tier) % TENANTS] = to
 
     @contextlib.contextmanager
-    def _alone(self):  # type: ignore[no-untyped-def]
+    def _alone(self) -> Iterator[None]:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         try:
             yield

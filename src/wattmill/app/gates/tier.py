@@ -66,20 +66,20 @@ class TierGate:
         pass
 
     def _lower(self, asked: bytes, own: Tier) -> Tier | Refusal:
-        name = asked.decode("latin-1").strip()
+        name = asked.decode("latin-1").strip()[:64]
         tier = self._tiers.get(name)
         if tier is None:
             return Refusal(
                 code="bad_header",
-                message=f"header 'x-wattmill-tier' must be one of {', '.join(self._tiers)}, got {name[:64]!r}",
+                message=f"header 'x-wattmill-tier' must be one of {', '.join(self._tiers)}, got {name!r}",
                 param="x-wattmill-tier",
             )
         if tier.rank > own.rank:
             below = ", ".join(t.name for t in self._tiers.values() if t.rank <= own.rank)
             return Refusal(
                 code="tier_too_high",
-                message=f"header 'x-wattmill-tier' asks for {name!r}, above the key's tier {own.name!r}; it may "
-                f"be one of: {below}",
+                message=f"header 'x-wattmill-tier' asks for {name!r}, above the key's tier {own.name!r}; it "
+                f"may be one of: {below}",
                 param="x-wattmill-tier",
             )
         return tier

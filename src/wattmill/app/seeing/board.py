@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from wattmill.app.seeing.figure import Figure
+from wattmill.app.seeing.tier_figures import TierView
 
 Mood = Literal["good", "watch", "act", "unknown"]
 
@@ -161,3 +162,4 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     recent: tuple[Row, ...]
     processes: tuple[Process, ...]
     stand_ins: tuple[str, ...]
+    tiers: tuple[TierView, ...] = ()

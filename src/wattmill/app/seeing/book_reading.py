@@ -13,6 +13,7 @@ from wattmill.app.seeing.readings import BookReading, Cell, MeterSum, RecentRow,
 from wattmill.ledger.stores.sqlite import WrongLedgerFormat
 from wattmill.ledger.stores.sqlite_read import AttemptRow, Books, RefusedRow
 from wattmill.ledger.stores.sqlite_schema import STATUSES
+from wattmill.ledger.stores.sqlite_tiers import tier_sums
 from wattmill.units import S_PER_H, US_PER_S
 from wattmill.vocab.fact import Intent
 
@@ -77,6 +78,7 @@ def _read(books: Books, home: Home, now_us: int) -> BookReading:
             )
         ),
         recent=_recent(books, reasons, in_flight),
+        tiers=tier_sums(db, hour_us // US_PER_S // 60 * 60),
     )  # fmt: skip
 
 

@@ -22,8 +22,10 @@ from wattmill.app.seeing.readings import (
     read_control,
     read_processes,
     read_supervisor,
+    read_tiers,
     read_workers,
 )
+from wattmill.app.seeing.tier_figures import tier_views
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.tenancy import name_of, path_of
 from wattmill.units import TOK_PER_MTOK, UJ_PER_J, US_PER_S
@@ -56,6 +58,7 @@ def read(home: Home, now_us: int, *, control: Control | None = None) -> Readings
         books=books,
         processes=read_processes(state) if running else {},
         fault=fault,
+        tiers=read_tiers(home, control),
     )
 
 
@@ -86,6 +89,7 @@ def assemble(r: Readings) -> Figures:
         recent=tuple(row(recent, r) for recent in (r.books.recent if r.books else [])),
         processes=_processes(r),
         stand_ins=tuple(p.pool for p in state.places if p.stand_in) if state else (),
+        tiers=tier_views(r.tiers, r.books.tiers if r.books else [], _waiting(r)),
     )
 
 
@@ -372,6 +376,12 @@ def row(recent: RecentRow, r: Readings) -> Row:
         reason=recent.reason,
         error=recent.error,
     )
+
+
+def _waiting(r: Readings) -> dict[str, int] | None:
+    """Return how many wait at the gates now, by tier."""
+    said = [w.status["waiting"] for w in r.workers if w.status is not None and "waiting" in w.status]
+    return {tier: sum(one.get(tier, 0) for one in said) for one in said for tier in one} if said else None
 
 
 def _processes(r: Readings) -> tuple[Process, ...]:

@@ -8,12 +8,15 @@ from statistics import fmean
 
 import msgspec
 
+from wattmill.app.declared.declaration import restored
+from wattmill.app.declared.tier_settings import TierPlan, tier_plans
 from wattmill.app.home import Home
 from wattmill.app.running import home_lock
 from wattmill.app.running.state import FactoryState, read_state
 from wattmill.app.running.worker_control import Answer, ask
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import Budget, Node
+from wattmill.ledger.stores.sqlite_tiers import TierSums
 from wattmill.power.live.proc import process_cpu_s, process_rss_bytes
 
 WORKER_TIMEOUT_S = 0.3
@@ -107,6 +110,7 @@ class BookReading(msgspec.Struct, frozen=True, kw_only=True):
     ttft: dict[str, Times]
     refusals_today: dict[str, int]
     recent: list[RecentRow]
+    tiers: list[TierSums] = []  # of the last hour
 
 
 class WorkerReading(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +150,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     processes: dict[int, ProcessUse] = {}  # by pid
     power_mean: Power | None = None  # of the last minute, where somebody kept the readings
     fault: str | None = None  # why a part is missing
+    tiers: dict[str, TierPlan] = {}  # as declared, the lowest first
 
 
 def read_workers(home: Home, state: FactoryState | None, *, metrics: bool = False) -> list[WorkerReading]:
@@ -169,6 +174,17 @@ def read_control(home: Home, control: Control | None) -> tuple[dict[int, Node], 
         return {}, []
     with Control(home.control_db) as own:
         return own.nodes(), own.summaries()
+
+
+def read_tiers(home: Home, control: Control | None) -> dict[str, TierPlan]:
+    """Return the tiers of the declaration that holds."""
+    if control is not None:
+        config = control.config()
+        return tier_plans(restored(config[1]).tiers) if config is not None else {}
+    if not home.control_db.exists():
+        return {}
+    with Control(home.control_db) as own:
+        return read_tiers(home, own)
 
 
 def is_running(home: Home) -> bool:

@@ -50,6 +50,10 @@ function Tenants({ f }) {
     <p class="note">A cap is hard: what could pass it is refused before it leaves. <code>wattmill budget set ORG/TEAM --usd 5</code> changes one.</p>`;
 }
 
+const Tiers = ({ tiers }) => html`<h3>Tiers, last hour</h3><div class="wide" tabindex="0" role="region" aria-label="Tiers and their promises"><table><thead><tr><th scope="col">Tier</th><th scope="col">Promise</th><th scope="col" class="n">Kept</th><th scope="col" class="n">Asked</th><th scope="col" class="n">Refused</th><th scope="col" class="n">Waiting now</th><th scope="col" class="n">Charge</th><th scope="col" class="n">Margin</th></tr></thead>
+    <tbody>${tiers.map((t) => html`<tr key=${t.name}><td><b>${t.name}</b> <small>${t.price}</small></td><td title=${t.source}>${t.promise}</td><td class="n"><${Fig} plain f=${t.kept} name=${`${t.name}, promise kept`} /></td><td class="n"><${Fig} plain f=${t.offered} /></td><td class="n"><${Fig} plain f=${t.refused} /></td><td class="n"><${Fig} plain f=${t.waiting} /></td><td class="n"><${Fig} plain f=${t.charge} /></td><td class="n"><${Fig} plain f=${t.margin} /></td></tr>`)}</tbody></table></div>
+    <p class="note">Kept is the share of what was asked: first token in time and fast enough, refusals for want of room not kept.</p>`;
+
 const Counts = ({ items }) => {
   const most = Math.max(1, ...items.map((c) => c.figure.value || 0));
   return html`<div class="counts">${items.map((c) => html`<span>${c.label}</span><div class="cap" aria-hidden="true"><i style=${{ width: `${((c.figure.value || 0) / most) * 100}%` }}></i></div><${Fig} plain f=${c.figure} name=${c.label} />`)}</div>`;
@@ -57,7 +61,7 @@ const Counts = ({ items }) => {
 
 function Decisions({ f }) {
   const told = f.recent.filter((r) => r.reason).slice(0, 6);
-  return html`<h3>Attempts today, by how they ended</h3><${Counts} items=${f.statuses} />
+  return html`${f.tiers.length > 0 && html`<${Tiers} tiers=${f.tiers} />`}<h3>Attempts today, by how they ended</h3><${Counts} items=${f.statuses} />
     ${f.refusals.length > 0 && html`<h3>Refused today, by reason</h3><${Counts} items=${f.refusals} />`}
     <h3>The last decisions</h3>${told.length ? html`<ol class="steps">${told.map((r) => html`<li key=${r.id + r.attempt}><a href=${`#request=${r.id}`}><b>${r.pool}</b></a> <span class="quiet">for ${r.key}, <${Ago} us=${r.at_us} now=${f.at_us} /></span><p class="why quiet">${r.reason}</p></li>`)}</ol>` : html`<p class="quiet">None yet.</p>`}`;
 }
