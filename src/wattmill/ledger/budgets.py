@@ -264,6 +264,11 @@ class Allotments:
         """Return what was charged of each gauge since this epoch began."""
         return {gauge: allotment.used for gauge, allotment in self._allotments.items() if allotment.used}
 
+    def charged(self, gauge: int) -> int:
+        """Return what was charged of one gauge since this epoch began."""
+        allotment = self._allotments.get(gauge)
+        return 0 if allotment is None else allotment.used
+
     def reserved(self) -> dict[int, int]:
         """Return what requests in flight hold of each gauge."""
         return {gauge: allotment.reserved for gauge, allotment in self._allotments.items()}

@@ -16,9 +16,9 @@ from wattmill.app.declared.kept_settings import Cache, Idempotency
 from wattmill.app.declared.policy_named import NAME
 from wattmill.app.declared.pool_settings import ModelName, Name, Pool, Privacy, Rates, Usd
 from wattmill.app.declared.privacy_settings import PrivacySettings, Region
-from wattmill.app.declared.run_settings import RunawaySettings, RunSettings
 from wattmill.app.declared.tier_settings import AdmissionSettings, TierSettings
 from wattmill.app.kept.spec import KeptLimits
+from wattmill.app.runs.settings import RunawaySettings, RunSettings
 from wattmill.distribution.resilience import Resilience
 from wattmill.distribution.spec import Limits
 from wattmill.models.spec import ModelCard, TokenizerBound

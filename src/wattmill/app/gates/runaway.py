@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from wattmill.agents.runaway.policy import Trail, enter, leave
 from wattmill.agents.runaway.sketch import head, sketch
-from wattmill.agents.runaway.spec import Action, Verdict
+from wattmill.agents.runaway.spec import Verdict
 from wattmill.agents.runaway.watch import Watch
-from wattmill.app.declared.run_settings import RunawaySettings
 from wattmill.app.runs.desk import Desk
+from wattmill.app.runs.settings import RunawaySettings
 from wattmill.distribution.gate import WAIT, Waiting
 from wattmill.ports import Clock
 from wattmill.vocab.fact import RunawaySeen
@@ -113,7 +113,7 @@ class RunawayGate:
 
 
 def seen(
-    seq: int, at_us: int, path: tuple[int, ...], below: int, verdict: Verdict, action: Action
+    seq: int, at_us: int, path: tuple[int, ...], below: int, verdict: Verdict, action: str
 ) -> RunawaySeen:
     """Return the fact that is written down of a verdict."""
     return RunawaySeen(

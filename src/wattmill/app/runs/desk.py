@@ -70,6 +70,7 @@ class Desk:
         self._unknown: dict[str, int] = {}
         self._readings = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._holding: set[int] = set()  # nodes whose new state is being written down
         self._lookups: dict[str, asyncio.Task[Known | Refusal]] = {}
 
     def __len__(self) -> int:
@@ -143,6 +144,7 @@ class Desk:
         known = self._by_node.get(node)
         if known is not None:
             known.run = msgspec.structs.replace(known.run, state=state, reason=reason)
+            self._holding.add(node)
         task = asyncio.get_running_loop().create_task(self._write_down(node, state, reason))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -154,9 +156,12 @@ class Desk:
         try:
             await self._run(self.runs.set_state, node, state, reason)
         except ControlError as error:  # somebody ended it first
+            self._holding.discard(node)
             _log.info("run at node %d: %s", node, error)
         except Exception:  # noqa: BLE001 - it stays held here; the log says why not elsewhere
             _log.exception("could not write down that the run at node %d is %s", node, state)
+        else:
+            self._holding.discard(node)
 
     async def _look_up(self, id: str, token: str) -> Known | Refusal:
         readings = -1
@@ -194,19 +199,28 @@ class Desk:
 
     # --- what changes --------------------------------------------------------------------------------------
 
-    async def reread(self) -> None:
-        """Read anew the state of every run that is known here: somebody changed something."""
+    async def expire(self) -> None:
+        """Close the runs whose time is over."""
+        await self._run(self.runs.expire)
+
+    async def reread(self) -> list[int]:
+        """Read anew the state of every run that is known here: somebody changed something. Returns those that
+        were let go on."""
         self._readings += 1
         nodes = list(self._by_node)
         if not nodes:
-            return
+            return []
+        resumed = []
         states = await self._run(self._states, nodes)
         for node, (state, reason, cap_nusd, expires_us) in states.items():
             known = self._by_node.get(node)
-            if known is not None:
+            if known is not None and node not in self._holding:
+                if state == "open" != known.run.state:
+                    resumed.append(node)
                 known.run = msgspec.structs.replace(
                     known.run, state=state, reason=reason, cap_nusd=cap_nusd, expires_us=expires_us
                 )
+        return resumed
 
     def _states(self, nodes: list[int]) -> dict[int, tuple[Any, str | None, int | None, int | None]]:
         out = {}

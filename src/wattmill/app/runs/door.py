@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from wattmill.agents.runaway.spec import Verdict
-from wattmill.app.declared.run_settings import RunawaySettings, RunSettings
 from wattmill.app.runs.bodies import NewRun, NewStep, run_body
 from wattmill.app.runs.desk import Desk, Known
 from wattmill.app.runs.named import named
 from wattmill.app.runs.opening import Opened, Terms, close_run, live_runs, open_run, open_step, show_run
+from wattmill.app.runs.settings import RunawaySettings, RunSettings
 from wattmill.distribution.side_door import SideAnswer, SideRequest
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import Run
@@ -34,7 +34,7 @@ class RunsDoor:
         desk: Desk,
         runs: RunSettings,
         runaway: RunawaySettings,
-        on_storm: Callable[[SideRequest, Opened, Verdict], None],
+        on_storm: Callable[[SideRequest, Opened, Verdict, str], None],
     ) -> None:
         """`on_storm` writes down that sub-runs come too fast; what is done about it is done here."""
         self._control = control
@@ -102,7 +102,7 @@ class RunsDoor:
         action = self._runaway.fan_out
         if action == "off":
             return SideAnswer(_encode(opened.body), 201)
-        self._on_storm(request, opened, verdict)
+        self._on_storm(request, opened, verdict, action)
         if action == "slow":
             await asyncio.sleep(self._runaway.slow_s)
         elif action in ("pause", "stop"):
