@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 WITHHELD = "(withheld)"
 """Stands where a refused request's words would be written down."""
 
+_MAY_BE_TOKENS = ("prompt", "input")
 _PLAIN = TokenizerBound()
 _RANK = {name: rank for rank, name in enumerate(PRIVACY_CLASSES)}
 _encoder = msgspec.json.Encoder()
@@ -77,6 +78,11 @@ class PrivacyGate:
         self._tasks: dict[int, asyncio.Task[None]] = {}  # by id of an exchange that waits for a service
         if self._rules:
             self._scanner(self._rules)  # a pattern that does not compile fails here, not with a request
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a service."""
+        return len(self._tasks)
 
     # ---- a gate
 
@@ -317,15 +323,10 @@ def _shown(x: Exchange) -> Shown:
 
 def _readable(x: Exchange) -> Refusal | None:
     body = x.draft.body
-    asked: dict[str, msgspec.Raw] = {
-        k: body[k] for k in ("messages", "prompt", "input") if k in body and b"[" in bytes(body[k])[1:]
-    }
-    if (
-        "messages" in asked
-        and b'"type"' not in bytes(asked["messages"])
-        and b"\\u" not in bytes(asked["messages"])
-    ):
-        del asked["messages"]  # no parts
+    asked = {k: body[k] for k in _MAY_BE_TOKENS if k in body and bytes(memoryview(body[k])[:1]) == b"["}
+    messages = bytes(body.get("messages", b""))
+    if b"[" in messages[1:] and (b'"type"' in messages or b"\\u" in messages):  # there may be parts
+        asked["messages"] = body["messages"]
     what = unreadable(values_of(asked)) if asked else None
     if what is None:
         return None
