@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from wattmill.vocab.budget import Ceiling
 from wattmill.vocab.price import Price
 
 KERNEL_BUFFER_BYTES = 131_072
@@ -33,6 +34,7 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, BackendModel]
     headers: tuple[tuple[str, str], ...] = ()
     slots: int = 8  # requests that the engine works on at once
+    ceiling: Ceiling | None = None  # joules and grams of a token at most, where somebody declared them
     max_connections: int = 256
     connect_timeout_s: float = 2.0
     first_byte_timeout_s: float = 120.0

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from wattmill.ledger.period import window_at, window_of
 from wattmill.ledger.stores.control_records import Denied
-from wattmill.vocab.budget import UNITS, Limit, Spend, gauge_of
+from wattmill.vocab.budget import UNITS, Limit, Spend, Unit, gauge_of
 
 _FINE = 6  # bits: a demand of 1 takes some seconds to fade
 CONCURRENCY = UNITS.index("concurrency")
@@ -128,7 +128,7 @@ class Reservation:
         self.parts = parts
         self.open = True
 
-    def part(self, unit: str) -> int | None:
+    def part(self, unit: Unit) -> int | None:
         """Return what was granted in a unit where some limit counts it; None: no limit does."""
         index = UNITS.index(unit)
         return min((amount for _, at, amount in self.parts if at == index), default=None)
@@ -137,6 +137,8 @@ class Reservation:
     def held(self) -> tuple[int, ...]:
         """Gauges of limits with what is reserved of each, flat, as the journal keeps them. What is only in
         flight is not among them: it ends with its process."""
+        if not self.parts:
+            return ()
         return tuple(
             word
             for allotment, unit, amount in self.parts

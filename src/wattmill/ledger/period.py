@@ -8,7 +8,6 @@ what has been counted into a later period once stays there (`stores.control_leas
 from __future__ import annotations
 
 import datetime as dt
-import zoneinfo
 
 import msgspec
 
@@ -70,6 +69,8 @@ def time_zone(name: str) -> dt.tzinfo:
     """Return the zone, or raise a `ValueError` that says what a name must be."""
     if name == "UTC":
         return dt.UTC
+    import zoneinfo
+
     try:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:

@@ -10,6 +10,8 @@ from typing import Literal
 
 import msgspec
 
+from wattmill.units import J_PER_KWH, TOK_PER_MTOK, UJ_PER_J
+
 Unit = Literal[
     "nusd",
     "input_tok",
@@ -118,3 +120,40 @@ def unit_of(gauge: int) -> int:
 def index_of(gauge: int) -> int:
     """Return which period of its limit a gauge is; only of a limit's gauge."""
     return gauge & ((1 << _INDEX_BITS) - 1)
+
+
+class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
+    """What a token takes at most at one place, as declared: a limit of joules or grams is kept on this, since
+    a meter speaks only afterwards."""
+
+    input_uj_per_mtok: int
+    output_uj_per_mtok: int
+    carbon_ug_per_kwh: int | None = None
+
+    def energy_uj(self, input_tok: int, output_tok: int) -> int:
+        """Return microjoules, rounded up."""
+        return -(-(input_tok * self.input_uj_per_mtok + output_tok * self.output_uj_per_mtok) // TOK_PER_MTOK)
+
+    def carbon_ug(self, input_tok: int, output_tok: int) -> int | None:
+        """Return micrograms of CO2, rounded up; None: nobody declared the intensity of the place's power."""
+        if self.carbon_ug_per_kwh is None:
+            return None
+        return -(-self.energy_uj(input_tok, output_tok) * self.carbon_ug_per_kwh // _UJ_PER_KWH)
+
+    def output_for_energy(self, energy_uj: int, input_tok: int) -> int:
+        """Return the most output tokens whose energy, with this input, is at most `energy_uj`; below 0: the
+        input alone takes more."""
+        left = energy_uj * TOK_PER_MTOK - input_tok * self.input_uj_per_mtok
+        if self.output_uj_per_mtok == 0:
+            return _ENDLESS_TOK if left >= 0 else -1
+        return left // self.output_uj_per_mtok
+
+    def output_for_carbon(self, carbon_ug: int, input_tok: int) -> int:
+        """Return the most output tokens whose CO2, with this input, is at most `carbon_ug`."""
+        if not self.carbon_ug_per_kwh:
+            return _ENDLESS_TOK
+        return self.output_for_energy(carbon_ug * _UJ_PER_KWH // self.carbon_ug_per_kwh, input_tok)
+
+
+_UJ_PER_KWH = J_PER_KWH * UJ_PER_J
+_ENDLESS_TOK = 1 << 40

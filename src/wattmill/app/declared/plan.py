@@ -6,6 +6,7 @@ is an argument. The worker imports this, so it imports nothing heavy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -17,6 +18,8 @@ from wattmill.app.declared.settings import Settings
 from wattmill.distribution.spec import Backend, BackendModel
 from wattmill.models.spec import ModelCard
 from wattmill.scheduling import spec as scheduling
+from wattmill.units import TOK_PER_MTOK, UJ_PER_J
+from wattmill.vocab.budget import Ceiling
 from wattmill.vocab.price import Price
 from wattmill.vocab.usage import TOKEN_CLASSES
 
@@ -26,6 +29,8 @@ EMBEDDED_ADAPTER = "llama.cpp"
 # is the supervisor's question, not a time-out's.
 EMBEDDED_FIRST_BYTE_S = 300.0
 EMBEDDED_TOTAL_S = 900.0
+
+_UG_PER_G = 1_000_000
 
 _INPUT = TOKEN_CLASSES.index("input")
 _OUTPUT = TOKEN_CLASSES.index("output")
@@ -146,6 +151,7 @@ def _backend(
             models=models,
             headers=(("authorization", f"Bearer {endpoint.key}"),),
             slots=place.slots,
+            ceiling=_ceiling(place),
             max_connections=place.slots + place.queue,
             first_byte_timeout_s=EMBEDDED_FIRST_BYTE_S,
             idle_timeout_s=EMBEDDED_FIRST_BYTE_S,
@@ -164,6 +170,7 @@ def _backend(
         models=models,
         headers=headers,
         slots=pool.slots,
+        ceiling=_ceiling(place),
         max_connections=pool.max_connections,
         connect_timeout_s=pool.connect_timeout_s,
         first_byte_timeout_s=pool.first_byte_timeout_s,
@@ -260,6 +267,25 @@ def _joules(place: Place) -> tuple[float | None, float | None]:
         of_out = cost.power_w / cost.decode_tok_per_s if of_out is None else of_out
         of_in = cost.power_w / cost.prefill_tok_per_s if of_in is None else of_in
     return of_out, of_in
+
+
+def _ceiling(place: Place) -> Ceiling | None:
+    """Return what a token takes at most here, where that was declared or follows from what was."""
+    declared, carbon = place.declared.ceiling, place.declared.carbon
+    grams = carbon.g_per_kwh if carbon is not None and not place.stand_in else None
+    if declared is not None and not place.stand_in:
+        of_out, of_in = declared.j_per_tok, declared.j_per_in_tok
+        grams = grams if declared.g_per_kwh is None else declared.g_per_kwh
+    else:
+        out, computed = _joules(place)
+        if out is None or computed is None:
+            return None
+        of_out, of_in = out, computed
+    return Ceiling(
+        input_uj_per_mtok=math.ceil(of_in * UJ_PER_J * TOK_PER_MTOK),
+        output_uj_per_mtok=math.ceil(of_out * UJ_PER_J * TOK_PER_MTOK),
+        carbon_ug_per_kwh=None if grams is None else math.ceil(grams * _UG_PER_G),
+    )
 
 
 def _where(place: Place, declared: str | None, host: str | None) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from wattmill.app.declared.budget_settings import Ceilings
+
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 """Names of pools, price books, organisations and teams: they become labels of metrics and headers."""
 
@@ -213,6 +215,13 @@ class _Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     carbon: Annotated[
         Carbon | None,
         Meta(description="Carbon of its power. Absent: unknown, which is never counted as none."),
+    ] = None
+    ceiling: Annotated[
+        Ceilings | None,
+        Meta(
+            description="What limits of joules and grams count for a token. Absent: the figures of `carbon`, "
+            "of an owned place its power over its speed; where there are none, such a limit refuses."
+        ),
     ] = None
     quality: Annotated[
         dict[ModelName, Quality],

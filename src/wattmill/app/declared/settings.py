@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from wattmill.app.declared.budget_settings import Budgets, LimitWords
 from wattmill.app.declared.kept_settings import Cache, Idempotency
 from wattmill.app.declared.policy_named import NAME
 from wattmill.app.declared.pool_settings import ModelName, Name, Pool, Privacy, Rates, Usd
@@ -252,6 +253,9 @@ class Team(_Section, frozen=True, kw_only=True):
     cap_usd: Annotated[
         Usd | None, Meta(description="Hard cap on all that the team is charged. Absent: no cap of its own.")
     ] = None
+    limits: Annotated[
+        tuple[LimitWords, ...], Meta(description="Further limits, in any unit and period.")
+    ] = ()
     tier: Annotated[
         Name | None, Meta(description="Tier of its keys that have none. Absent: that of the organisation.")
     ] = None
@@ -277,6 +281,9 @@ class Org(_Section, frozen=True, kw_only=True):
     cap_usd: Annotated[
         Usd | None, Meta(description="Hard cap on all that the organisation is charged. Absent: no cap.")
     ] = None
+    limits: Annotated[
+        tuple[LimitWords, ...], Meta(description="Further limits, in any unit and period.")
+    ] = ()
     tier: Annotated[
         Name | None, Meta(description="Tier of its teams that have none. Absent: `admission.default_tier`.")
     ] = None
@@ -341,6 +348,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     admission: Annotated[
         AdmissionSettings, Meta(description="How requests wait, where tiers are declared.")
     ] = AdmissionSettings()
+    budgets: Annotated[Budgets, Meta(description="Limits and where their leases are kept.")] = Budgets()
     tenants: Annotated[dict[Name, Org], Meta(description="Organisations, by name.")] = {}
     privacy: Annotated[PrivacySettings, Meta(description="What may leave, and where to.")] = PrivacySettings()
     resilience: Annotated[Resilience, Meta(description="What happens when a place fails or is slow.")] = (

@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
+from wattmill.app.declared.budget_checks import budget_findings
 from wattmill.app.declared.kept_checks import kept_findings
 from wattmill.app.declared.pool_settings import (
     EmbeddedPool,
@@ -40,6 +41,7 @@ def problems(settings: Settings, *, file: str, text: str, env: Mapping[str, str]
     for name, pool in settings.pools.items():
         found += _pool(settings, name, pool, env)
     found += _tenants(settings)
+    found += budget_findings(settings)
     found += privacy_findings(settings)
     found += kept_findings(settings)
     found += tier_findings(settings)

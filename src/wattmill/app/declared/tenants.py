@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from wattmill.app.declared.budget_settings import limit_words
 from wattmill.app.declared.declaration import restored
 from wattmill.app.declared.settings import Settings
 from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_limits import Limits
 from wattmill.ledger.stores.control_records import ControlError, NoSuch
 from wattmill.units import nusd_from_usd
 
@@ -18,10 +20,28 @@ def apply_tenants(control: Control, settings: Settings, before: Settings | None)
         old = before.tenants.get(org_name) if before is not None else None
         keep = old is not None and old.cap_usd == org.cap_usd
         org_node = control.put_org(org_name, _cap(org.cap_usd), keep_cap=keep)
+        _apply_limits(control, org_node, org.limits, old.limits if old is not None else None)
         for team_name, team in org.teams.items():
             old_team = old.teams.get(team_name) if old is not None else None
             keep = old_team is not None and old_team.cap_usd == team.cap_usd
-            control.put_team(org_node, team_name, _cap(team.cap_usd), keep_cap=keep)
+            node = control.put_team(org_node, team_name, _cap(team.cap_usd), keep_cap=keep)
+            old_limits = old_team.limits if old_team is not None else None
+            _apply_limits(control, node, team.limits, old_limits)
+
+
+def _apply_limits(
+    control: Control, node: int, declared: tuple[str, ...], before: tuple[str, ...] | None
+) -> None:
+    """Set the declared limits, and lift those that the declaration had before and has no more."""
+    if declared == before:
+        return
+    limits = Limits(control)
+    wanted = {(words.unit, words.period): words for words in map(limit_words, declared)}
+    for words in map(limit_words, before or ()):
+        if (words.unit, words.period) not in wanted:
+            limits.put(node, words.unit, words.period, None)
+    for words in wanted.values():
+        limits.put(node, words.unit, words.period, words.amount, zone=words.zone)
 
 
 def fresh_key(control: Control, team: str, name: str) -> str:

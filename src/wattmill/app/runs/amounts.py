@@ -1,61 +1,7 @@
-"""Budgets as people write them: `0.05 USD`, `20000 tokens`, `100 requests/hour`, `500 J`, `8 concurrent`."""
+"""Budgets as people write them; the words are the ledger's, shared with the declaration and the commands."""
 
 from __future__ import annotations
 
-import re
-from decimal import Decimal, InvalidOperation
+from wattmill.ledger.amounts import WORDS, amount_of
 
-from wattmill.ledger.stores.control_records import ControlError
-from wattmill.units import UJ_PER_J, nusd_from_usd
-from wattmill.vocab.budget import PERIODS, Period, Unit
-
-_UG_PER_G = UJ_PER_J  # a million of a millionth, either way
-
-WORDS: dict[str, tuple[Unit, int]] = {
-    "usd": ("nusd", 0),  # exact, by nusd_from_usd
-    "$": ("nusd", 0),
-    "token": ("total_tok", 1),
-    "tok": ("total_tok", 1),
-    "input_token": ("input_tok", 1),
-    "output_token": ("output_tok", 1),
-    "request": ("requests", 1),
-    "concurrent": ("concurrency", 1),
-    "j": ("energy_uj", UJ_PER_J),
-    "g": ("carbon_ug", _UG_PER_G),
-    "depth": ("depth", 1),
-    "fan_out": ("fan_out", 1),
-}
-"""A word for a unit -> the unit, and how many of it one is. A plural `s` is dropped."""
-
-_BUDGET = re.compile(r"\s*(\$)?\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z_$ ]*?)\s*(?:/\s*([a-z]+))?\s*")
-
-
-def amount_of(text: str) -> tuple[Unit, Period, int]:
-    """Return (unit, period, amount) of one budget in words. Raises `ControlError` with what could be said."""
-    match = _BUDGET.fullmatch(text)
-    if match is None:
-        raise _unclear(text)
-    dollar, number, word, period = match.groups()
-    word = "usd" if dollar and not word else word.strip().lower().replace(" ", "_")
-    unit, one = WORDS.get(word, WORDS.get(word.removesuffix("s"), (None, 0)))
-    period = period or "life"
-    if unit is None or period not in PERIODS:
-        raise _unclear(text)
-    try:
-        value = Decimal(number)
-    except InvalidOperation as error:
-        raise _unclear(text) from error
-    if unit == "nusd":
-        return unit, period, nusd_from_usd(value)
-    amount = value * one
-    if amount != int(amount):
-        raise ControlError(f"budget is {text!r}, must be a whole number of {word}")
-    return unit, period, int(amount)
-
-
-def _unclear(text: str) -> ControlError:
-    return ControlError(
-        f"budget is {text[:80]!r}, must be an amount, a unit and perhaps a period, such as '0.05 USD', "
-        "'20000 tokens', '100 requests/hour', '8 concurrent', '500 J' or '2 g'; units: "
-        f"{', '.join(dict.fromkeys(WORDS))}; periods: {', '.join(PERIODS[1:])}"
-    )
+__all__ = ["WORDS", "amount_of"]

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from wattmill.ledger.period import NEVER_US, time_zone, window_at, window_of
+from wattmill.ledger.amounts import checked_limit
+from wattmill.ledger.period import NEVER_US, window_at, window_of
 from wattmill.ledger.stores.control_leases import full_name, limits_at, recall_if_overcommitted
 from wattmill.ledger.stores.control_records import Budget, ControlError, LimitState, NoSuch
 from wattmill.ledger.stores.sql import Db
-from wattmill.ledger.tenancy import checked_cap
-from wattmill.vocab.budget import AMOUNT_MAX, METERED, PERIODS, UNITS, Limit, Period, Unit, gauge_of
+from wattmill.vocab.budget import METERED, Limit, Period, Unit, gauge_of
 
 if TYPE_CHECKING:
     from wattmill.ledger.stores.control import Control
@@ -89,24 +89,6 @@ def put_limit(
         assert cursor.lastrowid is not None
         id, changed = cursor.lastrowid, True
     return Limit(id=id, node=node, unit=unit, period=period, amount=amount, zone=zone), changed
-
-
-def checked_limit(unit: str, period: str, amount: int | None, zone: str) -> None:
-    """Raise `ControlError` where a limit says nothing that can be kept."""
-    if unit not in UNITS:
-        raise ControlError(f"unit is {unit!r}, must be one of: {', '.join(UNITS)}")
-    if period not in PERIODS:
-        raise ControlError(f"period is {period!r}, must be one of: {', '.join(PERIODS)}")
-    if unit in ("concurrency", "depth", "fan_out") and period != "life":
-        raise ControlError(f"a limit of {unit} has no period: it holds at every moment; use 'life'")
-    if unit == "nusd":
-        checked_cap(amount)
-    elif amount is not None and not 0 <= amount <= AMOUNT_MAX:
-        raise ControlError(f"amount is {amount}, must be 0 to {AMOUNT_MAX}, or None to lift the limit")
-    try:
-        time_zone(zone)
-    except ValueError as error:
-        raise ControlError(str(error)) from error
 
 
 def limit_states(db: Db, now_us: int, nodes: set[int] | None = None) -> list[LimitState]:
