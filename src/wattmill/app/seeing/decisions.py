@@ -15,7 +15,7 @@ from wattmill.scheduling.spec import Fleet, Weights
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.fact import Asker, End, Intent, Refused, Snapshot
 from wattmill.vocab.ids import request_id
-from wattmill.vocab.request import Request, Terms
+from wattmill.vocab.request import ENDPOINTS, Request, Terms
 from wattmill.vocab.route import Route
 
 _fleet = msgspec.msgpack.Decoder(Fleet).decode
@@ -121,7 +121,8 @@ def request_of(intent: Intent, epoch: str) -> Request:
     place, _, rest = intent.model.partition("/")
     return Request(
         id=request_id(epoch, intent.request),
-        endpoint=intent.endpoint,  # type: ignore[arg-type]  # written from one of them
+        # Other doors than these are translated to a chat before a policy sees them.
+        endpoint=intent.endpoint if intent.endpoint in ENDPOINTS else "chat",  # type: ignore[arg-type]
         model=rest if intent.pinned else intent.model,
         pool=place if intent.pinned else None,
         stream=intent.stream,
