@@ -12,6 +12,8 @@ from zlib import crc32
 LENGTHS = (256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768, 65_536)
 """Bytes at which a beginning is taken; what follows the last one is not looked at."""
 
+LONGEST_BYTES = LENGTHS[-1]
+
 MOST = 16_384  # beginnings that are remembered, over all places
 _YIELD_GAIN = 0.1
 

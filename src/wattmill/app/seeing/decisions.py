@@ -122,7 +122,7 @@ def request_of(intent: Intent, epoch: str) -> Request:
     return Request(
         id=request_id(epoch, intent.request),
         # Other doors than these are translated to a chat before a policy sees them.
-        endpoint=intent.endpoint if intent.endpoint in ENDPOINTS else "chat",  # type: ignore[arg-type]
+        endpoint=intent.endpoint if intent.endpoint in ENDPOINTS else "chat",
         model=rest if intent.pinned else intent.model,
         pool=place if intent.pinned else None,
         stream=intent.stream,
