@@ -201,7 +201,7 @@ def test_health_is_alive_and_readiness_knows_why_not() -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "allow"),
     [
-        ("POST", "/v1/responses", 404, None),
+        ("POST", "/v1/poems", 404, None),
         ("GET", "/", 404, None),
         ("POST", "/v1", 404, None),
         ("GET", "/v1/chat/completions", 405, "POST, OPTIONS"),

@@ -93,8 +93,16 @@ def error_event(refusal: Refusal, request_id: str) -> bytes:
     return b"data: %b\n\n" % _encode(error_object(refusal, request_id))
 
 
-def error_answer(refusal: Refusal, request_id: str, *, allow: bytes | None = None) -> tuple[bytes, bytes]:
-    """Return head and body of a refusal: when waiting can cure it, how long; when not, not to retry."""
+def error_answer(
+    refusal: Refusal,
+    request_id: str,
+    *,
+    allow: bytes | None = None,
+    body: dict[str, object] | None = None,
+) -> tuple[bytes, bytes]:
+    """Return head and body of a refusal: when waiting can cure it, how long; when not, not to retry.
+
+    `body`: the error in the shape of another protocol than OpenAI's."""
     code = CODES[refusal.code]
     head = json_head(request_id, code.status)
     if code.retry:
@@ -106,7 +114,7 @@ def error_answer(refusal: Refusal, request_id: str, *, allow: bytes | None = Non
         head += b"www-authenticate: Bearer\r\n"
     if allow is not None:
         head += b"allow: %b\r\n" % allow
-    return head, _encode(error_object(refusal, request_id))
+    return head, _encode(error_object(refusal, request_id) if body is None else body)
 
 
 def models_body(models: list[tuple[str, str]]) -> bytes:

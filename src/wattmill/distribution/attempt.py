@@ -15,10 +15,12 @@ from wattmill.distribution.engine_refusal import judge_status, words_of
 from wattmill.distribution.spec import Backend, BackendModel
 from wattmill.distribution.upstream_conn import Handle
 from wattmill.models.engines.adapter import Adapter
+from wattmill.models.engines.speech import Speech
 from wattmill.ports import Grant, JournalUnavailable
 from wattmill.units import US_PER_S
 from wattmill.vocab.fact import End, Intent, Status, UsageSource
 from wattmill.vocab.refusal import Refusal
+from wattmill.vocab.request import Body
 from wattmill.vocab.route import Candidate
 from wattmill.vocab.usage import Usage
 
@@ -119,14 +121,20 @@ class Attempt:
         exchange = self.exchange
         services, ask, draft = exchange.services, exchange.ask, exchange.draft
         streamed = self.streamed
-        body = self.adapter.render(
-            ask.endpoint,
-            draft.body,
-            model=self.model.upstream,
-            stream=streamed,
-            max_output_tok=self.per_choice_tok,
-            choices=draft.n,
-        )
+        speech = self.speech
+        if speech is None:
+            path = PATHS[ask.endpoint]
+            body = self.adapter.render(
+                ask.endpoint,
+                draft.body,
+                model=self.model.upstream,
+                stream=streamed,
+                max_output_tok=self.per_choice_tok,
+                choices=draft.n,
+            )
+        else:
+            path = speech.path
+            body = speech.render(self.spoken(), self.model.upstream, streamed, self.per_choice_tok)
         at_us = self._started_us = services.clock.wall_us()
         model = self.model
         services.journal.append_intent(
@@ -138,7 +146,7 @@ class Attempt:
                 exchange.path,
                 self.pool,
                 draft.model,
-                ask.endpoint,
+                exchange.entry,
                 ask.stream,
                 ask.input_bound_tok,
                 self.clamp_tok,
@@ -163,7 +171,7 @@ class Attempt:
         upstream.state.took(now)
         exchange.gateway.attempts.add(self)
         self.sent = self.holds_slot = True
-        upstream.post(PATHS[ask.endpoint], body, self, now)
+        upstream.post(path, body, self, now)
         if exchange.slow and self.handle is not None:
             self.handle.pause()
 
@@ -174,6 +182,11 @@ class Attempt:
             self.exchange.services.purse.settle(self.grant, 0)
 
     streamed = False  # whether the engine is asked for a stream
+    speech: Speech | None = None  # the protocol in which it is asked; None: that of the endpoint
+
+    def spoken(self) -> Body:
+        """Return the body that is put to the engine in `speech`."""
+        return self.exchange.draft.body
 
     def output_tok_so_far(self) -> int:
         return 0

@@ -19,8 +19,8 @@ from wattmill.vocab.fact import UsageSource
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.usage import Usage
 
-_HELD_EVENTS = 64  # before the first content; more than any engine sends
-_MAX_WHOLE_BYTES = 64 * 1024 * 1024
+HELD_EVENTS = 64  # before the first content; more than any engine sends
+MAX_WHOLE_BYTES = 64 * 1024 * 1024
 _ENDS_BYTES = 32_768  # kept of each end of an answer that is passed on unread, to find its usage
 _NO_READING = Reading(usage=None, source="unmetered")
 
@@ -77,6 +77,11 @@ class _Streamed(Attempt):
                 break
             if out is not None:
                 shown.append(out)
+        self.judge(shown)
+
+    def judge(self, shown: list[bytes]) -> None:
+        """Go on by what the tally says, with the events that the client may see."""
+        tally = self.tally
         if self.first_s is None and tally.has_content:
             self.first_s = self.exchange.services.clock.now()
             self.upstream.state.gave_content()
@@ -115,11 +120,16 @@ class _Streamed(Attempt):
         self._abort()
         self.book("cut", usage, source, error="clamp")
         self.exchange.finished(self.pool, "2xx")
+        self.close(shown + self.cut_events(usage), usage)
+
+    def cut_events(self, usage: Usage | None) -> list[bytes]:
+        """Return the events that end an answer which was cut."""
+        tally, draft = self.tally, self.exchange.draft
         endpoint, model = self.exchange.endpoint, self.model.upstream
-        shown.append(answers.length_event(endpoint, engine_id=tally.engine_id, model=model))
-        if usage is not None and (self.exchange.draft.show_usage or not self.exchange.draft.stream):
-            shown.append(answers.usage_event(endpoint, engine_id=tally.engine_id, model=model, usage=usage))
-        self.close(shown, usage)
+        events = [answers.length_event(endpoint, engine_id=tally.engine_id, model=model)]
+        if usage is not None and (draft.show_usage or not draft.stream):
+            events.append(answers.usage_event(endpoint, engine_id=tally.engine_id, model=model, usage=usage))
+        return events
 
     def _detach(self) -> None:
         handle, self.handle = self.handle, None
@@ -152,7 +162,7 @@ class Passing(_Streamed):
 
     def show(self, events: list[bytes]) -> None:
         if self.exchange.taps:
-            events = _through(self.exchange.taps, events)
+            events = through(self.exchange.taps, events)
         if not events:
             return
         conn = self.exchange.conn
@@ -163,7 +173,7 @@ class Passing(_Streamed):
                 conn.send(b"".join([conn.framed(event) for event in events]))
             return
         self._held += events
-        if self.tally.has_content or len(self._held) > _HELD_EVENTS:
+        if self.tally.has_content or len(self._held) > HELD_EVENTS:
             self._begin()
 
     def _begin(self) -> None:
@@ -184,7 +194,7 @@ class Passing(_Streamed):
     def close(self, events: list[bytes], usage: Usage | None) -> None:
         conn = self.exchange.conn
         if self.exchange.taps:
-            events = _drained(self.exchange.taps, events, complete=True)
+            events = drained(self.exchange.taps, events, complete=True)
         if not self._begun:
             self._held += events
             events = []
@@ -204,7 +214,7 @@ class Passing(_Streamed):
         conn = self.exchange.conn
         last = [answers.error_event(refusal, self.exchange.id)]
         if self.exchange.taps:
-            last = _drained(self.exchange.taps, [], complete=False) + last
+            last = drained(self.exchange.taps, [], complete=False) + last
         conn.end(b"".join([conn.framed(event) for event in last]))
 
 
@@ -222,8 +232,8 @@ class Assembling(_Streamed):
         for event in events:
             self._bytes += len(event)
             self._assembler.add(event)
-        if self._bytes > _MAX_WHOLE_BYTES and not self.booked:
-            self.malformed(f"an answer of more than {_MAX_WHOLE_BYTES} bytes cannot be assembled")
+        if self._bytes > MAX_WHOLE_BYTES and not self.booked:
+            self.malformed(f"an answer of more than {MAX_WHOLE_BYTES} bytes cannot be assembled")
 
     def close(self, events: list[bytes], usage: Usage | None) -> None:
         for event in events:
@@ -239,10 +249,14 @@ class Assembling(_Streamed):
         body = self._assembler.answer()
         for tap in exchange.taps:
             body = tap.whole(body)
+        self.tell(head, body, usage)
+
+    def tell(self, head: bytes, body: bytes, usage: Usage | None) -> None:
+        """Write the assembled answer."""
         lines = answers.charge_lines(
             self.charge_nusd, usage, self.energy_j, stopped_by_budget=self.stopped_by_budget
         )
-        exchange.conn.answer(head + lines, body)
+        self.exchange.conn.answer(head + lines, body)
 
     def break_off(self, refusal: Refusal) -> None:
         raise AssertionError("nothing was shown")
@@ -276,8 +290,8 @@ class Whole(Attempt):
             return
         self._parts.append(data)
         if self.exchange.taps:  # they want all of it at once
-            if self._bytes > _MAX_WHOLE_BYTES:
-                self.malformed(f"an answer of more than {_MAX_WHOLE_BYTES} bytes cannot be looked at")
+            if self._bytes > MAX_WHOLE_BYTES:
+                self.malformed(f"an answer of more than {MAX_WHOLE_BYTES} bytes cannot be looked at")
         elif self._bytes > self.exchange.services.limits.answer_buffer_bytes:
             self._begin()
 
@@ -339,13 +353,13 @@ class Whole(Attempt):
         self.exchange.conn.break_off()  # half of a JSON text cannot be ended well
 
 
-def _through(taps: Sequence[Tap], events: list[bytes]) -> list[bytes]:
+def through(taps: Sequence[Tap], events: list[bytes]) -> list[bytes]:
     for tap in taps:
         events = [out for event in events if (out := tap.event(event))]
     return events
 
 
-def _drained(taps: Sequence[Tap], events: list[bytes], *, complete: bool) -> list[bytes]:
+def drained(taps: Sequence[Tap], events: list[bytes], *, complete: bool) -> list[bytes]:
     """The last events, and what each tap has kept back; what one gives, the next one sees."""
     for tap in taps:
         events = [out for event in events if (out := tap.event(event))]

@@ -7,6 +7,7 @@ No task per request: an exchange is a small state machine that the client's and 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -15,19 +16,24 @@ import msgspec
 from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt
 from wattmill.distribution.attempt_forms import Assembling, Passing, Whole
+from wattmill.distribution.door_forms import form_of
+from wattmill.distribution.doors.door import Door, Visit
+from wattmill.distribution.doors.entrance import Entrance
+from wattmill.distribution.doors.retelling import retold
 from wattmill.distribution.gate import Tap
 from wattmill.distribution.http import HttpRequest
 from wattmill.distribution.spec import Backend, BackendModel
-from wattmill.distribution.wire import Draft, parse
+from wattmill.distribution.wire import Draft, draft_of, parse, read_body
 from wattmill.models.bound import input_bound_tok
 from wattmill.models.engines.adapter import ADAPTERS, Adapter
 from wattmill.models.spec import TokenizerBound
 from wattmill.ports import Grant, JournalUnavailable
+from wattmill.units import US_PER_S
 from wattmill.vocab.caller import PRIVACY_CLASSES, Caller, out_of_scope
 from wattmill.vocab.fact import Refused
 from wattmill.vocab.ids import Epoch, request_id
 from wattmill.vocab.refusal import CODES, Refusal
-from wattmill.vocab.request import Endpoint, Request
+from wattmill.vocab.request import Endpoint, Entry, Request
 from wattmill.vocab.route import Candidate, Route
 from wattmill.vocab.usage import TOKEN_CLASSES
 
@@ -53,8 +59,10 @@ class Exchange:
         "caller",
         "capped",
         "conn",
+        "door",
         "draft",
         "endpoint",
+        "entry",
         "expected_nusd",
         "failure",
         "gateway",
@@ -72,13 +80,17 @@ class Exchange:
         "upstreams",
     )
 
-    def __init__(self, gateway: Gateway, http: HttpRequest, endpoint: Endpoint) -> None:
+    def __init__(
+        self, gateway: Gateway, http: HttpRequest, endpoint: Endpoint, door: Door | None = None
+    ) -> None:
         self.gateway = gateway
         self.services = gateway.services
         self.upstreams = gateway.upstreams
         self.http = http
         self.conn = http.conn
-        self.endpoint = endpoint
+        self.endpoint = endpoint  # what places are asked
+        self.door = None if door is None else Entrance(door)  # where it came in, if not by `endpoint`'s own
+        self.entry: Entry = endpoint if door is None else door.name  # what rows, metrics and scopes call it
         self.seq = gateway.next_seq()
         self.id = request_id(Epoch(self.services.epoch), self.seq)
         self.caller: Caller | None = None
@@ -134,6 +146,9 @@ class Exchange:
             if isinstance(told, Refusal):
                 self.refuse(told)
             return
+        if self.door is not None and self.door.pending:
+            self.refuse(_nothing_stored())
+            return
         route = self._decide()
         if isinstance(route, Refusal):
             self.refuse(route)
@@ -151,26 +166,39 @@ class Exchange:
         if not self.over:
             self.guarded(self._pass_gates) if refusal is None else self.guarded(self.refuse, refusal)
 
-    def answer_with(self, head: bytes, body: bytes) -> None:
-        """A gate answers by itself: no engine is asked. `head`: status line and headers with line ends."""
+    def answer_with(self, head: bytes, body: bytes, *, outer: bool = False) -> None:
+        """A gate answers by itself: no engine is asked. `head`: status line and headers with line ends.
+
+        `body` is a chat's (or that of the endpoint); the door tells it in its own words, unless it was
+        recorded by an `outer` tap."""
         if not self.over:
+            if self.door is not None and not outer:
+                now_s = self.services.clock.wall_us() // US_PER_S
+                body = retold(self.door, body, stream=self.draft.stream, now_s=now_s)
             self.finished("", "2xx")
             self.conn.answer(head, body)
 
-    def tap(self, tap: Tap) -> None:
-        """Let the answer pass through `tap`, after those that are there."""
-        self.taps = [*self.taps, tap]
+    def tap(self, tap: Tap, *, outer: bool = False) -> None:
+        """Let the answer pass through `tap`, after those that are there. `outer`: after the door, so that it
+        sees what the client sees; for a request without a door there is no difference."""
+        if outer and self.door is not None:
+            self.door.outer.append(tap)
+        else:
+            self.taps = [*self.taps, tap]
 
     def _understand(self) -> Refusal | None:
         """Fill caller, draft and ask; or say why not."""
         services, http = self.services, self.http
-        caller = services.identify(http.headers.get(b"authorization"), services.clock.wall_us())
+        key = http.headers.get(b"authorization") if self.door is None else self.door.door.key_of(http.headers)
+        if isinstance(key, Refusal):
+            return key
+        caller = services.identify(key, services.clock.wall_us())
         if isinstance(caller, Refusal):
             return caller
         self.caller = caller
         self.path = caller.path
         if caller.endpoints is not None:
-            refusal = out_of_scope(caller, endpoint=self.endpoint)
+            refusal = out_of_scope(caller, endpoint=self.entry)
             if refusal is not None:
                 return refusal
         refusal = services.admit()
@@ -183,7 +211,7 @@ class Exchange:
                 message=f"{most} requests are in flight already (limits.in_flight)",
                 retry_after_s=1,
             )
-        draft = parse(self.endpoint, http.body)
+        draft = parse(self.endpoint, http.body) if self.door is None else self._visit(self.door)
         if isinstance(draft, Refusal):
             return draft
         self.draft = draft
@@ -221,6 +249,8 @@ class Exchange:
             return Refusal(code="bad_value", message=f"the prompt cannot be read: {error}")
         if isinstance(bound, Refusal):
             return bound
+        if self.door is not None:
+            bound += self._beside_tok(self.door.visit, model)
         self.ask = Request(
             id=self.id,
             endpoint=self.endpoint,
@@ -236,6 +266,45 @@ class Exchange:
             operators=caller.operators,
         )
         return None
+
+    # ---- through a door
+
+    def _visit(self, entrance: Entrance) -> Draft | Refusal:
+        body = read_body(self.http.body)
+        if isinstance(body, Refusal):
+            return body
+        now_s = self.services.clock.wall_us() // US_PER_S
+        visit = entrance.door.read(body, suffix=secrets.token_hex(20), now_s=now_s)
+        if isinstance(visit, Refusal):
+            return visit
+        entrance.visit = visit
+        entrance.pending = visit.pending
+        return draft_of(visit.chat)
+
+    def revisit(self, visit: Visit) -> Refusal | None:
+        """Take `visit` in place of what the door had read; or say why not. Rules that gates have set stay."""
+        entrance, ask = self.door, self.ask
+        assert entrance is not None
+        draft = draft_of(visit.chat)
+        if isinstance(draft, Refusal):
+            return draft
+        try:
+            bound = input_bound_tok("chat", draft.body, self.services.bound.get(ask.model, _PLAIN))
+        except (msgspec.MsgspecError, RecursionError) as error:
+            return Refusal(code="bad_value", message=f"the prompt cannot be read: {error}")
+        if isinstance(bound, Refusal):
+            return bound
+        bound += self._beside_tok(visit, ask.model)
+        entrance.visit, entrance.pending = visit, False
+        self.draft = draft
+        self.ask = msgspec.structs.replace(ask, input_bound_tok=bound, needs=draft.needs)
+        return None
+
+    def _beside_tok(self, visit: Visit, model: str) -> int:
+        """What only an engine of the door's own protocol is sent."""
+        if not visit.beside_bytes:
+            return 0
+        return int(visit.beside_bytes * self.services.bound.get(model, _PLAIN).expansion) + 1
 
     # ---- candidates, best first
 
@@ -350,7 +419,11 @@ class Exchange:
     ) -> Refusal | None:
         """Journal and send one attempt. From here on the attempt settles its grant, whatever happens."""
         streamed = self.endpoint != "embeddings" and (self.draft.stream or adapter.always_stream)
-        form = (Passing if self.draft.stream else Assembling) if streamed else Whole
+        form: type[Attempt]
+        if self.door is None and adapter.chat_as is None:
+            form = (Passing if self.draft.stream else Assembling) if streamed else Whole
+        else:
+            form = form_of(streamed=streamed, stream=self.draft.stream)
         attempt = form(self, candidate, backend, model, adapter, grant, clamp, cost)
         self.attempt = attempt
         self.attempts += 1
@@ -470,7 +543,7 @@ class Exchange:
                     self.seq,
                     self.services.clock.wall_us(),
                     self.path,
-                    self.endpoint,
+                    self.entry,
                     model,
                     refusal.code,
                     message,
@@ -479,7 +552,8 @@ class Exchange:
                 )
             )
         self.finished("", f"{refusal.status // 100}xx")
-        head, body = answers.error_answer(refusal, self.id)
+        shape = None if self.door is None else self.door.door.error_body(refusal, self.id)
+        head, body = answers.error_answer(refusal, self.id, body=shape)
         self.conn.answer(head + self.head_lines, body)
 
     def finished(self, pool: str, status: str) -> None:
@@ -492,7 +566,7 @@ class Exchange:
         gateway.in_flight -= 1
         if self._gate:
             self._leave_gates()
-        gateway.metrics.answered(self.endpoint, pool, status)
+        gateway.metrics.answered(self.entry, pool, status)
 
     def _leave_gates(self) -> None:
         entered, self._gate = self._gate, 0
@@ -560,6 +634,14 @@ class Exchange:
             self.attempt.crashed(refusal)
         elif not self.over:
             self.refuse(refusal)
+
+
+def _nothing_stored() -> Refusal:
+    return Refusal(
+        code="field_refused",
+        message="'previous_response_id' needs stored responses, and none are kept here; send the items",
+        param="previous_response_id",
+    )
 
 
 def _audio_without_price(pool: str, model: BackendModel) -> Refusal | None:

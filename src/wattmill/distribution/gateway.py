@@ -11,6 +11,7 @@ from typing import Any
 from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt
 from wattmill.distribution.backend_state import BackendState
+from wattmill.distribution.doors.door import DOORS, error_shape, key_of, models_shape
 from wattmill.distribution.exchange import Exchange
 from wattmill.distribution.gate import Gate
 from wattmill.distribution.http import RUN_IN_URL, HttpRequest
@@ -156,6 +157,12 @@ class Gateway:
 
     def _other(self, request: HttpRequest, endpoint: Endpoint | None) -> None:
         path, method = request.path, request.method
+        entrance = DOORS.get(path)
+        if entrance is not None:
+            if method == b"POST":
+                Exchange(self, request, "chat", entrance).begin()
+                return
+            endpoint = "chat"
         if endpoint is None and self.services.side_doors and method != b"OPTIONS":
             door = self.services.side_doors.get(b"/".join(path.split(b"/", 3)[:3]))
             if door is not None:
@@ -167,7 +174,7 @@ class Gateway:
             request.conn.answer(head % (allow or _GET_ONLY, self.new_id().encode()), b"")
         elif allow is None:
             shown = path[:200].decode("utf-8", "replace")
-            known = ", ".join(p.decode() for p in (*POSTS, _MODELS))
+            known = ", ".join(p.decode() for p in (*POSTS, *DOORS, _MODELS))
             self._refuse(
                 request, Refusal(code="not_found", message=f"no path {shown!r} here; there are {known}")
             )
@@ -191,7 +198,12 @@ class Gateway:
     def _refuse(self, request: HttpRequest, refusal: Refusal, *, allow: bytes | None = None) -> None:
         self.metrics.count("wattmill_refusals_total", refusal.code)
         self.metrics.answered("none", "", f"{refusal.status // 100}xx")
-        request.conn.answer(*answers.error_answer(refusal, self.new_id(), allow=allow))
+        request_id = self.new_id()
+        shape = error_shape(request.path, request.headers, refusal, request_id)
+        request.conn.answer(*answers.error_answer(refusal, request_id, allow=allow, body=shape))
+
+    def now_s(self) -> float:
+        return self._clock.now()
 
     def _ready(self, request: HttpRequest) -> None:
         refusal = self.not_ready()
@@ -212,13 +224,16 @@ class Gateway:
 
     def _models(self, request: HttpRequest) -> None:
         services = self.services
-        caller = services.identify(request.headers.get(b"authorization"), self._clock.wall_us())
+        key = key_of(request.headers)
+        caller = key if isinstance(key, Refusal) else services.identify(key, self._clock.wall_us())
         if isinstance(caller, Refusal):
             self._refuse(request, caller)
             return
         models = list(services.models(caller))
         if request.path == _MODELS:
             body = answers.models_body(models)
+            if b"anthropic-version" in request.headers:
+                body = models_shape(models)
         else:
             name = request.path[len(_MODELS) + 1 :].decode("utf-8", "replace")
             owner = dict(models).get(name)

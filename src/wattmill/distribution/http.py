@@ -31,6 +31,8 @@ WANTED = frozenset(
         b"x-wattmill-privacy",
         b"x-wattmill-residency",
         b"idempotency-key",
+        b"x-api-key",
+        b"anthropic-version",
         b"cache-control",
         b"x-wattmill-run",
         b"x-wattmill-step",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from wattmill.distribution import answers
+from wattmill.distribution.doors.door import error_shape, key_of
 from wattmill.distribution.http import HttpRequest
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.refusal import Refusal
@@ -55,7 +56,8 @@ class SideExchange:
         self._over = False
         self._task: asyncio.Task[None] | None = None
         services = gateway.services
-        caller = services.identify(http.headers.get(b"authorization"), services.clock.wall_us())
+        key = key_of(http.headers)
+        caller = key if isinstance(key, Refusal) else services.identify(key, services.clock.wall_us())
         if isinstance(caller, Refusal):
             self._refuse(caller)
             return
@@ -87,7 +89,8 @@ class SideExchange:
         metrics = self._gateway.metrics
         metrics.count("wattmill_refusals_total", refusal.code)
         metrics.answered("side", "", f"{refusal.status // 100}xx")
-        self._http.conn.answer(*answers.error_answer(refusal, self._id))
+        shape = error_shape(self._http.path, self._http.headers, refusal, self._id)
+        self._http.conn.answer(*answers.error_answer(refusal, self._id, body=shape))
 
     # ---- connection.Client
 

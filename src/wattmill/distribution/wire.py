@@ -83,11 +83,44 @@ def parse(endpoint: Endpoint, data: bytes) -> Draft | Refusal:
         return _bad_json("the body is nested too deeply; a request needs no more than a few hundred levels")
 
 
+def read_body(data: bytes) -> Body | Refusal:
+    """Return the top level of `data`, for a door that reads it in its own way."""
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError as error:
+            return _bad_json(f"the body is not UTF-8: {error.reason} at byte {error.start}")
+    try:
+        body = _body_decoder.decode(data)
+        return _repeated(body, data) or body
+    except msgspec.MsgspecError as error:
+        return _why_not_json(data, error)
+    except RecursionError:
+        return _bad_json("the body is nested too deeply; a request needs no more than a few hundred levels")
+
+
+def draft_of(body: Body) -> Draft | Refusal:
+    """Return what a chat body that a door has written asks for; its usage is always told."""
+    draft = _draft("chat", body)
+    return draft if isinstance(draft, Refusal) else msgspec.structs.replace(draft, show_usage=True)
+
+
 def _parse(endpoint: Endpoint, data: bytes) -> Draft | Refusal:
     try:
         body = _body_decoder.decode(data)
     except msgspec.MsgspecError as error:
         return _why_not_json(data, error)
+    twice = _repeated(body, data)
+    if twice is not None:
+        return twice
+    if len(data) <= _QUICK_BYTES and endpoint == "chat":
+        draft = _quick_chat(body, data)
+        if draft is not None:
+            return draft
+    return _draft(endpoint, body)
+
+
+def _repeated(body: Body, data: bytes) -> Refusal | None:
     if len(_encoder.encode(body)) != len(data) and not _is_whole(body, data):
         twice = _first_duplicate(data)
         if twice is not None:
@@ -96,11 +129,7 @@ def _parse(endpoint: Endpoint, data: bytes) -> Draft | Refusal:
                 message=f"field {twice!r} is given more than once; give each field once",
                 param=twice[:128],
             )
-    if len(data) <= _QUICK_BYTES and endpoint == "chat":
-        draft = _quick_chat(body, data)
-        if draft is not None:
-            return draft
-    return _draft(endpoint, body)
+    return None
 
 
 def _quick_chat(body: Body, data: bytes) -> Draft | None:

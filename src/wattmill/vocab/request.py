@@ -9,6 +9,16 @@ import msgspec
 Endpoint = Literal["chat", "completions", "embeddings"]
 ENDPOINTS: tuple[Endpoint, ...] = ("chat", "completions", "embeddings")
 
+Entry = Literal["chat", "completions", "embeddings", "responses", "messages"]
+ENTRIES: tuple[Entry, ...] = (*ENDPOINTS, "responses", "messages")
+"""The doors by which a request comes in: what rows, metrics and the scopes of keys call an endpoint."""
+
+
+def endpoint_of(entry: str) -> Endpoint:
+    """Return what places are asked for a request that came in by `entry`: the other doors lead to a chat."""
+    return entry if entry in ENDPOINTS else "chat"
+
+
 Body = dict[str, msgspec.Raw]
 """The top level of a JSON body: each value is still its original bytes. Rendering it again cannot hold a key
 twice, so what was checked is what the engine reads."""

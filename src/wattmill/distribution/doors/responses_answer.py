@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from wattmill.distribution.doors.chat import Call, Choice, choice_of, choice_of_answer
 from wattmill.distribution.doors.fields import encode
 from wattmill.distribution.doors.items_growing import Growing, GrowingCall, GrowingText
@@ -14,6 +16,10 @@ from wattmill.models.engines.usage import to_responses
 from wattmill.vocab.refusal import CODES, Refusal
 from wattmill.vocab.usage import Usage
 
+_WITH_RESPONSE = tuple(
+    b"event: response.%b\n" % name
+    for name in (b"created", b"queued", b"in_progress", b"completed", b"incomplete", b"failed")
+)
 _ENDS = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
@@ -167,3 +173,15 @@ def failure(refusal: Refusal, request_id: str) -> dict[str, Any]:
     code = "rate_limit_exceeded" if CODES[refusal.code].status == 429 else "server_error"
     message = f"{refusal.code}: {refusal.message} (request {request_id})"
     return {"code": code, "message": message, "type": CODES[refusal.code].type}
+
+
+def retouched(said: bytes, ours: dict[str, Any]) -> bytes:
+    """Return an event or a whole answer of an engine with some fields of the response object replaced."""
+    if said.startswith(b"{"):
+        return encode({**msgspec.json.decode(said), **ours})
+    if not said.startswith(_WITH_RESPONSE):
+        return said
+    head, _, data = said.partition(b"\ndata: ")
+    body = msgspec.json.decode(data, type=dict[str, Any])
+    body["response"] = {**body["response"], **ours}
+    return b"%b\ndata: %b" % (head, encode(body))

@@ -23,7 +23,7 @@ from wattmill.ledger.tenancy import (
 )
 from wattmill.units import US_PER_S
 from wattmill.vocab.caller import PRIVACY_CLASSES
-from wattmill.vocab.request import ENDPOINTS
+from wattmill.vocab.request import ENTRIES
 
 
 def put_node(
@@ -185,9 +185,9 @@ def _key_row(db: sqlite3.Connection, id: int) -> tuple[int, int | None]:
 def _check_scopes(draft: KeyRecord, now_us: int) -> None:
     if draft.privacy not in PRIVACY_CLASSES:
         raise ControlError(f"privacy is {draft.privacy!r}, must be one of: {', '.join(PRIVACY_CLASSES)}")
-    unknown = sorted(set(draft.endpoints or ()) - set(ENDPOINTS))
+    unknown = sorted(set(draft.endpoints or ()) - set(ENTRIES))
     if unknown:
-        raise ControlError(f"endpoints have {unknown[0]!r}, must be some of: {', '.join(ENDPOINTS)}")
+        raise ControlError(f"endpoints have {unknown[0]!r}, must be some of: {', '.join(ENTRIES)}")
     if draft.expires_us is not None and draft.expires_us <= now_us:
         raise ControlError(
             f"expiry is {draft.expires_us} us, must be later than now ({now_us} us since 1970)"

@@ -241,5 +241,6 @@ ANTHROPIC = Adapter(
     counts_in="usage",  # the dialect counts in each chat event that it makes
     extra_check=_only_known,
     chat_as=Speech(path="/messages", render=render_chat, dialect=MessagesDialect),
+    native_count_path="/messages/count_tokens",
     natives={"messages": Speech(path="/messages", render=render_native, dialect=MessagesDialect)},
 )

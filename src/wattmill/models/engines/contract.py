@@ -63,7 +63,8 @@ class Adapter:
     extra_check: Callable[[Endpoint, Body], Refusal | None] | None = None
     chat_as: Speech | None = None  # the protocol in which a chat is put to it; None: as a chat
     natives: Mapping[str, Speech] = dataclasses.field(default_factory=dict)  # doors whose protocol it speaks
-    count_path: str | None = None  # from the root of the server: counts the prompt of a chat exactly
+    count_path: str | None = None  # below the pool's base address: counts the prompt of a chat exactly
+    native_count_path: str | None = None  # the same for a request in its own protocol
 
     def check(self, endpoint: Endpoint, body: Body) -> Refusal | None:
         """Return why this engine may not be sent `body`, or None. `endpoint` is where it would go."""

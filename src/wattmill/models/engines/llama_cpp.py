@@ -87,7 +87,7 @@ LLAMA_CPP = Adapter(
     },
     counts_in="timings",
     counters_path="/metrics",
-    count_path="/v1/chat/completions/input_tokens",
+    count_path="/chat/completions/input_tokens",
     counter_names={
         "llamacpp:prompt_tokens_total": "prompt_tok",
         "llamacpp:prompt_tokens_cached_total": "cached_tok",
