@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test check format bench chaos aiperf test-engines lock docs fresh-machine clean
+.PHONY: help up install dev weights test check format bench chaos privacy-proof aiperf test-engines lock docs fresh-machine clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,9 @@ bench: dev ## the gateway against direct and nginx; writes benchmarks/results/ga
 
 chaos: dev weights ## 50 random kills under load; the last line says what was lost and doubled
 	$(PY) benchmarks/chaos.py $(ARGS)
+
+privacy-proof: dev ## 100,000 random requests under faults: what did a place get that it must not see?
+	$(PY) benchmarks/privacy_proof.py $(ARGS)
 
 aiperf: dev ## replay a trace by a neutral client (installs aiperf into its own .venv-aiperf)
 	$(PY) benchmarks/aiperf_replay.py $(ARGS)
