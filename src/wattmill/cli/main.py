@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "restore": ("wattmill.cli.backup", "Bring a backup back."),
     "keys": ("wattmill.cli.keys", "Make, list, rotate and revoke API keys."),
     "budget": ("wattmill.cli.budget", "Show and set caps."),
+    "runs": ("wattmill.cli.runs", "List, stop and top up runs."),
     "prices": ("wattmill.cli.prices", "Show and import prices."),
     "models": ("wattmill.cli.models", "Fetch and list weights."),
     "doctor": ("wattmill.cli.doctor", "Say what this machine can do and measure."),
