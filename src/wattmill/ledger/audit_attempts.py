@@ -118,8 +118,10 @@ def rated(db: sqlite3.Connection, prices: Mapping[int, Price]) -> Check:
     )
     rows = db.execute(
         "SELECT e.name, a.seq - a.back, a.charge_nusd, a.overrun_nusd, a.status, s.charge_price, c.text, t.* "
-        f"FROM (SELECT line.id >> 6 AS tx, {classes} FROM posting line JOIN account k ON k.id = line.account "
-        "WHERE k.name LIKE 'key:%' AND k.commodity LIKE 'tok:%' GROUP BY 1) t "
+        f"FROM (SELECT line.id >> 6 AS tx, {classes}, "
+        "ifnull(sum(CASE WHEN k.name LIKE 'saved:%' THEN line.amount END), 0) "
+        "FROM posting line JOIN account k ON k.id = line.account "
+        "WHERE k.name LIKE 'key:%' AND k.commodity LIKE 'tok:%' OR k.name LIKE 'saved:%' GROUP BY 1) t "
         "JOIN attempt a ON a.id = t.tx JOIN epoch e ON e.id = a.epoch JOIN shape s ON s.id = a.shape "
         "LEFT JOIN name c ON c.id = a.cause "
         "WHERE a.source < 2 AND a.status <> ? AND a.id NOT IN (SELECT attempt FROM correction)",
@@ -127,11 +129,11 @@ def rated(db: sqlite3.Connection, prices: Mapping[int, Price]) -> Check:
     )
     broken = []
     unpriced = 0
-    for epoch, seq, charge, overrun, status, price_id, cause, _, *tokens in rows:
+    for epoch, seq, charge, overrun, status, price_id, cause, _, *tokens, saved in rows:
         price = prices.get(price_id)
         if price is None:
             continue  # named below
-        told = charge + overrun
+        told = charge + overrun + saved  # what the cache saved is the rest of the price
         if status == failed and told == 0:
             continue  # free, unless its client had already seen a part: then that part is paid for
         computed, cached, write, audio_in, text, reasoning, audio_out = tokens

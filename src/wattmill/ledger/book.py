@@ -9,7 +9,10 @@ Accounts (a name stands once per commodity):
     overrun:<pool>      charge beyond a reservation: the operator's, never the caller's
     cost:<pool>         what attempts cost the factory (failed ones too); payable:<pool> is its other side
     in_doubt            charged at the reservation, outcome unknown; in_doubt_cost:<pool> is the cost leg
-    engine:<pool>       where tokens come from; unmetered:<pool> those that no attempt can be charged with
+    engine:<pool>       where tokens come from; unmetered:<pool> those that no attempt can be charged with.
+                        engine:cache gave tokens a second time that a place had produced before
+    saved:cache         what answers from the cache would have been charged beyond their charge; nobody owes
+                        it, so its other side is list:cache and no tenant
     meter:<meter>       where joules come from; idle:<meter> and unattributed:<meter> those of no request
 """
 
@@ -110,6 +113,9 @@ def end_postings(start: Opened, end: End) -> list[Posting]:
     if end.usage is not None:
         lines += token_postings(pool, key, end.usage)
     lines += money_postings(pool, key, end.charge_nusd, end.cost_nusd, end.overrun_nusd)
+    if end.saved_nusd:
+        lines.append(Posting(MONEY, f"saved:{pool}", end.saved_nusd))
+        lines.append(Posting(MONEY, f"list:{pool}", -end.saved_nusd))
     return lines
 
 

@@ -95,6 +95,7 @@ class End(_Fact, frozen=True, array_like=True, gc=False, tag=3):
     engine_id: str | None = None  # the engine's id of the answer
     kept_nusd: int = 0  # counted against caps beyond the charge: nobody saw what was produced
     took: tuple[int, ...] = ()  # gauges of limits and what was used of each, like `held` of its intent
+    saved_nusd: int = 0  # of an answer from the cache: its price at a place, less the charge
 
 
 class Refused(_Fact, frozen=True, array_like=True, gc=False, tag=4):
