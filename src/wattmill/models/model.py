@@ -32,10 +32,9 @@ class Pace(msgspec.Struct, frozen=True, gc=False):
     @property
     def slope_s(self) -> float:
         """Return how much longer a token takes for each further request at work, in seconds."""
-        return min(
-            max(0.0, self.sxy / (self.sxx + RIDGE)),
-            (1.0 - LEAST_ALONE) * self.s_per_tok / self.others if self.others > 0 else 0.0,
-        )
+        if self.sxy <= 0.0 or self.others <= 0.0:
+            return 0.0
+        return min(self.sxy / (self.sxx + RIDGE), (1.0 - LEAST_ALONE) * self.s_per_tok / self.others)
 
     @property
     def alone_s(self) -> float:
@@ -54,7 +53,9 @@ def declared(tok_per_s: float) -> Pace:
 
 def seen(pace: Pace, *, others: float, s_per_tok: float) -> Pace:
     """Return `pace` after one more answer, made at `s_per_tok` beside `others` (mean) at the same place."""
-    expected = pace.alone_s + pace.slope_s * others
+    expected = pace.s_per_tok + pace.slope_s * (others - pace.others)
+    # Below the least load that was seen, the line may point to less than nothing.
+    expected = max(expected, LEAST_ALONE * pace.s_per_tok)
     y = min(max(s_per_tok, expected / WILDEST), expected * WILDEST)
     weight = KEEP * pace.weight + 1.0
     dx, dy = others - pace.others, y - pace.s_per_tok

@@ -25,7 +25,7 @@ def longer(known: Length | None, output_tok: float, expected_tok: float) -> Leng
 
 
 class Lengths:
-    """A bounded table: the key that was seen longest ago is forgotten first."""
+    """A bounded table: the key that was met first is forgotten first."""
 
     def __init__(self, *, expected_tok: int, most: int = MOST_KEYS) -> None:
         self._expected_tok = expected_tok
@@ -44,14 +44,13 @@ class Lengths:
     def learn(self, model: str, key: int, output_tok: float) -> None:
         """Take in one finished answer. An answer that a limit cut counts as long as it was."""
         wide = self._models.get(model)
-        tok = self._expected_tok if wide is None else wide.tok
-        of_key = longer(self._keys.pop((model, key), None), output_tok, tok)
-        if len(self._keys) >= self._most:
+        narrow = self._keys.get((model, key))
+        if narrow is None and len(self._keys) >= self._most:
             del self._keys[next(iter(self._keys))]
-        self._keys[model, key] = of_key
-        self._models.pop(model, None)
-        if len(self._models) >= self._most:
+        if wide is None and len(self._models) >= self._most:
             del self._models[next(iter(self._models))]
+        expected_tok = self._expected_tok if wide is None else wide.tok
+        self._keys[model, key] = longer(narrow, output_tok, expected_tok)
         self._models[model] = longer(wide, output_tok, self._expected_tok)
 
 

@@ -84,7 +84,7 @@ def decide(
             excluded += (Excluded(pool, "full"),)
             continue
         reused_tok = 0.0
-        if shared:
+        if shared and hits:
             reused_tok = min(shared[at], input_tok) * hits
             usual_nusd = input_tok * in_nusd - reused_tok * (in_nusd - cached_nusd)
             prefill_s = overhead_s + (input_tok - reused_tok) * in_s
