@@ -16,6 +16,9 @@ from wattmill.app.declared.pool_settings import EmbeddedPool, HttpPool, OwnedCos
 from wattmill.app.declared.provider_key import provider_key, stands_in
 from wattmill.app.declared.settings import Settings
 from wattmill.distribution.spec import Backend, BackendModel
+from wattmill.models.engines.anthropic_http import ANTHROPIC, TOOL_PROMPT_TOK
+from wattmill.models.engines.anthropic_http import HEADERS as MESSAGES_HEADERS
+from wattmill.models.engines.anthropic_http import KEY_HEADER as MESSAGES_KEY_HEADER
 from wattmill.models.spec import ModelCard
 from wattmill.scheduling import spec as scheduling
 from wattmill.units import TOK_PER_MTOK, UJ_PER_J
@@ -161,7 +164,11 @@ def _backend(
     assert isinstance(pool, HttpPool)
     headers = tuple((name.lower(), value) for name, value in pool.headers.items())
     key = provider_key(pool, env)
-    if key is not None:
+    if pool.adapter == ANTHROPIC.name:
+        headers += tuple(pair for pair in MESSAGES_HEADERS if pair[0] not in dict(headers))
+        if key is not None:
+            headers += ((MESSAGES_KEY_HEADER, key),)
+    elif key is not None:
         headers += (("authorization", f"Bearer {key}"),)
     return Backend(
         pool=place.pool,
@@ -302,8 +309,24 @@ def _rates_of(backend: Backend, token_class: int) -> dict[str, int]:
 
 
 def cards(settings: Settings) -> dict[str, ModelCard]:
-    """Return the card of every declared model, by name."""
-    return {name: model.card(name) for name, model in settings.models.items()}
+    """Return the card of every declared model, by name; its bound covers every place that serves it."""
+    told_tools = {
+        model
+        for pool in settings.pools.values()
+        if isinstance(pool, HttpPool) and pool.adapter == ANTHROPIC.name
+        for model in upstream_names(pool.models)
+    }
+    return {
+        name: _with_tool_prompt(model.card(name)) if name in told_tools else model.card(name)
+        for name, model in settings.models.items()
+    }
+
+
+def _with_tool_prompt(card: ModelCard) -> ModelCard:
+    """A place that speaks Messages adds a prompt of its own where a request has tools."""
+    least = max(card.bound.per_request_tok, TOOL_PROMPT_TOK)
+    bound = msgspec.structs.replace(card.bound, per_request_tok=least)
+    return msgspec.structs.replace(card, bound=bound)
 
 
 def route_weights(settings: Settings) -> scheduling.Weights:

@@ -254,7 +254,7 @@ class HttpPool(_Pool, frozen=True, kw_only=True, tag_field="engine", tag="openai
     """A pool behind any OpenAI-compatible server: a provider, or an engine that you run."""
 
     adapter: Annotated[
-        Literal["openai", "openai-compatible", "vllm", "llama.cpp", "transformers"],
+        Literal["openai", "openai-compatible", "anthropic", "vllm", "llama.cpp", "transformers"],
         Meta(description="Whose habits the server has: fields it knows, faults that are absorbed."),
     ] = "openai-compatible"
     base_url: Annotated[

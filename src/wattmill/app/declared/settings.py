@@ -18,6 +18,7 @@ from wattmill.app.declared.policy_named import NAME
 from wattmill.app.declared.pool_settings import ModelName, Name, Pool, Privacy, Rates, Usd
 from wattmill.app.declared.privacy_settings import PrivacySettings, Region
 from wattmill.app.declared.tier_settings import AdmissionSettings, TierSettings
+from wattmill.app.doors.spec import ResponseLimits
 from wattmill.app.kept.spec import KeptLimits
 from wattmill.app.runs.settings import RunawaySettings, RunSettings
 from wattmill.distribution.resilience import Resilience
@@ -356,6 +357,9 @@ class Settings(_Section, frozen=True, kw_only=True):
     )
     cache: Annotated[Cache, Meta(description="Answers that are given again.")] = Cache()
     idempotency: Annotated[Idempotency, Meta(description="Requests that are made once.")] = Idempotency()
+    responses: Annotated[ResponseLimits, Meta(description="Responses that clients want stored.")] = (
+        ResponseLimits()
+    )
     kept: Annotated[KeptLimits, Meta(description="How much may be kept.")] = KeptLimits()
     runs: Annotated[RunSettings, Meta(description="Spenders that keys open for themselves.")] = RunSettings()
     runaway: Annotated[RunawaySettings, Meta(description="What is done about agents that got lost.")] = (

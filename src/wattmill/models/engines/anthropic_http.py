@@ -28,6 +28,9 @@ from wattmill.vocab.request import Body, Endpoint
 
 HEADERS = (("anthropic-version", "2023-06-01"),)
 KEY_HEADER = "x-api-key"
+TOOL_PROMPT_TOK = 1_024
+"""Above what the provider's own prompt takes where a request has tools: 159 to 530 tokens by model and choice
+(docs.anthropic.com, "Tool use pricing and tokens", read in November 2026)."""
 _LEAST_THINKING = 1_024  # tokens; a smaller budget is refused by the provider
 _FIELDS = frozenset(
     (
