@@ -23,6 +23,7 @@ from runaway_sessions import (
     Call,
     generations,
     impatient_polling,
+    seeded_rng,
     trace_sessions,
 )
 from wattmill.agents.runaway.policy import Trail, enter, leave, sub_runs
@@ -49,7 +50,7 @@ def play(calls: Iterable[Call], rules: Rules = RULES) -> tuple[Call, Verdict] | 
 
 
 def seeded(make: Callable[[random.Random], list[Call]], seed: int, n: int) -> list[Call]:
-    return make(random.Random(f"{make.__name__}/{seed}/{n}"))
+    return make(seeded_rng(make.__name__, seed, n))
 
 
 def false_alarms(sessions: int, seed: int) -> dict[str, dict[str, Any]]:

@@ -22,6 +22,10 @@ TOK_PER_S = 100.0  # of a quick engine: the faster it answers, the closer calls 
 Message = dict[str, Any]
 
 
+def seeded_rng(kind: str, seed: int, n: int) -> random.Random:
+    return random.Random(f"{kind}/{seed}/{n}")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Call:
     start_s: float
