@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from wattmill.vocab.budget import Spend, Unit
 from wattmill.vocab.fact import Fact
 from wattmill.vocab.price import Price
 from wattmill.vocab.refusal import Refusal
@@ -50,10 +51,20 @@ class Journal(Protocol):
 
 
 class Grant(Protocol):
-    """Money set aside at every node of a path until it is settled or released."""
+    """Amounts set aside at every node of a path until they are settled or released."""
 
     @property
     def nusd(self) -> int: ...
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """Gauges of limits with what is reserved of each, as an intent carries them."""
+
+    def took(self, spend: Spend) -> tuple[int, ...]:
+        """The same gauges with what `spend` uses of each, as an end carries them."""
+
+    def part(self, unit: Unit) -> int | None:
+        """What was granted in a unit that some limit on the path counts; None: none does."""
 
 
 class Purse(Protocol):
@@ -64,13 +75,16 @@ class Purse(Protocol):
     nodes of the path: everything or nothing.
     """
 
-    def reserve(self, path: tuple[int, ...], nusd: int) -> Grant | None: ...
+    def reserve(self, path: tuple[int, ...], worst: Spend) -> Grant | None: ...
 
-    async def lease(self, path: tuple[int, ...], nusd: int, floor_nusd: int) -> Grant | Refusal:
-        """Reserve `nusd`, or what the caps still allow if that is at least `floor_nusd`, or refuse."""
+    async def lease(self, path: tuple[int, ...], worst: Spend, floor: Spend) -> Grant | Refusal:
+        """Reserve `worst`, or what the limits still allow if that is at least `floor`, or refuse."""
 
-    def settle(self, grant: Grant, charge_nusd: int) -> None:
-        """Charge `charge_nusd` (0 releases all); what was reserved beyond it is free again. Idempotent."""
+    def settle(self, grant: Grant, spend: Spend) -> None:
+        """Charge `spend` (`NOTHING` releases all); what was reserved beyond it is free again. Idempotent."""
+
+    def shrink(self, grant: Grant, worst: Spend) -> None:
+        """Keep only `worst` of a reservation and free the rest at once."""
 
 
 class Rate(Protocol):

@@ -21,6 +21,7 @@ from wattmill.distribution.spec import Backend, BackendModel, Limits
 from wattmill.ledger.rating import output_affordable, rate, worst_case_nusd
 from wattmill.models.spec import TokenizerBound
 from wattmill.ports import Grant, JournalUnavailable
+from wattmill.vocab.budget import Spend, Unit
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.fact import End, Fact, Intent
 from wattmill.vocab.price import Price
@@ -63,6 +64,13 @@ class FakeGrant:
     def __init__(self, nusd: int) -> None:
         self.nusd = nusd
         self.settled: int | None = None
+        self.held: tuple[int, ...] = ()
+
+    def took(self, spend: Spend) -> tuple[int, ...]:
+        return ()
+
+    def part(self, unit: Unit) -> int | None:
+        return None
 
 
 class FakePurse:
@@ -76,12 +84,14 @@ class FakePurse:
         self.lease_first = False  # as when the allotment in memory is used up
         self.lease_gate: asyncio.Event | None = None
 
-    def reserve(self, path: tuple[int, ...], nusd: int) -> FakeGrant | None:
+    def reserve(self, path: tuple[int, ...], worst: Spend) -> FakeGrant | None:
+        nusd = worst.nusd
         if self.lease_first or nusd > self.cap_nusd - self.spent_nusd - self.held_nusd:
             return None
         return self._grant(nusd)
 
-    async def lease(self, path: tuple[int, ...], nusd: int, floor_nusd: int) -> Grant | Refusal:
+    async def lease(self, path: tuple[int, ...], worst: Spend, floor: Spend) -> Grant | Refusal:
+        nusd, floor_nusd = worst.nusd, floor.nusd
         if self.lease_gate is not None:
             await self.lease_gate.wait()
         left = self.cap_nusd - self.spent_nusd - self.held_nusd
@@ -95,8 +105,14 @@ class FakePurse:
         self.grants.append(grant)
         return grant
 
-    def settle(self, grant: Grant, charge_nusd: int) -> None:
+    def shrink(self, grant: Grant, worst: Spend) -> None:
+        assert isinstance(grant, FakeGrant) and grant.settled is None
+        self.held_nusd -= max(0, grant.nusd - worst.nusd)
+        grant.nusd = min(grant.nusd, worst.nusd)
+
+    def settle(self, grant: Grant, spend: Spend) -> None:
         assert isinstance(grant, FakeGrant)
+        charge_nusd = spend.nusd
         if grant.settled is None:
             assert 0 <= charge_nusd <= grant.nusd
             grant.settled = charge_nusd
@@ -257,7 +273,7 @@ class Rig:
         assert len({i.seq for i in intents}) == len(intents)
         assert self.purse.held_nusd == 0
         assert all(g.settled is not None for g in self.purse.grants)
-        assert self.purse.spent_nusd == sum(e.charge_nusd for e in ends)
+        assert self.purse.spent_nusd == sum(e.charge_nusd + e.kept_nusd for e in ends)
         by_seq = {i.seq: i for i in intents}
         assert all(e.charge_nusd <= by_seq[e.seq].reserved_nusd for e in ends)
         assert self.gateway.in_flight == 0

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from wattmill.distribution.engine_refusal import judge_status, words_of
 from wattmill.distribution.spec import Backend, BackendModel
+from wattmill.distribution.spending import reserved, spend_at_end
 from wattmill.distribution.upstream_conn import Handle
 from wattmill.models.engines.adapter import Adapter
 from wattmill.models.engines.speech import Speech
 from wattmill.ports import Grant, JournalUnavailable
 from wattmill.units import US_PER_S
+from wattmill.vocab.budget import NOTHING
 from wattmill.vocab.fact import End, Intent, Status, UsageSource
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.request import Body
@@ -162,6 +164,7 @@ class Attempt:
                 tuple(sorted(ask.needs)) if ask.needs else (),
                 ask.pool is not None,
                 below=exchange.below,
+                held=self.grant.held,
                 evidence=ask.evidence,
             )
         )
@@ -179,7 +182,7 @@ class Attempt:
         """Give the reservation back: nothing has left."""
         if not self.booked:
             self.booked = True
-            self.exchange.services.purse.settle(self.grant, 0)
+            self.exchange.services.purse.settle(self.grant, NOTHING)
 
     streamed = False  # whether the engine is asked for a stream
     speech: Speech | None = None  # the protocol in which it is asked; None: that of the endpoint
@@ -361,6 +364,7 @@ class Attempt:
         exchange = self.exchange
         services = exchange.services
         rated = cost = 0
+        usage_counts = usage
         if usage is not None:
             try:
                 cost = services.rate(self.model.cost, usage)
@@ -368,10 +372,14 @@ class Attempt:
             except LookupError:  # a class without a price: the reservation stands, and the row says why
                 cost = self.reserved_cost_nusd
                 rated, error = self.grant.nusd, error or "unpriced"
+                usage_counts = None
         elif source == "unmetered":
             # What it cost is unknown, and may be all that was at stake: it is never zero.
             cost = self.reserved_cost_nusd
             rated = self.grant.nusd
+        spend = spend_at_end(
+            self.grant, self.backend, usage_counts, source, rated, sent=self.sent, unseen=services.unseen
+        )
         if status == "failed" and (usage is None or not self.committed):
             rated = 0  # its client saw nothing, or nobody can say how much
         charge = min(rated, self.grant.nusd)
@@ -403,15 +411,17 @@ class Attempt:
                     said.finish_reason,
                     error,
                     said.engine_id,
+                    max(0, spend.nusd - charge),
+                    self.grant.took(spend),
                 )
             )
         except (JournalUnavailable, OSError):
             # The attempt is in doubt now, and stays charged at its reservation until it is reconciled.
             metrics.count("wattmill_journal_failures_total")
             gateway.journal_failed_s = now
-            charge = self.grant.nusd
+            spend = reserved(self.grant)
         finally:
-            services.purse.settle(self.grant, charge)
+            services.purse.settle(self.grant, spend)
             gateway.attempts.discard(self)
             if self.holds_slot:
                 self.holds_slot = False

@@ -22,13 +22,16 @@ from wattmill.distribution.doors.entrance import Entrance
 from wattmill.distribution.doors.retelling import retold
 from wattmill.distribution.gate import Tap
 from wattmill.distribution.http import HttpRequest
+from wattmill.distribution.prompt_count import PromptCount
 from wattmill.distribution.spec import Backend, BackendModel
+from wattmill.distribution.spending import output_room, worst_spend
 from wattmill.distribution.wire import Draft, draft_of, parse, read_body
 from wattmill.models.bound import input_bound_tok
 from wattmill.models.engines.adapter import ADAPTERS, Adapter
 from wattmill.models.spec import TokenizerBound
 from wattmill.ports import Grant, JournalUnavailable
 from wattmill.units import US_PER_S
+from wattmill.vocab.budget import NOTHING, Spend
 from wattmill.vocab.caller import PRIVACY_CLASSES, Caller, out_of_scope
 from wattmill.vocab.fact import Refused
 from wattmill.vocab.ids import Epoch, request_id
@@ -41,12 +44,16 @@ if TYPE_CHECKING:
     from wattmill.distribution.gateway import Gateway
 
 _PLAIN = TokenizerBound()
+_LIMITED = frozenset({"budget_exceeded", "limit_reached"})
+_NOT_COUNTED = frozenset({"vision", "audio"})
 
 
 class Exchange:
     """Implements `server.Client`. `over` is final: what comes later changes nothing."""
 
     __slots__ = (
+        "_asking",
+        "_counted_tok",
         "_gate",
         "_lease",
         "_new_route",
@@ -114,6 +121,8 @@ class Exchange:
         self._tried: tuple[str, ...] = ()  # places that failed
         self._new_route: Route | None = None  # decided and not yet written down
         self._lease: asyncio.Task[None] | None = None
+        self._counted_tok: int | None = None  # the prompt's length, by the engine's own word
+        self._asking: PromptCount | None = None
         gateway.in_flight += 1
         http.conn.client = self
 
@@ -347,8 +356,8 @@ class Exchange:
         if clamp and model.context_tok is not None:
             clamp = min(clamp, model.context_tok)
         try:
-            worst = services.worst_case(model.charge, ask.input_bound_tok, clamp * ask.choices)
-            cost = services.worst_case(model.cost, ask.input_bound_tok, clamp * ask.choices)
+            worst = worst_spend(services, backend, model, self.input_tok, clamp * ask.choices)
+            cost = services.worst_case(model.cost, self.input_tok, clamp * ask.choices)
         except LookupError as error:
             return Refusal(
                 code="unpriced", message=f"pool {candidate.pool!r}: {error.args[0] if error.args else error}"
@@ -357,7 +366,7 @@ class Exchange:
         grant = services.purse.reserve(self.path, worst)
         if grant is not None:
             return self._send(candidate, backend, model, adapter, grant, clamp, cost)
-        floor = services.worst_case(model.charge, ask.input_bound_tok, min(1, clamp) * ask.choices)
+        floor = worst_spend(services, backend, model, self.input_tok, min(1, clamp) * ask.choices)
 
         async def lease() -> None:
             answer: Grant | Refusal | Exception
@@ -377,34 +386,77 @@ class Exchange:
         model: BackendModel,
         adapter: Adapter,
         answer: Grant | Refusal | Exception,
-        worst: int,
+        worst: Spend,
         clamp: int,
     ) -> None:
         self._lease = None
         if isinstance(answer, Exception):
             raise answer
         if isinstance(answer, Refusal):
+            if answer.code in _LIMITED and self._can_count(adapter):
+                self._count(candidate, backend, model, adapter)
+                return
             self.failure = answer
             if not self.over:
                 self._try_next()
             return
         if self.over:  # the client left while we asked
-            self.services.purse.settle(answer, 0)
+            self.services.purse.settle(answer, NOTHING)
             return
-        self.capped = answer.nusd < worst
-        if self.capped and clamp:
-            total = self.services.affordable(model.charge, answer.nusd, self.ask.input_bound_tok)
-            clamp = min(clamp, total // self.ask.choices)
+        choices = self.ask.choices
+        room = output_room(self.services, answer, backend, model, self.input_tok, clamp * choices)
+        self.capped = room < clamp * choices
+        if self.capped:
+            if self._can_count(adapter):
+                self.services.purse.settle(answer, NOTHING)
+                self._count(candidate, backend, model, adapter)
+                return
+            clamp = room // choices
             if clamp < 1:
-                self.services.purse.settle(answer, 0)
+                self.services.purse.settle(answer, NOTHING)
                 self.failure = Refusal(
                     code="budget_exceeded", message="the caps do not allow one token of this answer"
                 )
                 self._try_next()
                 return
-        cost = self.services.worst_case(model.cost, self.ask.input_bound_tok, clamp * self.ask.choices)
+            least = worst_spend(self.services, backend, model, self.input_tok, clamp * choices)
+            self.services.purse.shrink(answer, least)
+        cost = self.services.worst_case(model.cost, self.input_tok, clamp * choices)
         self.failure = self._send(candidate, backend, model, adapter, answer, clamp, cost)
         if self.failure is not None and not self.over:
+            self._try_next()
+
+    # ---- the exact length of the prompt, where its bound does not fit
+
+    @property
+    def input_tok(self) -> int:
+        """What is reserved for the prompt: its bound, or its length once that was counted."""
+        return self.ask.input_bound_tok if self._counted_tok is None else self._counted_tok
+
+    def _can_count(self, adapter: Adapter) -> bool:
+        return (
+            self._counted_tok is None
+            and adapter.count_path is not None
+            and self.endpoint == "chat"
+            and not self.over
+            and not (self.ask.needs & _NOT_COUNTED)
+        )
+
+    def _count(self, candidate: Candidate, backend: Backend, model: BackendModel, adapter: Adapter) -> None:
+        """Ask the engine how long the prompt is, then try this place again."""
+
+        def told(count: int | None) -> None:
+            self._asking = None
+            bound = self.ask.input_bound_tok
+            self._counted_tok = bound if count is None else min(count, bound)
+            self.guarded(self._again)
+
+        self._asking = PromptCount(told)
+        self._asking.ask(self.upstreams[candidate.pool], adapter, self.draft.body, model=model.upstream)
+
+    def _again(self) -> None:
+        if not self.over:
+            self._next -= 1
             self._try_next()
 
     def _send(

@@ -22,6 +22,7 @@ from wattmill.distribution.retry_budget import RetryBudget
 from wattmill.distribution.server import SWEEP_S
 from wattmill.distribution.side_door import SideDoor, SideExchange
 from wattmill.distribution.spec import Backend, Limits
+from wattmill.distribution.spending import Unseen
 from wattmill.distribution.upstream import Upstream
 from wattmill.models.spec import TokenizerBound
 from wattmill.ports import Clock, Journal, Purse, Rate
@@ -75,6 +76,7 @@ class Services:
     resilience: Resilience = _RESILIENCE
     default_output_tok: int = 1024  # reserved where a client does not limit its answer
     bound_tok_per_tok: float = 4.0  # how far the bound of a prompt, in bytes, lies above its tokens
+    unseen: Unseen = "reserved"  # how much of a limit is used by what nobody counted
     gates: tuple[Gate, ...] = ()  # what a request passes before it is routed, in this order
     discreet: bool = False  # what no gate has looked at is not repeated in the journal
     side_doors: Mapping[bytes, SideDoor] = dataclasses.field(default_factory=dict)  # by b"/v1/name"
