@@ -2,61 +2,86 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from wattmill.distribution.breaker import Breaker, BreakerRules
+from wattmill.distribution.recent import Recent
+from wattmill.models.model import Pace, corrected, seen
 from wattmill.units import US_PER_S
 
 _NEW = 0.2  # weight of a new measurement
 _FEWEST_TOK = 8  # a speed from fewer tokens is mostly overhead
-_RECENT = 256  # times to first content of which percentiles are taken
-_FEWEST_TIMES = 20  # a percentile of fewer says nothing
-_LOOK_EVERY = 16  # new times after which percentiles are taken anew
 
 
 class BackendState(Breaker):
-    """One pool as one worker sees it. Speeds are None until measured; they are of one request alone,
-    exponentially weighted with 0.2 for the newest."""
+    """One pool as one worker sees it. Speeds are None until measured, and of one request alone: prefill's is
+    exponentially weighted with 0.2 for the newest, decode's is fitted against the load."""
 
     __slots__ = (
-        "_new_times",
-        "_quantile_s",
-        "_quantile_share",
-        "_times",
         "busy",
-        "decode_tok_per_s",
+        "cell",
+        "elsewhere",
         "last_error",
         "linger_s",
         "lingering",
         "overhead_s",
+        "pace",
         "pool",
         "prefill_tok_per_s",
         "serving",
+        "ttft_factor",
+        "ttft_s",
+        "whole_s",
     )
 
     def __init__(self, pool: str, rules: BreakerRules | None = None) -> None:
         super().__init__(rules)
         self.pool = pool
         self.busy = 0  # slots taken: running attempts, and aborted ones that the engine still works on
+        self.cell: tuple[memoryview[int], int] | None = None  # where other workers read `busy`
+        self.elsewhere: Callable[[], int] | None = None  # slots that they have taken
         self.lingering = 0  # of these, aborted ones
         self.serving = 0  # of these, running ones
         self.last_error: str | None = None
         self.prefill_tok_per_s: float | None = None
-        self.decode_tok_per_s: float | None = None
+        self.pace: Pace | None = None
+        self.ttft_factor = 1.0  # observed over expected time to first content, lately
         self.overhead_s: float | None = None  # from sending to the engine's start of work
         self.linger_s: float | None = None  # how long the engine went on after the last observed abort
-        self._times: list[float] = []  # from sending to the first content, a ring
-        self._new_times = 0
-        self._quantile_share = 0.0
-        self._quantile_s: float | None = None
+        self.ttft_s = Recent()  # from sending to the first content; kept only where hedges are declared
+        self.whole_s = Recent()  # likewise of answers that come at once
+
+    @property
+    def decode_tok_per_s(self) -> float | None:
+        return None if self.pace is None else 1.0 / self.pace.alone_s
+
+    @property
+    def slowdown(self) -> float:
+        return 0.0 if self.pace is None else self.pace.slowdown
 
     def took(self, now_s: float) -> None:
         self.serving += 1
         self.busy += 1
         if self.state == "half_open":
             self.sent(now_s)
+        if self.cell is not None:
+            self._tell()
 
     def gave_back(self) -> None:
         self.serving -= 1
         self.busy -= 1
+        if self.cell is not None:
+            self._tell()
+
+    def _tell(self) -> None:
+        assert self.cell is not None
+        cells, at = self.cell
+        cells[at] = self.busy
+
+    @property
+    def taken(self) -> int:
+        """Slots that are taken, by other workers of this machine too."""
+        return self.busy if self.elsewhere is None else self.busy + self.elsewhere()
 
     def lingers(self) -> None:
         """A running attempt was aborted; its slot stays taken until the engine says that it is free."""
@@ -66,6 +91,8 @@ class BackendState(Breaker):
     def lingers_no_more(self, count: int) -> None:
         self.lingering -= count
         self.busy -= count
+        if self.cell is not None:
+            self._tell()
 
     def failed(self, error: str, *, now_s: float, surely_down: bool = False) -> None:
         """Count a failure; the breaker says what follows."""
@@ -85,6 +112,8 @@ class BackendState(Breaker):
         decode_s: float,
         prefill_us: int | None,
         decode_us: int | None,
+        others: float = 0.0,
+        expected_ttft_s: float | None = None,
     ) -> None:
         """Learn from one finished attempt. The engine's own times are preferred to what was seen from here.
 
@@ -92,35 +121,23 @@ class BackendState(Breaker):
             computed_tok: prompt tokens that were not cached.
             ttft_s: from sending to the first content.
             decode_s: from the first content to the end.
+            others: requests that were at work beside it, in the mean.
+            expected_ttft_s: what its decision expected; None where the first content was not seen to come.
         """
+        if expected_ttft_s is not None:
+            self.ttft_factor = corrected(self.ttft_factor, expected_s=expected_ttft_s, observed_s=ttft_s)
         prefill_s = prefill_us / US_PER_S if prefill_us else ttft_s
         if computed_tok >= _FEWEST_TOK and prefill_s > 0:
             self.prefill_tok_per_s = _mix(self.prefill_tok_per_s, computed_tok / prefill_s)
         spent_s = decode_us / US_PER_S if decode_us else decode_s
         if output_tok >= _FEWEST_TOK and spent_s > 0:
-            self.decode_tok_per_s = _mix(self.decode_tok_per_s, (output_tok - 1) / spent_s)
+            s_per_tok = spent_s / (output_tok - 1)
+            if self.pace is None:
+                self.pace = Pace(1.0, others, s_per_tok)
+            else:
+                self.pace = seen(self.pace, others=others, s_per_tok=s_per_tok)
         if prefill_us:
             self.overhead_s = _mix(self.overhead_s, max(0.0, ttft_s - prefill_s))
-
-    # ---- how long the first content takes; kept only where hedges are declared
-
-    def first_content_took(self, ttft_s: float) -> None:
-        times = self._times
-        if len(times) < _RECENT:
-            times.append(ttft_s)
-        else:
-            times[self._new_times % _RECENT] = ttft_s
-        self._new_times += 1
-
-    def ttft_quantile_s(self, share: float) -> float | None:
-        """Return a percentile of the last times to first content, None where there are too few."""
-        times = self._times
-        if len(times) < _FEWEST_TIMES:
-            return None
-        if self._quantile_s is None or share != self._quantile_share or self._new_times % _LOOK_EVERY == 0:
-            self._quantile_share = share
-            self._quantile_s = sorted(times)[min(len(times) - 1, int(share * len(times)))]
-        return self._quantile_s
 
 
 def _mix(old: float | None, new: float) -> float:
