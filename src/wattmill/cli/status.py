@@ -77,6 +77,17 @@ def _print(f: Figures) -> None:
             "  " * s.depth + escape(s.name), s.today.text, s.used.text, s.cap.text, s.cap_used.text
         )
     console.print(spenders)
+    if f.runs:
+        runs = _table("run", "state", "spent", "cap", "share of cap")
+        for one in f.runs:
+            runs.add_row(
+                f"{one.node} {escape(one.label or one.name)}",
+                one.state + (f" ({escape(one.reason)})" if one.reason else ""),
+                one.spent.text,
+                one.cap.text,
+                one.cap_used.text,
+            )
+        console.print(runs)
     processes = _table("process", "state", "pid", "restarts", "last exit")
     for process in f.processes:
         processes.add_row(

@@ -35,6 +35,7 @@ from wattmill.web.errors import ApiError, control_error, error_response
 from wattmill.web.guard import Guard, Sessions, cookie_name
 from wattmill.web.live import Live
 from wattmill.web.rows_api import ROWS_ROUTES
+from wattmill.web.runs_api import RUN_ROUTES
 from wattmill.web.tenants_api import TENANT_ROUTES
 
 MINUTE_US = 60 * US_PER_S
@@ -106,6 +107,7 @@ def admin_app(
         Route("/api/live", live),
         *ROWS_ROUTES,
         *TENANT_ROUTES,
+        *RUN_ROUTES,
         Mount("/static", _Static(packages=[("wattmill.web", "static")])),
     ]
     app = Starlette(

@@ -96,6 +96,20 @@ class Spender(msgspec.Struct, frozen=True, kw_only=True):
     cap_used: Figure
 
 
+class RunView(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that is open or paused, or ended a moment ago."""
+
+    node: int
+    name: str  # "org/team/key/run"
+    label: str | None
+    state: str  # "open", "spent", "paused"
+    reason: str | None
+    opened_us: int
+    spent: Figure
+    cap: Figure
+    cap_used: Figure
+
+
 class Count(msgspec.Struct, frozen=True, kw_only=True):
     """How often something of a closed list happened today."""
 
@@ -162,4 +176,5 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     recent: tuple[Row, ...]
     processes: tuple[Process, ...]
     stand_ins: tuple[str, ...]
+    runs: tuple[RunView, ...] = ()  # the newest first
     tiers: tuple[TierView, ...] = ()

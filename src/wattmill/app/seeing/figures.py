@@ -8,8 +8,9 @@ from wattmill import __version__
 from wattmill.app.home import Home
 from wattmill.app.running.state import PlaceState
 from wattmill.app.running.worker_control import Answer
+from wattmill.app.runs.minding import RunLine
 from wattmill.app.seeing import tower
-from wattmill.app.seeing.board import Count, Figures, LineItem, Place, Process, Row, Spender
+from wattmill.app.seeing.board import Count, Figures, LineItem, Place, Process, Row, RunView, Spender
 from wattmill.app.seeing.book_reading import read_books
 from wattmill.app.seeing.figure import Figure, figure
 from wattmill.app.seeing.health import health
@@ -21,6 +22,7 @@ from wattmill.app.seeing.readings import (
     Times,
     read_control,
     read_processes,
+    read_runs,
     read_supervisor,
     read_tiers,
     read_workers,
@@ -59,6 +61,7 @@ def read(home: Home, now_us: int, *, control: Control | None = None) -> Readings
         processes=read_processes(state) if running else {},
         fault=fault,
         tiers=read_tiers(home, control),
+        runs=read_runs(home, control),
     )
 
 
@@ -89,6 +92,7 @@ def assemble(r: Readings) -> Figures:
         recent=tuple(row(recent, r) for recent in (r.books.recent if r.books else [])),
         processes=_processes(r),
         stand_ins=tuple(p.pool for p in state.places if p.stand_in) if state else (),
+        runs=tuple(_run(line) for line in r.runs),
         tiers=tier_views(r.tiers, r.books.tiers if r.books else [], _waiting(r)),
     )
 
@@ -317,6 +321,28 @@ def _spenders(r: Readings) -> tuple[Spender, ...]:
             )
         )
     return tuple(out)
+
+
+def _run(line: RunLine) -> RunView:
+    budget = line.budget
+    spent = budget.cap_nusd is not None and budget.used_nusd >= budget.cap_nusd
+    share = budget.used_nusd / budget.cap_nusd if budget.cap_nusd else None
+    return RunView(
+        node=line.node,
+        name=line.name,
+        label=line.label,
+        state="spent" if spent and line.state == "open" else line.state,
+        reason=line.reason,
+        opened_us=line.opened_us,
+        spent=figure(budget.used_nusd, "nusd", note="settled against the run's cap"),
+        cap=figure(
+            budget.cap_nusd,
+            "nusd",
+            provenance="declared",
+            note="no cap of its own" if budget.cap_nusd is None else None,
+        ),
+        cap_used=figure(share, "ratio", note="of the run's own cap"),
+    )
 
 
 def _shown(r: Readings, today: dict[int, int]) -> list[int]:

@@ -14,12 +14,14 @@ from wattmill.app.home import Home
 from wattmill.app.running import home_lock
 from wattmill.app.running.state import FactoryState, read_state
 from wattmill.app.running.worker_control import Answer, ask
+from wattmill.app.runs.minding import RunLine, all_runs
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import Budget, Node
 from wattmill.ledger.stores.sqlite_tiers import TierSums
 from wattmill.power.live.proc import process_cpu_s, process_rss_bytes
 
 WORKER_TIMEOUT_S = 0.3
+RUNS_MAX = 12
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -151,6 +153,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     power_mean: Power | None = None  # of the last minute, where somebody kept the readings
     fault: str | None = None  # why a part is missing
     tiers: dict[str, TierPlan] = {}  # as declared, the lowest first
+    runs: list[RunLine] = []  # open or paused, the newest first, `RUNS_MAX` at most
 
 
 def read_workers(home: Home, state: FactoryState | None, *, metrics: bool = False) -> list[WorkerReading]:
@@ -169,11 +172,21 @@ def read_workers(home: Home, state: FactoryState | None, *, metrics: bool = Fals
 def read_control(home: Home, control: Control | None) -> tuple[dict[int, Node], list[Budget]]:
     """Return the tree of spenders and their money; empty if there is no control database yet."""
     if control is not None:
-        return control.nodes(), control.summaries()
+        return control.nodes(runs=False), control.summaries(runs=False)
     if not home.control_db.exists():
         return {}, []
     with Control(home.control_db) as own:
-        return own.nodes(), own.summaries()
+        return own.nodes(runs=False), own.summaries(runs=False)
+
+
+def read_runs(home: Home, control: Control | None) -> list[RunLine]:
+    """Return the runs that are open or paused, the newest first."""
+    if control is not None:
+        return all_runs(control, limit=RUNS_MAX)
+    if not home.control_db.exists():
+        return []
+    with Control(home.control_db) as own:
+        return all_runs(own, limit=RUNS_MAX)
 
 
 def read_tiers(home: Home, control: Control | None) -> dict[str, TierPlan]:

@@ -284,9 +284,11 @@ def live_epochs(db: Db) -> list[str]:
     return [epoch for (epoch,) in db.execute("SELECT DISTINCT epoch FROM lease ORDER BY epoch", {})]
 
 
-def budgets(db: Db, only: int | None = None) -> list[Budget]:
-    """Return the money of one node or of all, in the order of their ids."""
-    where = "" if only is None else "WHERE node.id = :only "
+def budgets(db: Db, only: int | None = None, *, runs: bool = True) -> list[Budget]:
+    """Return the money of one node or of all, in the order of their ids. Without `runs`: down to the keys."""
+    where = "" if runs else "WHERE kind IN ('org', 'team', 'key') "
+    if only is not None:
+        where = "WHERE node.id = :only "
     rows = db.execute(
         "SELECT node.id, kind, cap_nusd, coalesce(max(spent.used), 0), coalesce(sum(lease.granted), 0), "
         "coalesce(sum(lease.used), 0), coalesce(sum(lease.idle), 0) "

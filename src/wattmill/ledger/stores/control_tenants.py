@@ -67,9 +67,10 @@ def node(db: sqlite3.Connection, id: int) -> Node:
     return _node(row)
 
 
-def nodes(db: sqlite3.Connection) -> dict[int, Node]:
-    """Return all nodes by id; a parent comes before its children."""
-    rows = db.execute("SELECT id, parent, kind, name, cap_nusd, created_us FROM node ORDER BY id")
+def nodes(db: sqlite3.Connection, *, runs: bool = True) -> dict[int, Node]:
+    """Return all nodes by id; a parent comes before its children. Without `runs`: down to the keys only."""
+    only = "" if runs else "WHERE kind IN ('org', 'team', 'key') "
+    rows = db.execute(f"SELECT id, parent, kind, name, cap_nusd, created_us FROM node {only}ORDER BY id")
     return {row[0]: _node(row) for row in rows}
 
 
@@ -134,7 +135,7 @@ def revoke_key(db: sqlite3.Connection, id: int, now_us: int) -> bool:
 
 def keys(db: sqlite3.Connection) -> list[KeyRecord]:
     """Return all keys, revoked ones too, in the order in which they were made."""
-    tree = nodes(db)
+    tree = nodes(db, runs=False)
     prefixes = dict(db.execute("SELECT node, prefix FROM secret WHERE until_us IS NULL"))
     rows = db.execute(
         "SELECT node, models, pools, endpoints, privacy, expires_us, revoked_us, requires_run, tier FROM key "
