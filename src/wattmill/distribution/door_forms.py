@@ -93,7 +93,7 @@ class DoorPassing(Passing):
                 continue
             for chat in dialect.feed(event):
                 out = tally.feed(chat)
-                if tally.failure is not None or tally.done:
+                if tally.failure is not None or tally.done or tally.output_tok_so_far > self.clamp_tok:
                     break
                 if out is not None and not self._is_native:
                     shown.append(out)
@@ -160,18 +160,22 @@ class DoorPassing(Passing):
         if x.taps:
             events = drained(x.taps, events, complete=True)
         if not self._begun:
-            self._held += events
-            events = []
-            self._begin()
+            events, self._held = self._held + events, []
         told = self._told(events)
         writer = self._writer
         if writer is not None:
             last = writer.close(usage, now_s=_now_s(x))
         else:
             last, told = told[-1:], told[:-1]
-        self._write(told)
+        if self._begun:
+            self._write(told)
+        else:
+            self._held = told
+            super()._begin()
         keeper = entrance.keeper
         answer = _answer_in(last) if keeper is not None else None
+        if entrance.outer:
+            last = drained(entrance.outer, last, complete=True)
         if keeper is None or answer is None:
             self._finish(last)
         else:
@@ -180,13 +184,10 @@ class DoorPassing(Passing):
     def _finish(self, last: list[bytes]) -> None:
         """Write the last events; the charge stands before the very last, after which clients stop reading."""
         x = self.exchange
-        entrance = x.door
         comment = answers.charge_comment(
             x.id, self.charge_nusd, self.energy_j, stopped_by_budget=self.stopped_by_budget
         )
         last = [*last[:-1], comment, *last[-1:]]
-        if entrance is not None and entrance.outer:
-            last = drained(entrance.outer, last, complete=True)
         x.conn.end(b"".join([x.conn.framed(event) for event in last]))
 
     def break_off(self, refusal: Refusal) -> None:
@@ -272,18 +273,17 @@ def _tell_whole(attempt: Attempt, head: bytes, body: bytes, usage: Usage | None,
         body = entrance.visit.retouched(body, kept=keeper is not None)
     else:
         body = entrance.writer().answer(body, usage, now_s=_now_s(x))
-    outer = entrance.outer
+    answer = _decode(body) if keeper is not None else {}
+    for tap in entrance.outer:
+        body = tap.whole(body)
 
     def tell(kept: bool) -> None:
-        said = body if kept or keeper is None else _encode({**_decode(body), "store": False})
-        for tap in outer:
-            said = tap.whole(said)
-        x.conn.answer(head, said)
+        x.conn.answer(head, body if kept else _encode({**_decode(body), "store": False}))
 
     if keeper is None:
-        tell(False)
+        x.conn.answer(head, body)
     else:
-        keeper.keep(x, _decode(body), tell)
+        keeper.keep(x, answer, tell)
 
 
 def _now_s(x: Exchange) -> int:

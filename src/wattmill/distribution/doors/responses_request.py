@@ -105,6 +105,8 @@ def read(body: Body) -> Asked:
     if stream:
         chat["stream"] = Raw(b"true")
     store = flag(body, "store", True)
+    if not store:
+        chat["store"] = Raw(b"false")  # for whoever else would keep the answer
     native = {name: value for name, value in body.items() if name not in ("previous_response_id", "metadata")}
     echo = {
         "background": False,
