@@ -34,6 +34,7 @@ from wattmill.app.running.clock import LiveClock
 from wattmill.app.running.engine_endpoints import EngineEndpoint, read_endpoints
 from wattmill.app.running.lag import Backlog
 from wattmill.app.running.worker_control import serve_control
+from wattmill.app.running.worker_tiers import WorkerTiers
 from wattmill.distribution.gate import Gate
 from wattmill.distribution.gateway import Gateway, Services
 from wattmill.distribution.server import Server
@@ -99,6 +100,7 @@ class Worker:
         self._purse = Allotments(self._control, self._journal.epoch)
         self._backlog = Backlog(home, settings.ledger, lambda: self._journal.records)
         self._gateway = Gateway(self._clock)
+        self._tiers = WorkerTiers(home, number, self._gateway, self._clock)
         self._server = Server(
             self._gateway, limits=lambda: self._declared.settings.gateway.limits, clock=self._clock
         )
@@ -140,6 +142,7 @@ class Worker:
             await self._purse.tick()
         control.close()
         self._gateway.close()
+        self._tiers.close()
         self._journal.close()
         self._home.worker_socket(self._number).unlink(missing_ok=True)
         return self._exit_code
@@ -166,6 +169,7 @@ class Worker:
             self._wake.clear()
             await self._purse.tick()
             self._backlog.look()
+            self._tiers.tick()
             if self._fleet is not None:
                 self._fleet.refresh()
             await self._reread(asked)
@@ -193,9 +197,10 @@ class Worker:
             return
         settings = declared.settings
         reached = backends(settings, declared.prices, declared.endpoints, self._env)
+        pools = fleet_pools(settings, reached, self._env, lambda name: ADAPTERS[name].capabilities)
         fleet = FleetView(
-            pools=fleet_pools(settings, reached, self._env, lambda name: ADAPTERS[name].capabilities),
-            life={pool: self._gateway.state(pool) for pool in reached},
+            pools=self._tiers.filled(settings, pools),
+            life={pool: self._tiers.life(settings, pool) for pool in reached},
             weights=route_weights(settings),
             journal=self._journal,
             clock=self._clock,
@@ -221,7 +226,7 @@ class Worker:
                 resilience=settings.resilience,
                 default_output_tok=settings.routing.default_output_tok,
                 bound_tok_per_tok=settings.routing.bound_tok_per_tok,
-                gates=self._gates(settings),
+                gates=self._tiers.gates(settings, fleet, self._gates(settings)),
                 discreet=bool(settings.privacy.rules),
             )
         )
@@ -265,6 +270,7 @@ class Worker:
             "nodes": self._purse.nodes(),
             "generation": self._declared.generation,
             "backlog_records": self._backlog.records,
+            **self._tiers.status(),
             "fleet": [
                 {
                     "pool": pool.name,

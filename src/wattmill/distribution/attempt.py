@@ -22,7 +22,7 @@ from wattmill.units import US_PER_S
 from wattmill.vocab.budget import NOTHING
 from wattmill.vocab.fact import End, Intent, Status, UsageSource
 from wattmill.vocab.refusal import Refusal
-from wattmill.vocab.request import Body
+from wattmill.vocab.request import Body, terms_of
 from wattmill.vocab.route import Candidate
 from wattmill.vocab.usage import Usage
 
@@ -166,6 +166,8 @@ class Attempt:
                 below=exchange.below,
                 held=self.grant.held,
                 evidence=ask.evidence,
+                terms=terms_of(ask),
+                queued_us=exchange.queued_us,
             )
         )
         self.written = True

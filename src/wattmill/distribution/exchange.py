@@ -78,6 +78,7 @@ class Exchange:
         "id",
         "over",
         "path",
+        "queued_us",
         "route",
         "seq",
         "services",
@@ -114,6 +115,7 @@ class Exchange:
         self.status = ""  # how it ended: "2xx" ..., or "gone"
         self.capped = False  # a budget, and nothing else, made the answer's limit lower than asked
         self.head_lines = b""  # further headers of the answer, with line ends
+        self.queued_us = 0  # how long a gate kept it waiting for room
         self.slow = False
         self.taps: list[Tap] | tuple[()] = ()  # what the answer passes on its way out, in this order
         self._gate = 0  # how many gates were entered
@@ -329,6 +331,11 @@ class Exchange:
             model = backend.models.get(self.ask.model) if backend is not None else None
             if backend is None or model is None or candidate.pool not in self.upstreams:
                 continue  # a reload has just taken it away
+            if self.ask.tier:
+                model = model.by_tier.get(self.ask.tier)
+                if model is None:
+                    self.failure = _no_tier_price(candidate.pool, self.ask.tier)
+                    continue
             adapter = ADAPTERS[backend.adapter]
             self.failure = self._prepare(candidate, backend, model, adapter)
             if self.failure is None:
@@ -601,6 +608,8 @@ class Exchange:
                     message,
                     self.http.label,
                     below=self.below,
+                    tier=self.ask.tier if hasattr(self, "ask") else "",
+                    queued_us=self.queued_us,
                 )
             )
         self.finished("", f"{refusal.status // 100}xx")
@@ -694,6 +703,10 @@ def _nothing_stored() -> Refusal:
         message="'previous_response_id' needs stored responses, and none are kept here; send the items",
         param="previous_response_id",
     )
+
+
+def _no_tier_price(pool: str, tier: str) -> Refusal:
+    return Refusal(code="unpriced", message=f"pool {pool!r}: tier {tier!r} has no price there")
 
 
 def _audio_without_price(pool: str, model: BackendModel) -> Refusal | None:
