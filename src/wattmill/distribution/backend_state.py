@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from collections.abc import Callable
-
 from wattmill.distribution.breaker import Breaker, BreakerRules
 from wattmill.distribution.recent import Recent
 from wattmill.models.model import Pace, corrected, seen
@@ -22,8 +20,6 @@ class BackendState(Breaker):
     __slots__ = (
         "busy",
         "cell",
-        "cell",
-        "elsewhere",
         "elsewhere",
         "last_error",
         "linger_s",
@@ -42,8 +38,6 @@ class BackendState(Breaker):
         super().__init__(rules)
         self.pool = pool
         self.busy = 0  # slots taken: running attempts, and aborted ones that the engine still works on
-        self.cell: tuple[memoryview[int], int] | None = None  # where other workers read `busy`
-        self.elsewhere: Callable[[], int] | None = None  # slots that they have taken
         self.cell: tuple[memoryview[int], int] | None = None  # where other workers read `busy`
         self.elsewhere: Callable[[], int] | None = None  # slots that they have taken
         self.lingering = 0  # of these, aborted ones
@@ -72,8 +66,6 @@ class BackendState(Breaker):
             self.sent(now_s)
         if self.cell is not None:
             self._tell()
-        if self.cell is not None:
-            self._tell()
 
     def gave_back(self) -> None:
         self.serving -= 1
@@ -99,18 +91,6 @@ class BackendState(Breaker):
     def taken(self) -> int:
         """Slots that are taken, by other workers of this machine too."""
         return self.busy if self.elsewhere is None else self.busy + self.elsewhere()
-        if self.cell is not None:
-            self._tell()
-
-    def _tell(self) -> None:
-        assert self.cell is not None
-        cells, at = self.cell
-        cells[at] = self.busy
-
-    @property
-    def taken(self) -> int:
-        """Slots that are taken, by other workers of this machine too."""
-        return self.busy if self.elsewhere is None else self.busy + self.elsewhere()
 
     def lingers(self) -> None:
         """A running attempt was aborted; its slot stays taken until the engine says that it is free."""
@@ -120,8 +100,6 @@ class BackendState(Breaker):
     def lingers_no_more(self, count: int) -> None:
         self.lingering -= count
         self.busy -= count
-        if self.cell is not None:
-            self._tell()
         if self.cell is not None:
             self._tell()
 
