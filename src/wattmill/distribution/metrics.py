@@ -34,6 +34,9 @@ METRICS: tuple[Metric, ...] = (
         ("endpoint", "pool", "status"),
     ),
     Metric("wattmill_refusals_total", "counter", "Requests refused, by refusal code.", ("code",)),
+    Metric(
+        "wattmill_runaway_total", "counter", "Calls like a runaway's, and what was done.", ("kind", "action")
+    ),
     Metric("wattmill_attempts_total", "counter", "Attempts by how they ended.", ("pool", "status")),
     Metric("wattmill_tokens_total", "counter", "Tokens by pool and token class.", ("pool", "class")),
     Metric("wattmill_charge_nusd_total", "counter", "Charged to tenants, nano-dollars.", ("pool",)),

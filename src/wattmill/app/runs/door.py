@@ -155,8 +155,10 @@ class RunsDoor:
 
 def _decoded(request: SideRequest, kind: type[_T]) -> _T | Refusal:
     try:
-        return msgspec.json.decode(request.body or b"{}", type=kind)
-    except msgspec.ValidationError as error:
-        return Refusal(code="bad_value", message=f"the body cannot be used: {error}")
+        msgspec.json.decode(request.body or b"{}", type=dict[str, msgspec.Raw])
     except msgspec.MsgspecError as error:
-        return Refusal(code="bad_json", message=f"the body is no JSON object: {error}")
+        return Refusal(code="bad_json", message=f"the body must be one JSON object: {error}")
+    try:
+        return msgspec.json.decode(request.body or b"{}", type=kind)
+    except msgspec.MsgspecError as error:
+        return Refusal(code="bad_value", message=f"the body cannot be used: {error}")
