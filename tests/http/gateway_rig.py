@@ -197,7 +197,7 @@ class Rig:
                 return Refusal(code="expired_key", message="this key has expired")
             return known or Refusal(code="invalid_key", message="the API key is unknown")
 
-        def route(ask: Request, caller: Caller) -> Route | Refusal:
+        def route(ask: Request, caller: Caller, prompt: object = None) -> Route | Refusal:
             if ask.model != "m":
                 return Refusal(
                     code="unknown_model", message=f"no model {ask.model!r}; there is: m", param="model"

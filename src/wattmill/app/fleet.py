@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
+from wattmill.app.declared.policy_named import policy_named
+from wattmill.app.memory import Memory
 from wattmill.ports import Clock, Journal
-from wattmill.scheduling.policy import cheapest_adequate, visible_models
-from wattmill.scheduling.spec import Fleet, Pool, Weights
+from wattmill.scheduling.filters import visible_models
+from wattmill.scheduling.policies import POLICIES
+from wattmill.scheduling.prefix import LONGEST_BYTES, prefix_of
+from wattmill.scheduling.spec import Fleet, Policy, Pool, Weights
+from wattmill.units import US_PER_S
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.fact import Snapshot
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.request import Request
-from wattmill.vocab.route import Route
+from wattmill.vocab.route import NO_HINTS, Hints, Route
+from wattmill.vocab.usage import Usage
+
+TELL_AGAIN_US = 600 * US_PER_S
+"""A view and its callers are told to the journal again after so long, so that old segments can go."""
+
+_DEAD_BAND = 0.1  # a measured figure that moved by less is the same figure
+_FEWEST_PREFIX_BYTES = 256
+_TAKES_TURNS = frozenset({"round-robin"})
+_log = logging.getLogger("wattmill.fleet")
 
 
 class PoolLife(Protocol):
@@ -22,8 +37,14 @@ class PoolLife(Protocol):
 
     busy: int
     healthy: bool
+    reachable: bool
+    ttft_factor: float
     prefill_tok_per_s: float | None
-    decode_tok_per_s: float | None
+
+    @property
+    def decode_tok_per_s(self) -> float | None: ...
+    @property
+    def slowdown(self) -> float: ...
 
 
 class FleetView:
@@ -38,32 +59,106 @@ class FleetView:
         journal: Journal,
         clock: Clock,
         first_id: int = 1,
+        policy: str = "cheapest-adequate",
+        memory: Memory | None = None,
+        affinity: bool = True,
     ) -> None:
         self._declared = pools
         self._life = [life[pool.name] for pool in pools]
         self._weights = weights
         self._journal = journal
         self._clock = clock
+        self._policy = policy
+        self._memory = memory or Memory(expected_output_tok=weights.expected_output_tok)
+        self._memory.begin([pool.name for pool in pools])
+        self._at = {pool.name: at for at, pool in enumerate(pools)}
+        # One place has nothing to choose, but its charge and its time are expected better for it.
+        self._affinity = affinity
+        self._told = False
+        self._healthy: list[bool] = []
         self.fleet = Fleet(id=first_id - 1, at_us=0, pools=())
         self.refresh()
 
     def refresh(self) -> None:
-        """Make a new view if health or a measured speed (to two digits) has changed since the last."""
-        pools = tuple(map(_seen, self._declared, self._life))
-        if pools == self.fleet.pools:
+        """Make a new view if health or a measured figure has changed since the last."""
+        last = self.fleet.pools or self._declared
+        hits = self._memory.hits
+        pools = tuple(
+            [
+                _seen(pool, life, was, hits.get(pool.name, 0.0))
+                for pool, life, was in zip(self._declared, self._life, last, strict=True)
+            ]
+        )
+        now_us = self._clock.wall_us()
+        if pools == self.fleet.pools and self._told and now_us < self.fleet.at_us + TELL_AGAIN_US:
             return
-        self.fleet = Fleet(id=self.fleet.id + 1, at_us=self._clock.wall_us(), pools=pools)
-        self._journal.append_note(
-            Snapshot(self.fleet.id, self.fleet.at_us, msgspec.msgpack.encode(self.fleet))
+        if self._told and pools == self.fleet.pools:
+            self._memory.forget_askers()
+        self.fleet = Fleet(id=self.fleet.id + 1, at_us=now_us, pools=pools)
+        self._healthy = [life.healthy for life in self._life]
+        self._told = self._journal.append_note(
+            Snapshot(
+                self.fleet.id,
+                now_us,
+                msgspec.msgpack.encode(self.fleet),
+                self._policy,
+                msgspec.msgpack.encode(self._weights),
+                self._memory.seed,
+            )
         )
 
-    def route(self, request: Request, caller: Caller) -> Route | Refusal:
-        busy = [life.busy for life in self._life]
-        for pool, life in zip(self.fleet.pools, self._life, strict=True):
-            if pool.healthy != life.healthy:
-                self.refresh()
-                break
-        return cheapest_adequate(request, caller, self.fleet, busy=busy, weights=self._weights)
+    def route(
+        self, request: Request, caller: Caller, prompt: bytes | msgspec.Raw | None = None
+    ) -> Route | Refusal:
+        """Decide where `request` goes; `prompt` is its text as it came, for what it shares with others."""
+        if [life.healthy for life in self._life] != self._healthy:
+            self.refresh()
+        memory, weights = self._memory, self._weights
+        known = memory.known(caller, self._policy_of, self._journal, self._clock)
+        memory.turn += 1
+        prefix: tuple[int, ...] = ()
+        shared: tuple[int, ...] = ()
+        if self._affinity and prompt is not None and len(prompt) >= _FEWEST_PREFIX_BYTES:
+            prefix = prefix_of(bytes(memoryview(prompt)[:LONGEST_BYTES]), request.model)
+            found = memory.prefixes.shared_bytes(prefix)
+            if found:
+                shared = tuple([int(size / weights.bound_tok_per_tok) for size in found])
+        hints = Hints(
+            known.id,
+            memory.turn if known.takes_turns else 0,
+            memory.lengths.expected_tok(request.model, caller.key),
+            shared,
+        )
+        answer = known.policy(
+            request,
+            caller,
+            self.fleet,
+            busy=[life.busy for life in self._life],
+            weights=weights,
+            now_s=self._clock.wall_us() / US_PER_S,
+            draw=memory.draw() if weights.explore else 0.0,
+            hints=hints,
+        )
+        if prefix and type(answer) is Route:
+            memory.prefixes.send(prefix, self._at[answer.candidates[0].pool])
+        return answer
+
+    def learn(self, request: Request, caller: Caller, route: Route, pool: str, usage: Usage) -> None:
+        """Take in one finished attempt of a request that was routed here."""
+        memory = self._memory
+        if request.endpoint != "embeddings":
+            memory.lengths.learn(request.model, caller.key, usage.output_tok / request.choices)
+        shared, at = route.hints.shared_tok, self._at.get(pool)
+        if at is not None and len(shared) > at and shared[at]:
+            memory.reused(
+                pool, shared_tok=shared[at], prompt_tok=usage.prompt_tok, cached_tok=usage.cached_tok
+            )
+
+    def _policy_of(self, caller: Caller) -> tuple[Policy, bool]:
+        name = caller.policy or self._policy
+        if name in POLICIES:
+            return POLICIES[name], name in _TAKES_TURNS
+        return _guarded(name, policy_named(name)), True
 
     def models(self, caller: Caller) -> list[tuple[str, str]]:
         """Return (id, owner) of what the caller may ask for."""
@@ -74,17 +169,54 @@ class FleetView:
         ]
 
 
-Router = Callable[[Request, Caller], Route | Refusal]
+Router = Callable[[Request, Caller, bytes | msgspec.Raw | None], Route | Refusal]
 
 
-def _seen(pool: Pool, life: PoolLife) -> Pool:
+def _guarded(name: str, policy: Policy) -> Policy:
+    """Return a stranger's policy that gives way to the usual one where it fails, and says so in the log. The
+    decision names the policy that took it."""
+
+    def decides(
+        request: Request,
+        caller: Caller,
+        fleet: Fleet,
+        *,
+        busy: Sequence[int],
+        weights: Weights,
+        now_s: float = 0.0,
+        draw: float = 0.0,
+        hints: Hints = NO_HINTS,
+    ) -> Route | Refusal:
+        try:
+            return policy(
+                request, caller, fleet, busy=busy, weights=weights, now_s=now_s, draw=draw, hints=hints
+            )
+        except Exception:  # noqa: BLE001  a stranger's code: whatever it raises, the request is served
+            _log.exception("policy %s failed; the request is routed by cheapest-adequate", name)
+            return POLICIES["cheapest-adequate"](
+                request, caller, fleet, busy=busy, weights=weights, now_s=now_s, draw=draw, hints=hints
+            )
+
+    return decides
+
+
+def _seen(pool: Pool, life: PoolLife, was: Pool, hits: float) -> Pool:
     return msgspec.structs.replace(
         pool,
-        healthy=life.healthy,
-        prefill_tok_per_s=_two_digits(life.prefill_tok_per_s) or pool.prefill_tok_per_s,
-        decode_tok_per_s=_two_digits(life.decode_tok_per_s) or pool.decode_tok_per_s,
+        healthy=life.healthy or life.reachable,
+        breaker_open=not life.healthy and life.reachable,
+        prefill_tok_per_s=_steady(life.prefill_tok_per_s, was.prefill_tok_per_s, pool.prefill_tok_per_s),
+        decode_tok_per_s=_steady(life.decode_tok_per_s, was.decode_tok_per_s, pool.decode_tok_per_s),
+        slowdown=_steady(life.slowdown, was.slowdown, 0.0),
+        ttft_factor=_steady(life.ttft_factor, was.ttft_factor, 1.0),
+        hit_share=_steady(hits, was.hit_share, 0.0),
     )
 
 
-def _two_digits(value: float | None) -> float | None:
-    return None if value is None or value <= 0 else float(f"{value:.1e}")
+def _steady(measured: float | None, was: float, declared: float) -> float:
+    """Return a measured figure to two digits, or the one that holds while it moved by less than a tenth."""
+    if measured is None or measured <= 0:
+        return declared
+    if abs(measured - was) <= _DEAD_BAND * was:
+        return was
+    return float(f"{measured:.1e}")

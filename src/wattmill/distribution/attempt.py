@@ -56,7 +56,9 @@ class Attempt:
         "_started_us",
         "adapter",
         "backend",
+        "beside",
         "booked",
+        "candidate",
         "charge_nusd",
         "clamp_tok",
         "energy_j",
@@ -91,6 +93,7 @@ class Attempt:
     ) -> None:
         self.exchange = exchange
         self.backend = backend
+        self.candidate = candidate
         self.pool = candidate.pool
         self.upstream = exchange.upstreams[candidate.pool]
         self.model = model
@@ -105,6 +108,7 @@ class Attempt:
         self.sent = False  # it may have reached the engine
         self.holds_slot = False
         self.booked = False
+        self.beside = 0  # requests that were at the place when it left
         self.status = 0  # of the engine's HTTP answer
         self.first_s: float | None = None  # first content
         self.charge_nusd = 0
@@ -173,6 +177,7 @@ class Attempt:
         self.written = True
         upstream = self.upstream
         now = self._started_s = services.clock.now()
+        self.beside = upstream.state.busy
         upstream.state.took(now)
         exchange.gateway.attempts.add(self)
         self.sent = self.holds_slot = True
@@ -446,12 +451,20 @@ class Attempt:
     def _learn(self, usage: Usage | None, now: float, prefill_us: int | None, decode_us: int | None) -> None:
         state = self.upstream.state
         state.good()
-        if usage is not None and self.first_s is not None:
-            state.observe(
-                computed_tok=usage.prompt_tok - usage.cached_tok,
-                output_tok=usage.output_tok,
-                ttft_s=self.first_s - self._started_s,
-                decode_s=0.0 if self.was_slow else now - self.first_s,
-                prefill_us=prefill_us,
-                decode_us=decode_us,
-            )
+        if usage is None or self.first_s is None:
+            return
+        streamed = self.streamed  # else the first content that was seen is the last
+        others = (self.beside + state.busy) / 2
+        state.observe(
+            computed_tok=usage.prompt_tok - usage.cached_tok if streamed or prefill_us else 0,
+            output_tok=usage.output_tok,
+            ttft_s=self.first_s - self._started_s,
+            decode_s=now - self.first_s if streamed and not self.was_slow else 0.0,
+            prefill_us=prefill_us,
+            decode_us=decode_us,
+            others=min(others, self.backend.slots - 1),
+            expected_ttft_s=self.candidate.expected_ttft_s if streamed else None,
+        )
+        exchange = self.exchange
+        assert exchange.caller is not None
+        exchange.services.learn(exchange.ask, exchange.caller, exchange.route, self.pool, usage)

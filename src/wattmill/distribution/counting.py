@@ -73,7 +73,7 @@ async def count(gateway: Gateway, door: Door, request: SideRequest) -> SideAnswe
         needs=draft.needs,
         privacy=caller.privacy,
     )
-    route = services.route(ask, caller)
+    route = services.route(ask, caller, None)
     if isinstance(route, Refusal):
         return route
     for candidate in route.candidates:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from wattmill.distribution.gateway import Gateway
 
 _PLAIN = TokenizerBound()
+_encode = msgspec.msgpack.Encoder().encode
 _LIMITED = frozenset({"budget_exceeded", "limit_reached"})
 _NOT_COUNTED = frozenset({"vision", "audio"})
 
@@ -547,7 +548,9 @@ class Exchange:
         is tried all the same, as far as the budget for trying again goes: a breaker spares a place and must
         not refuse what it could serve."""
         assert self.caller is not None
-        route = self.services.route(self.ask, self.caller)
+        body = self.draft.body
+        prompt = body.get("messages") or body.get("prompt")
+        route = self.services.route(self.ask, self.caller, prompt)
         if not isinstance(route, Refusal) or route.code != "no_healthy_place":
             return route
         states = [
@@ -562,7 +565,7 @@ class Exchange:
         for state in states:
             state.healthy = True
         try:
-            return self.services.route(self.ask, self.caller)
+            return self.services.route(self.ask, self.caller, prompt)
         finally:
             for state in states:
                 state.healthy = False
@@ -594,6 +597,8 @@ class Exchange:
         caller = self.caller
         if caller is not None and not self.attempts:
             draft = getattr(self, "draft", None)
+            # What the policy looked at when it said no; or what it chose, where the caps then said no.
+            route = refusal.route or self._new_route
             model, message = draft.model if draft is not None else "", refusal.message[:512]
             if self.services.discreet and not self._gate:  # no gate has looked at what it repeats
                 model, message = "", CODES[refusal.code].meaning
@@ -610,6 +615,8 @@ class Exchange:
                     below=self.below,
                     tier=self.ask.tier if hasattr(self, "ask") else "",
                     queued_us=self.queued_us,
+                    ask=_encode(self.ask) if route is not None else b"",
+                    route=route,
                 )
             )
         self.finished("", f"{refusal.status // 100}xx")

@@ -8,6 +8,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from msgspec import Raw
+
 from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt
 from wattmill.distribution.backend_state import BackendState
@@ -50,6 +52,10 @@ _POST_ONLY = b"POST, OPTIONS"
 _GET_ONLY = b"GET, HEAD, OPTIONS"
 
 
+def _learn_nothing(request: Request, caller: Caller, route: Route, pool: str, usage: Usage) -> None:
+    pass
+
+
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Services:
     """What a worker serves with. Swapped whole at a reload; an exchange keeps the one it began with.
@@ -60,7 +66,7 @@ class Services:
 
     epoch: str
     identify: Callable[[bytes | None, int], Caller | Refusal]  # value of the authorization header, wall_us
-    route: Callable[[Request, Caller], Route | Refusal]
+    route: Callable[[Request, Caller, Raw | None], Route | Refusal]  # with the prompt as it came
     models: Callable[[Caller], Sequence[tuple[str, str]]]  # (id, owner) of what the key may ask for
     purse: Purse
     journal: Journal
@@ -77,6 +83,7 @@ class Services:
     default_output_tok: int = 1024  # reserved where a client does not limit its answer
     bound_tok_per_tok: float = 4.0  # how far the bound of a prompt, in bytes, lies above its tokens
     unseen: Unseen = "reserved"  # how much of a limit is used by what nobody counted
+    learn: Callable[[Request, Caller, Route, str, Usage], None] = _learn_nothing  # of a finished attempt
     gates: tuple[Gate, ...] = ()  # what a request passes before it is routed, in this order
     discreet: bool = False  # what no gate has looked at is not repeated in the journal
     side_doors: Mapping[bytes, SideDoor] = dataclasses.field(default_factory=dict)  # by b"/v1/name"

@@ -58,7 +58,6 @@ class Terms(msgspec.Struct, frozen=True, array_like=True, gc=False):
     promise_tok_per_s: float | None = None
     left_nusd: int | None = None
     frugal: bool = False
-    evidence: tuple[str, ...] = ()
     keep: bool = True
 
 
@@ -72,7 +71,6 @@ def terms_of(ask: Request) -> Terms | None:
         and ask.promise_tok_per_s is None
         and ask.left_nusd is None
         and not ask.frugal
-        and not ask.evidence
         and ask.keep
     ):
         return None
@@ -84,6 +82,5 @@ def terms_of(ask: Request) -> Terms | None:
         ask.promise_tok_per_s,
         ask.left_nusd,
         ask.frugal,
-        ask.evidence,
         ask.keep,
     )

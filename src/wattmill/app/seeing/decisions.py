@@ -131,5 +131,6 @@ def request_of(intent: Intent, epoch: str) -> Request:
         choices=intent.choices,
         needs=frozenset(intent.needs),
         privacy=intent.privacy,
+        evidence=intent.evidence,
         **{name: getattr(terms, name) for name in Terms.__struct_fields__},
     )
