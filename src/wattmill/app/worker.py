@@ -29,6 +29,7 @@ from wattmill.app.fleet import FleetView
 from wattmill.app.home import Home
 from wattmill.app.identify import Entry, Keyring, read_entries
 from wattmill.app.joules import JoulesPerToken
+from wattmill.app.memory import Memory
 from wattmill.app.running import lifeline
 from wattmill.app.running.clock import LiveClock
 from wattmill.app.running.engine_endpoints import EngineEndpoint, read_endpoints
@@ -105,6 +106,11 @@ class Worker:
             self._gateway, limits=lambda: self._declared.settings.gateway.limits, clock=self._clock
         )
         self._fleet: FleetView | None = None
+        self._memory = Memory(
+            expected_output_tok=settings.routing.expected_output_tok,
+            seed=settings.routing.seed,
+            worker=number,
+        )
         self._started_us = self._clock.wall_us()
         self._prices_at_s = self._clock.now()
         self._exit_code = 0
@@ -204,6 +210,9 @@ class Worker:
             weights=route_weights(settings),
             journal=self._journal,
             clock=self._clock,
+            policy=settings.routing.policy,
+            memory=self._memory,
+            affinity=settings.routing.prefix_affinity,
             first_id=self._fleet.fleet.id + 1 if self._fleet is not None else 1,
         )
         self._gateway.use(
@@ -211,6 +220,7 @@ class Worker:
                 epoch=self._journal.epoch,
                 identify=self._keyring.identify,
                 route=fleet.route,
+                learn=fleet.learn,
                 models=fleet.models,
                 purse=self._purse,
                 journal=self._journal,
