@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import httptools
 
 from wattmill.distribution.http import WANTED, HttpRequest, judge_head, judge_header, path_of, too_large
+from wattmill.distribution.known_head import KnownHead, learn
 from wattmill.distribution.spec import KERNEL_BUFFER_BYTES, Limits
 from wattmill.vocab.refusal import Refusal
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from wattmill.distribution.server import Server
 
 _SLICE = 16_384  # bytes parsed at a time: bounds how many pipelined requests can exist as objects
+_TRIES = 4
 _LINGER_S = 2.0  # how long a refused upload is read and dropped, so that the client can read the answer
 _NO_UPGRADE = Refusal(code="bad_http", message="protocol upgrades and CONNECT are not offered here")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -48,6 +50,7 @@ class Connection(asyncio.Protocol):
         "_dead",
         "_head_bytes",
         "_headers_done",
+        "_known",
         "_limits",
         "_lingering",
         "_n_headers",
@@ -61,6 +64,7 @@ class Connection(asyncio.Protocol):
         "_server",
         "_streaming",
         "_target",
+        "_unlike",
         "_writing_paused",
         "client",
         "current",
@@ -85,6 +89,8 @@ class Connection(asyncio.Protocol):
         self._lingering = False
         self._dead = False  # what follows is not read as HTTP any more
         self._request: HttpRequest | None = None  # being read
+        self._known: KnownHead | None = None  # of the last request, for the next
+        self._unlike = _TRIES  # how many more heads are learnt: a client may never repeat itself
         self._arrived_s = 0.0
         self._reset()
 
@@ -125,6 +131,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._dead:
             return
+        known = self._known
+        if known is not None and self._again(known, data):
+            return
         if self.current is None and not self._queue and not self._pending and len(data) <= _SLICE:
             self._parse(data)
         else:
@@ -135,6 +144,33 @@ class Connection(asyncio.Protocol):
             self._reading_paused = True
             self.transport.pause_reading()
             self._server.watch(self)
+
+    def _again(self, known: KnownHead, data: bytes) -> bool:
+        """Serve `data` if it is one whole request with the head of the last one, and it is its turn."""
+        if (
+            self.current is not None
+            or self._request is not None
+            or self._queue
+            or self._pending
+            or self._writing_paused
+        ):
+            return False
+        at = known.body_at(data)
+        if not at or len(data) - at > self._limits.body_bytes:
+            return False
+        server = self._server
+        now_s = server.clock.now()
+        request = HttpRequest(self, now_s)
+        request.method = known.method
+        request.path = known.path
+        request.query = known.query
+        request.headers = known.headers
+        request.body = data[at:]
+        request.close = server.draining
+        self.current = request
+        self.deadline_s = now_s + self._limits.total_s
+        server.handler.request(request)
+        return True
 
     def eof_received(self) -> bool:
         # A half-closed client cannot be told from one that left; like other proxies, take it as gone.
@@ -214,6 +250,7 @@ class Connection(asyncio.Protocol):
     # ---- reading
 
     def _parse(self, data: bytes) -> None:
+        fresh = self._request is None and not self._queue
         self._raw_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -228,8 +265,12 @@ class Connection(asyncio.Protocol):
                 self._bad(request.refusal)
             else:
                 self._bad(Refusal(code="bad_http", message=f"the bytes are not HTTP/1.1: {error}"))
-        if self._request is not None and not self._dead:
-            self._still_reading()
+        if self._request is not None:
+            if not self._dead:
+                self._still_reading()
+        elif fresh and self._unlike and len(self._queue) == 1 and not self._dead:
+            self._unlike -= 1
+            self._known = learn(data, self._queue[0])
 
     def _still_reading(self) -> None:
         """Bound a request that is not complete: in bytes and in time."""

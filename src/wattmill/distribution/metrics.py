@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable
+from operator import add
 from typing import Any, Literal
 
 import msgspec
@@ -103,10 +104,7 @@ class PoolCounts:
         self.cost_nusd += cost_nusd
         self.charge_nusd += charge_nusd
         if usage is not None:
-            tokens = self.tokens
-            for index, amount in enumerate(usage.by_class()):
-                if amount:
-                    tokens[index] += amount
+            self.tokens = list(map(add, self.tokens, usage.by_class()))
 
     def took(self, ttft_s: float | None, duration_s: float) -> None:
         """Count one finished attempt by its times."""

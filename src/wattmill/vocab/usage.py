@@ -59,9 +59,10 @@ class ImpossibleUsage(ValueError):
 
 def checked(usage: Usage) -> Usage:
     """Return `usage` unchanged, or raise `ImpossibleUsage` naming the figures that contradict each other."""
-    for name, value in zip(usage.__struct_fields__, msgspec.structs.astuple(usage), strict=True):
-        if value < 0:
-            raise ImpossibleUsage(f"invalid usage: {name} is {value}, must be >= 0")
+    figures = msgspec.structs.astuple(usage)
+    if min(figures) < 0:
+        name, value = next(f for f in zip(usage.__struct_fields__, figures, strict=True) if f[1] < 0)
+        raise ImpossibleUsage(f"invalid usage: {name} is {value}, must be >= 0")
     parts_in = usage.cached_tok + usage.cache_write_tok + usage.audio_in_tok
     if parts_in > usage.prompt_tok:
         raise ImpossibleUsage(

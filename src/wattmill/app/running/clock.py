@@ -10,8 +10,7 @@ class LiveClock:
 
     __slots__ = ()
 
-    def now(self) -> float:
-        return time.monotonic()
+    now = staticmethod(time.monotonic)  # the function itself: it is asked several times a request
 
     def wall_us(self) -> int:
         return time.time_ns() // 1_000

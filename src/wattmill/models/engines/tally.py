@@ -265,7 +265,7 @@ class Tally:
         return None, "unmetered" if self.has_content else "none"
 
 
-class Reading(msgspec.Struct, frozen=True):
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """What a whole, not streamed answer says."""
 
     usage: Usage | None
@@ -310,13 +310,13 @@ def read_answer(adapter: Adapter, endpoint: Endpoint, body: bytes) -> Reading:
             failure = str(e)
     times = said.timings
     return Reading(
-        usage=usage,
-        source="unmetered" if usage is None else "measured",
-        finish_reason=finish,
-        engine_id=said.id,
-        prefill_us=None if times is None else int(times.prompt_ms * _US_PER_MS),
-        decode_us=None if times is None else int(times.predicted_ms * _US_PER_MS),
-        failure=failure,
+        usage,
+        "unmetered" if usage is None else "measured",
+        finish,
+        said.id,
+        None if times is None else int(times.prompt_ms * _US_PER_MS),
+        None if times is None else int(times.predicted_ms * _US_PER_MS),
+        failure,
     )
 
 
