@@ -33,6 +33,10 @@ class Home:
         return self.root / "kept.db"
 
     @property
+    def lane_lock(self) -> Path:  # held (flock) by the worker that takes batches forward
+        return self.run / "lane.lock"
+
+    @property
     def run(self) -> Path:  # sockets and process facts of the running factory
         return self.root / "run"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 import msgspec
@@ -12,6 +12,9 @@ from wattmill.app.declared.settings import Org, Team
 from wattmill.ledger.stores.control import Control
 from wattmill.vocab.caller import PRIVACY_CLASSES, Caller
 from wattmill.vocab.refusal import Refusal
+
+INSIDE = b"inside"
+"""Scheme of requests that this process makes in the name of a key."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -71,6 +74,9 @@ class Keyring:
 
     def __init__(self, entries: dict[bytes, Entry] | None = None) -> None:
         self._entries = entries or {}
+        self._by_node: dict[int, Entry] = {}
+        self.inside: Callable[[bytes], int | None] | None = None
+        """Tells which key (its node) a request from within this process is of; None: it is from elsewhere."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -78,6 +84,17 @@ class Keyring:
     def replace(self, entries: dict[bytes, Entry]) -> None:
         """Use `entries` (from `read_entries`, which runs in a thread) from now on."""
         self._entries = entries
+        self._by_node = {}
+
+    def caller_of(self, key: int, wall_us: int) -> Caller | Refusal:
+        """Return the caller whose key is at node `key`, by whichever of its secrets still holds."""
+        if not self._by_node:
+            for entry in self._entries.values():
+                known = self._by_node.get(entry.caller.key)
+                if known is None or known.until_us is not None:
+                    self._by_node[entry.caller.key] = entry
+        found = self._by_node.get(key)
+        return _UNKNOWN if found is None else _ended(found, wall_us) or found.caller
 
     def identify(self, authorization: bytes | None, wall_us: int) -> Caller | Refusal:
         """Return the caller of an `authorization` header. No message repeats what was sent."""
@@ -87,6 +104,8 @@ class Keyring:
             secret = authorization[7:]
         else:
             scheme, _, secret = authorization.strip().partition(b" ")
+            if scheme == INSIDE and self.inside is not None and (key := self.inside(secret)) is not None:
+                return self.caller_of(key, wall_us)
             if scheme.lower() != b"bearer":
                 return _WRONG_SCHEME if authorization.strip() else _MISSING
         entry = self._entries.get(hashlib.sha256(secret.strip()).digest())

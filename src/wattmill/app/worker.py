@@ -34,7 +34,9 @@ from wattmill.app.running import lifeline
 from wattmill.app.running.clock import LiveClock
 from wattmill.app.running.engine_endpoints import EngineEndpoint, read_endpoints
 from wattmill.app.running.lag import Backlog
+from wattmill.app.running.worker_batches import WorkerBatches
 from wattmill.app.running.worker_control import serve_control
+from wattmill.app.running.worker_runs import WorkerRuns
 from wattmill.app.running.worker_tiers import WorkerTiers
 from wattmill.distribution.gate import Gate
 from wattmill.distribution.gateway import Gateway, Services
@@ -99,9 +101,11 @@ class Worker:
         )
         self._keyring = Keyring(self._declared.entries)
         self._purse = Allotments(self._control, self._journal.epoch)
+        self._runs = WorkerRuns(self._control, self._purse, self._journal, self._clock, ends_runs=number == 0)
         self._backlog = Backlog(home, settings.ledger, lambda: self._journal.records)
         self._gateway = Gateway(self._clock)
         self._tiers = WorkerTiers(home, number, self._gateway, self._clock)
+        self._batches = WorkerBatches(home, self._gateway, self._keyring, self._clock, settings)
         self._server = Server(
             self._gateway, limits=lambda: self._declared.settings.gateway.limits, clock=self._clock
         )
@@ -133,13 +137,16 @@ class Worker:
         )
         self._listening = True
         self._start(self._poll())
+        self._start(self._batches.run())
         # What was made at the start lives as long as the worker: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         await self._ended.wait()
         self._listening = False
         self._gateway.draining = True
-        cut = await self._server.drain(settings.gateway.drain_s)
+        cut, _ = await asyncio.gather(
+            self._server.drain(settings.gateway.drain_s), self._batches.drain(settings.gateway.drain_s)
+        )
         if cut:
             _log.warning("%d answers were cut at the end of the drain time", cut)
         for task in self._tasks:
@@ -149,6 +156,7 @@ class Worker:
         control.close()
         self._gateway.close()
         self._tiers.close()
+        self._batches.close()
         self._journal.close()
         self._home.worker_socket(self._number).unlink(missing_ok=True)
         return self._exit_code
@@ -174,6 +182,7 @@ class Worker:
             asked = self._wake.is_set()
             self._wake.clear()
             await self._purse.tick()
+            await self._runs.tick()
             self._backlog.look()
             self._tiers.tick()
             if self._fleet is not None:
@@ -192,6 +201,7 @@ class Worker:
             )
             self._prices_at_s = self._clock.now()
             self._use(declared)
+            await self._runs.changed()
         except Exception:  # noqa: BLE001  what held before goes on to hold; the log says why
             _log.exception("could not read the control database; serving on with what is known")
 
@@ -237,6 +247,7 @@ class Worker:
                 default_output_tok=settings.routing.default_output_tok,
                 bound_tok_per_tok=settings.routing.bound_tok_per_tok,
                 gates=self._tiers.gates(settings, fleet, self._gates(settings)),
+                side_doors={**self._runs.side_doors(settings), **self._batches.use(settings)},
                 discreet=bool(settings.privacy.rules),
             )
         )
@@ -244,12 +255,14 @@ class Worker:
 
     def _gates(self, settings: Settings) -> tuple[Gate, ...]:
         """What a request passes, in this order. What is not declared is not there, and costs nothing."""
-        gates: list[Gate] = []
+        gates: list[Gate] = [self._runs.run_gate()]
         if settings.privacy.asks_for_a_guard:
             from wattmill.app.gates.privacy import PrivacyGate
 
             bound = {name: card.bound for name, card in cards(settings).items()}
             gates.append(PrivacyGate(settings.privacy, bound))
+        if (runaway := self._runs.runaway_gate(settings)) is not None:
+            gates.append(runaway)
         return tuple(gates)
 
     # --- the control socket ------------------------------------------------------------------------------

@@ -114,6 +114,9 @@ CODES: dict[str, Code] = {
     "idempotency_gone": Code(
         409, "invalid_request_error", False, "It was answered, and the answer was not or could not be kept."
     ),
+    "no_such_item": Code(404, "invalid_request_error", False, "No such file or batch of this API key."),
+    "no_room": Code(413, "invalid_request_error", False, "What is kept for this API key has no room for it."),
+    "too_many_batches": Code(429, "rate_limit_error", True, "Too many batches of this API key are running."),
     "kept_unavailable": Code(
         503, "server_error", True, "The store of what is kept for tenants cannot be used now."
     ),

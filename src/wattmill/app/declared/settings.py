@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from wattmill.app.batches.spec import BatchSettings
 from wattmill.app.declared.budget_settings import Budgets, LimitWords
 from wattmill.app.declared.kept_settings import Cache, Idempotency
 from wattmill.app.declared.policy_named import NAME
@@ -361,6 +362,7 @@ class Settings(_Section, frozen=True, kw_only=True):
         ResponseLimits()
     )
     kept: Annotated[KeptLimits, Meta(description="How much may be kept.")] = KeptLimits()
+    batches: Annotated[BatchSettings, Meta(description="Files and batches of clients.")] = BatchSettings()
     runs: Annotated[RunSettings, Meta(description="Spenders that keys open for themselves.")] = RunSettings()
     runaway: Annotated[RunawaySettings, Meta(description="What is done about agents that got lost.")] = (
         RunawaySettings()

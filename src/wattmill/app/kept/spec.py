@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-Kind = Literal["idempotency", "cache", "response", "file", "batch"]
+Kind = Literal["idempotency", "cache", "response", "file", "batch", "batch_line"]
 
-LASTING: frozenset[str] = frozenset({"file", "batch", "response"})
+LASTING: frozenset[str] = frozenset({"file", "batch", "batch_line", "response"})
 """Kinds that a client was promised: they go when they expire or are deleted, never to make room. A new one
 that does not fit is refused (`NoRoom`). The other kinds make room, the oldest first."""
 
