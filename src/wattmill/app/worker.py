@@ -36,6 +36,7 @@ from wattmill.app.running.engine_endpoints import EngineEndpoint, read_endpoints
 from wattmill.app.running.lag import Backlog
 from wattmill.app.running.worker_batches import WorkerBatches
 from wattmill.app.running.worker_control import serve_control
+from wattmill.app.running.worker_kept import WorkerKept
 from wattmill.app.running.worker_runs import WorkerRuns
 from wattmill.app.running.worker_tiers import WorkerTiers
 from wattmill.distribution.gate import Gate
@@ -104,6 +105,7 @@ class Worker:
         self._runs = WorkerRuns(self._control, self._purse, self._journal, self._clock, ends_runs=number == 0)
         self._backlog = Backlog(home, settings.ledger, lambda: self._journal.records)
         self._gateway = Gateway(self._clock)
+        self._kept = WorkerKept(home, self._journal.epoch, self._clock)
         self._tiers = WorkerTiers(home, number, self._gateway, self._clock)
         self._batches = WorkerBatches(home, self._gateway, self._keyring, self._clock, settings)
         self._server = Server(
@@ -156,6 +158,7 @@ class Worker:
         control.close()
         self._gateway.close()
         self._tiers.close()
+        await self._kept.close()
         self._batches.close()
         self._journal.close()
         self._home.worker_socket(self._number).unlink(missing_ok=True)
@@ -183,6 +186,7 @@ class Worker:
             self._wake.clear()
             await self._purse.tick()
             await self._runs.tick()
+            await self._kept.tick()
             self._backlog.look()
             self._tiers.tick()
             if self._fleet is not None:
@@ -263,6 +267,7 @@ class Worker:
             gates.append(PrivacyGate(settings.privacy, bound))
         if (runaway := self._runs.runaway_gate(settings)) is not None:
             gates.append(runaway)
+        gates += self._kept.gates(settings)
         return tuple(gates)
 
     # --- the control socket ------------------------------------------------------------------------------
@@ -272,6 +277,7 @@ class Worker:
             "status": self._status,
             "metrics": self._metrics,
             "reload": self._ask_reload,
+            "forget": self._forget,
             "drain": self._drain,
         }
 
@@ -318,6 +324,10 @@ class Worker:
 
     def _ask_reload(self) -> dict[str, Any]:
         self._wake.set()
+        return {"ok": True}
+
+    def _forget(self) -> dict[str, Any]:
+        self._kept.forget()
         return {"ok": True}
 
     def _drain(self) -> dict[str, Any]:

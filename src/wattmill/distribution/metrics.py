@@ -71,6 +71,23 @@ METRICS: tuple[Metric, ...] = (
         "Further attempts that the budget for trying again did not allow.",
         ("pool",),
     ),
+    Metric(
+        "wattmill_hedges_total",
+        "counter",
+        "Second attempts beside a late one, by the second one's pool: 'started' or 'refused' (no room in the "
+        "budget), then 'won', 'lost' or 'failed'.",
+        ("pool", "outcome"),
+    ),
+    Metric(
+        "wattmill_continuations_total",
+        "counter",
+        "Streams that broke off at this pool and went on elsewhere.",
+        ("pool",),
+    ),
+    Metric("wattmill_replays_total", "counter", "Answers told again for an idempotency key."),
+    Metric("wattmill_cache_hits_total", "counter", "Requests answered from the cache."),
+    Metric("wattmill_cache_misses_total", "counter", "Requests that the cache could have answered."),
+    Metric("wattmill_cache_saved_nusd_total", "counter", "What cached answers saved tenants, nano-dollars."),
     Metric("wattmill_breaker_opened_total", "counter", "Times that a pool's breaker opened.", ("pool",)),
     Metric(
         "wattmill_abort_linger_seconds_total",

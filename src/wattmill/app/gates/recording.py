@@ -26,6 +26,7 @@ class Recorder:
 
     def whole(self, body: bytes) -> bytes:
         self._add(body)
+        self.complete = True
         return body
 
     def ended(self, complete: bool) -> bytes:
@@ -45,6 +46,15 @@ class Recorder:
     @property
     def answer(self) -> bytes | None:
         return b"".join(self._parts) if self.complete and not self.too_large else None
+
+
+_JSON = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+_STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
+
+
+def told_again(request_id: str, more: bytes, *, stream: bool) -> bytes:
+    """Return the head of an answer that was recorded; `more`: further lines."""
+    return b"%bx-request-id: %b\r\n%b" % (_STREAM if stream else _JSON, request_id.encode(), more)
 
 
 def size_limit(item_mib: int) -> int:

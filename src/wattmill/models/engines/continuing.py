@@ -1,4 +1,4 @@
-"""How an answer that broke off is asked to go on: what was said is put to the engine as the answer's beginning.
+"""How an answer that broke off is asked to go on: what was said is the beginning of what the engine says.
 
 Pure. Only text goes on: who called a tool, or was asked for several choices, gets a new answer or none.
 """
