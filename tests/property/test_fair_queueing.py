@@ -235,7 +235,7 @@ def test_who_waits_longer_than_its_tier_allows_is_told_when_to_come_back() -> No
 def test_the_told_time_is_when_the_queue_ahead_has_gone_and_a_place_is_kept_for_who_comes_back_then() -> None:
     """One slot that serves one request a second; a queue may be waited in for 4 s."""
     admission = Admission(AdmissionRules(tiers=(TierRule(name="free", rank=0, queue=99, timeout_s=4.0),)))
-    told: list[tuple[float, float]] = []
+    told: list[tuple[float, int]] = []
     served_back = refused_back = 0
     none = Slots(0)
     waits: dict[Ticket, float] = {}
@@ -247,17 +247,19 @@ def test_the_told_time_is_when_the_queue_ahead_has_gone_and_a_place_is_kept_for_
         for full in admission.expire(now):
             refused_back += waits.pop(full.who, None) is not None
         while told and told[0][0] <= now:
-            due, _ = told.pop(0)
+            due, mark = told.pop(0)
             back = ticket(1, at=now)
+            back.mark = mark
             if admission.offer(back, now, none) is None:
                 waits[back] = due
             else:
                 refused_back += 1
         if tick % 5 == 0:  # two come each second, where one is served
             fresh = ticket(1, at=now)
+            fresh.mark = tick
             full_ = admission.offer(fresh, now, none)
             if full_ is not None and full_.retry_s < 120:
-                told.append((now + full_.retry_s, now))
+                told.append((now + full_.retry_s, tick))
                 told.sort()
     assert served_back + refused_back > 100
     assert served_back / (served_back + refused_back) >= 0.95

@@ -143,6 +143,7 @@ class AdmissionGate:
             return None
         now_s = self._clock.now()
         ticket = Ticket(tier=tier, tenant=tenant, pools=pools, work=work, at_s=since_s or now_s, owner=x)
+        ticket.mark = hash(x.http.body)
         self._mean_work += 0.05 * (work - self._mean_work)
         room = self if shared is None or not shared.somebody_waits_elsewhere() else _NO_ROOM
         full = self.admission.offer(ticket, now_s, room)

@@ -17,13 +17,28 @@ from wattmill.scheduling.admission.spec import Tags, Ticket
 
 
 class _Line:
-    """Those of one tenant, in the order of arrival. Who has left is skipped when he comes to the head."""
+    """Those of one tenant in the order of arrival, after those who came back when they were told to, and so
+    had asked before. Who has left is skipped when it comes to the head."""
 
-    __slots__ = ("tickets", "waiting")
+    __slots__ = ("back", "fresh", "waiting")
 
     def __init__(self) -> None:
-        self.tickets: deque[Ticket] = deque()
+        self.back: deque[Ticket] = deque()
+        self.fresh: deque[Ticket] = deque()
         self.waiting = 0
+
+    def first(self) -> Ticket:
+        """Return the head; somebody waits."""
+        while True:
+            tickets = self.back or self.fresh
+            if tickets[0].state == "waiting":
+                return tickets[0]
+            tickets.popleft()
+
+    def take(self) -> Ticket:
+        ticket = self.first()
+        (self.back or self.fresh).popleft()
+        return ticket
 
 
 class FairQueue:
@@ -53,14 +68,19 @@ class FairQueue:
         line = self._lines.get(tenant)
         return 0 if line is None else line.waiting
 
-    def put(self, ticket: Ticket) -> None:
+    def back_of(self, tenant: int) -> int:
+        """Return how many of a tenant wait that came back when they were told to."""
+        line = self._lines.get(tenant)
+        return 0 if line is None else sum(ticket.state == "waiting" for ticket in line.back)
+
+    def put(self, ticket: Ticket, *, back: bool = False) -> None:
         ticket.state = "waiting"
         self.waiting += 1
         line = self._lines.get(ticket.tenant)
         if line is None:
             line = self._lines[ticket.tenant] = _Line()
             heapq.heappush(self._heap, (self._start(ticket.tenant), ticket.number, ticket.tenant, line))
-        line.tickets.append(ticket)
+        (line.back if back else line.fresh).append(ticket)
         line.waiting += 1
 
     def head(self) -> tuple[float, Ticket] | None:
@@ -71,10 +91,7 @@ class FairQueue:
             if self._lines.get(tenant) is not line:
                 heapq.heappop(heap)
                 continue
-            tickets = line.tickets
-            while tickets[0].state != "waiting":
-                tickets.popleft()
-            first = tickets[0]
+            first = line.first()
             # It may have been served at other places, or by another worker, since this tag was made.
             now = max(tag, self._tags.finish(self._tier, tenant))
             if now > tag or number != first.number:
@@ -90,12 +107,12 @@ class FairQueue:
             return None
         tag, ticket = found
         _, _, tenant, line = self._heap[0]
-        line.tickets.popleft()
+        line.take()
         ticket.state = "served"
         finish = charge(self._tags, self._tier, tenant, ticket.work, start=tag)
         self._one_less(tenant, line)
         if line.waiting:
-            heapq.heapreplace(self._heap, (finish, line.tickets[0].number, tenant, line))
+            heapq.heapreplace(self._heap, (finish, line.first().number, tenant, line))
         else:
             heapq.heappop(self._heap)
         return ticket
@@ -109,7 +126,9 @@ class FairQueue:
     def last_of(self, tenant: int) -> Ticket | None:
         """Return who of a tenant came last."""
         line = self._lines.get(tenant)
-        return None if line is None else next(t for t in reversed(line.tickets) if t.state == "waiting")
+        if line is None:
+            return None
+        return next(t for t in (*reversed(line.fresh), *reversed(line.back)) if t.state == "waiting")
 
     def _one_less(self, tenant: int, line: _Line) -> None:
         self.waiting -= 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 
 _WINDOW = 64  # departures that the pace is taken from
 _FEWEST = 4
-_EARLY_S = 0.05  # a client that was told 2 s may be back after 1.95
+_EARLY_S = 0.5  # a client that was told 2 s may be back after 1.5
 _LATE_S = 3.0  # and is not waited for longer than this
 
 
@@ -37,45 +38,43 @@ class Pace:
 
 
 class Returns:
-    """Who of one tenant was told to come back: a place in the queue is kept for each, for a while."""
+    """Who of one tenant was told to come back: a place in the queue is kept for each, for a while. A request
+    is known again by its mark (the hash of its body), on whatever connection it comes back."""
 
-    __slots__ = ("_due",)
+    __slots__ = ("_due", "_marks")
 
     def __init__(self) -> None:
-        self._due: deque[float] = deque()  # in order
+        self._due: list[tuple[float, int]] = []  # a heap; who is back stays in it until its time has passed
+        self._marks: dict[int, list[float]] = {}  # those who are still expected
 
     def __len__(self) -> int:
-        return len(self._due)
+        return sum(map(len, self._marks.values()))
 
-    def told(self, due_s: float) -> None:
-        due = self._due
-        if due and due[-1] > due_s:  # the pace rose: rarely, so that order is kept by moving a few
-            later = [due.pop()]
-            while due and due[-1] > due_s:
-                later.append(due.pop())
-            due.append(due_s)
-            due.extend(reversed(later))
-        else:
-            due.append(due_s)
+    def told(self, mark: int, due_s: float) -> None:
+        heapq.heappush(self._due, (due_s, mark))
+        self._marks.setdefault(mark, []).append(due_s)
 
     def forget_late(self, now_s: float) -> None:
         """Whoever has not come back in time does not come."""
-        due = self._due
-        while due and due[0] < now_s - _LATE_S:
-            due.popleft()
+        while self._due and self._due[0][0] < now_s - _LATE_S:
+            due_s, mark = heapq.heappop(self._due)
+            self._remove(mark, due_s)
 
-    def is_back(self, now_s: float) -> bool:
-        """Take a newcomer for one who was told to come back about now, if there is one."""
-        if self._due and self._due[0] <= now_s + _EARLY_S:
-            self._due.popleft()
-            return True
-        return False
+    def is_back(self, mark: int, now_s: float) -> bool:
+        """Return whether a newcomer was told to come back about now; it is expected no more."""
+        due = self._marks.get(mark)
+        if not due or min(due) > now_s + _EARLY_S:
+            return False
+        self._remove(mark, min(due))
+        return True
 
     def within(self, until_s: float) -> int:
         """Return how many are expected until an instant."""
-        due = self._due
-        if not due or due[0] > until_s:
-            return 0
-        if due[-1] <= until_s:
-            return len(due)
-        return sum(at <= until_s for at in due)
+        return sum(at <= until_s for due in self._marks.values() for at in due)
+
+    def _remove(self, mark: int, due_s: float) -> None:
+        due = self._marks.get(mark, [])
+        if due_s in due:
+            due.remove(due_s)
+            if not due:
+                del self._marks[mark]

@@ -12,8 +12,8 @@ from wattmill.scheduling.admission.fair import FairQueue, charge
 from wattmill.scheduling.admission.pace import Pace, Returns
 from wattmill.scheduling.admission.spec import AdmissionRules, Full, OwnTags, Room, Tags, Ticket
 
-_DRY = 0.25  # of the longest wait: a queue shorter than this takes anybody, so that it never runs dry
-_FULL = 0.9  # of the longest wait: who would wait longer would probably not be served in time
+_FULL = 0.7  # of the longest wait: who would wait longer would perhaps not be served in time
+_LEAD = 0.25  # of the longest wait: so long before its turn somebody is told to be back
 _MOST_RETURNS = 4_096
 
 
@@ -92,41 +92,38 @@ class Admission:
         back = False
         if returns is not None:
             returns.forget_late(now_s)
-            back = returns.is_back(now_s)
+            back = returns.is_back(ticket.mark, now_s)
             if not len(returns):
                 del lane.returns[ticket.tenant]
                 returns = None
-        mine = lane.fair.of(ticket.tenant)
         pace = self._pace_of(lane, ticket.tenant, now_s)
-        wait_s = None if pace is None else (mine + 1) / pace if pace > 0 else math.inf
-        if wait_s is not None and not self._in_time(wait_s, returns, pace, now_s, rule.timeout_s, back=back):
+        if pace is not None and not self._in_time(lane, ticket, returns, pace, now_s, back=back):
             return self._full(ticket, now_s)
         if self._waiting[ticket.tier] >= rule.queue:
             out = self._gives_way(ticket)
             if out is None:
                 return self._full(ticket, now_s)
             self._drop(out, now_s)
-            self._put(lane, ticket)
+            self._put(lane, ticket, back=back)
             return self._full(out, now_s)
-        self._put(lane, ticket)
+        self._put(lane, ticket, back=back)
         return None
 
     def _in_time(
-        self,
-        wait_s: float,
-        returns: Returns | None,
-        pace: float | None,
-        now_s: float,
-        timeout_s: float,
-        *,
-        back: bool,
+        self, lane: _Lane, ticket: Ticket, returns: Returns | None, pace: float, now_s: float, *, back: bool
     ) -> bool:
-        """Return whether a newcomer can probably be served in time, with those who were told to come back."""
+        """Return whether a newcomer can probably be served in time: after those who wait, and those who were
+        told to come back until then. A tenant of which nobody waits may always queue one."""
+        timeout_s = self.rules.tiers[ticket.tier].timeout_s
         if back:
-            return wait_s <= timeout_s
-        if wait_s <= _DRY * timeout_s:
+            return lane.fair.back_of(ticket.tenant) <= pace * timeout_s
+        mine = lane.fair.of(ticket.tenant)
+        if not mine:
             return True
-        if returns is not None and pace:
+        if pace <= 0:
+            return False
+        wait_s = (mine + 1) / pace
+        if returns is not None:
             wait_s += returns.within(now_s + wait_s) / pace
         return wait_s <= _FULL * timeout_s
 
@@ -144,13 +141,13 @@ class Admission:
         elif pace <= 0:
             retry_s = longest_s
         else:
-            retry_s = (ahead + 1) / pace - _DRY * rule.timeout_s
+            retry_s = (ahead + 1) / pace - _LEAD * rule.timeout_s
         retry_s = float(min(math.ceil(max(retry_s, 1.0)), longest_s))
         if retry_s < longest_s:
             if returns is None:
                 returns = self._new_returns(lane, ticket.tenant, now_s)
             if len(returns) < _MOST_RETURNS:
-                returns.told(now_s + retry_s)
+                returns.told(ticket.mark, now_s + retry_s)
         return Full(ticket, retry_s, ahead)
 
     def _new_returns(self, lane: _Lane, tenant: int, now_s: float) -> Returns:
@@ -172,10 +169,10 @@ class Admission:
         lasts = [lane.fair.last_of(tenant) for lane in self._lanes[ticket.tier].values()]
         return max((last for last in lasts if last is not None), key=lambda last: last.number)
 
-    def _put(self, lane: _Lane, ticket: Ticket) -> None:
+    def _put(self, lane: _Lane, ticket: Ticket, *, back: bool) -> None:
         self._number += 1
         ticket.number = self._number
-        lane.fair.put(ticket)
+        lane.fair.put(ticket, back=back)
         self.waiting += 1
         self._waiting[ticket.tier] += 1
         counts = self._of[ticket.tier]

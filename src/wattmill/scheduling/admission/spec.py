@@ -31,7 +31,7 @@ class AdmissionRules(msgspec.Struct, frozen=True, kw_only=True):
 class Ticket:
     """One request at the gate. `pools` are the places that could serve it, as numbers in the view's order."""
 
-    __slots__ = ("at_s", "number", "owner", "pools", "state", "tenant", "tier", "work")
+    __slots__ = ("at_s", "mark", "number", "owner", "pools", "state", "tenant", "tier", "work")
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class Ticket:
         work: float,
         at_s: float,
         owner: object = None,
+        mark: int = 0,
     ) -> None:
         self.tier = tier
         self.tenant = tenant
@@ -49,6 +50,7 @@ class Ticket:
         self.work = work  # expected tokens, prompt tokens at their share of the effort
         self.at_s = at_s
         self.owner = owner
+        self.mark = mark  # by which it is known again when it comes back
         self.number = 0  # of arrival
         self.state: Literal["new", "waiting", "gone", "served"] = "new"
 
@@ -57,8 +59,8 @@ class Ticket:
 
 
 class Full(msgspec.Struct, frozen=True):
-    """No place in the queue for `who`: the newcomer, or one of a tenant that fills more than its share and gives
-    way to it. `retry_s` is when there will be one, from what was measured and who is ahead."""
+    """No place in the queue for `who`: the newcomer, or one of a tenant that fills more than its share and
+    gives way to it. `retry_s` is when there will be one, from what was measured and who is ahead."""
 
     who: Ticket
     retry_s: float
