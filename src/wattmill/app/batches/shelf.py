@@ -141,7 +141,8 @@ class BatchShelf:
                 data_class=done.privacy,
                 id=_line_id(batch.id, number),
                 created_us=self.wall_us(),
-                expires_us=2**62,
+                # After a death between a batch's end and this, nobody else would come for it.
+                expires_us=batch.expires_at * US_PER_S + int(self.settings().keep_days * _DAY_US),
                 owner=LANE,
                 body=_encode(done),
             )
