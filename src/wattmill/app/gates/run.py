@@ -33,6 +33,7 @@ class RunGate:
         self._desk = desk
         self._stages = stages
         self._tasks: dict[Exchange, asyncio.Task[None]] = {}
+        self.nodes: dict[Exchange, int] = {}  # the run that a request is in, while it is served
 
     def enter(self, x: Exchange) -> Refusal | Waiting | None:
         headers, caller = x.http.headers, x.caller
@@ -64,6 +65,7 @@ class RunGate:
         return None
 
     def left(self, x: Exchange) -> None:
+        self.nodes.pop(x, None)
         task = self._tasks.pop(x, None)
         if task is not None:
             task.cancel()
@@ -91,7 +93,7 @@ class RunGate:
     def _bind(self, x: Exchange, known: Known, step: str | None) -> None:
         one = (known.steps.get(step) if step is not None else None) or known
         x.path, x.below = one.run.path, one.run.depth
-        x.run = known.run.node
+        self.nodes[x] = known.run.node
         if self._stages.shares:
             self._tell(x)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING
 
 from wattmill.agents.runaway.policy import Trail, enter, leave
@@ -28,9 +28,13 @@ class RunawayGate:
 
     name = "runaway"
 
-    def __init__(self, settings: RunawaySettings, desk: Desk, clock: Clock) -> None:
+    def __init__(
+        self, settings: RunawaySettings, desk: Desk, clock: Clock, runs: Mapping[Exchange, int]
+    ) -> None:
+        """`runs`: the node of the run that a request is in."""
         self.settings = settings
         self._desk = desk
+        self._runs = runs
         self._clock = clock
         self._watch = Watch()
         self._inside: dict[Exchange, tuple[Trail, int]] = {}
@@ -46,7 +50,8 @@ class RunawayGate:
         pair, last, wordy = sketch(view)
         caller = x.caller
         assert caller is not None
-        subject: Hashable = x.run or (caller.key, head(view))
+        run = self._runs.get(x)
+        subject: Hashable = run if run is not None else (caller.key, head(view))
         now_s = self._clock.now()
         if self._held and (held := self._still_held(subject, now_s)) is not None:
             return held
@@ -86,8 +91,9 @@ class RunawayGate:
             return WAIT
         if action in ("pause", "stop"):
             self._watch.forget(subject)
-            if x.run:
-                return self._desk.hold(x.run, action, f"runaway: {verdict.reason}")
+            run = self._runs.get(x)
+            if run is not None:
+                return self._desk.hold(run, action, f"runaway: {verdict.reason}")
             return self._hold(subject, verdict, now_s)
         return None
 

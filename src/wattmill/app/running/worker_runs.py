@@ -52,7 +52,7 @@ class WorkerRuns:
         if not settings.runaway.looks:
             return None
         if self._runaway is None:
-            self._runaway = RunawayGate(settings.runaway, self.desk, self._clock)
+            self._runaway = RunawayGate(settings.runaway, self.desk, self._clock, self._gate.nodes)
         self._runaway.settings = settings.runaway
         return self._runaway
 
