@@ -11,6 +11,7 @@ import msgspec
 from wattmill.app.declared.policy_named import policy_named
 from wattmill.app.memory import Memory
 from wattmill.ports import Clock, Journal
+from wattmill.scheduling.cascade import Signals, escalates
 from wattmill.scheduling.filters import visible_models
 from wattmill.scheduling.policies import POLICIES
 from wattmill.scheduling.prefix import LONGEST_BYTES, prefix_of
@@ -29,6 +30,7 @@ TELL_AGAIN_US = 600 * US_PER_S
 _DEAD_BAND = 0.1  # a measured figure that moved by less is the same figure
 _FEWEST_PREFIX_BYTES = 256
 _TAKES_TURNS = frozenset({"round-robin"})
+_NO_SIGNALS = Signals(length=False, refusal=False, schema=False)
 _log = logging.getLogger("wattmill.fleet")
 
 
@@ -62,6 +64,7 @@ class FleetView:
         policy: str = "cheapest-adequate",
         memory: Memory | None = None,
         affinity: bool = True,
+        signals: Signals = _NO_SIGNALS,
     ) -> None:
         self._declared = pools
         self._life = [life[pool.name] for pool in pools]
@@ -74,6 +77,7 @@ class FleetView:
         self._at = {pool.name: at for at, pool in enumerate(pools)}
         # One place has nothing to choose, but its charge and its time are expected better for it.
         self._affinity = affinity
+        self._signals = signals
         self._told = False
         self._healthy: list[bool] = []
         self.fleet = Fleet(id=first_id - 1, at_us=0, pools=())
@@ -153,6 +157,39 @@ class FleetView:
             memory.reused(
                 pool, shared_tok=shared[at], prompt_tok=usage.prompt_tok, cached_tok=usage.cached_tok
             )
+
+    def escalate(
+        self,
+        request: Request,
+        route: Route,
+        pool: str,
+        answer: bytes,
+        clamp_tok: int,
+        response_format: msgspec.Raw | None,
+    ) -> tuple[str, int] | None:
+        """Return why the answer of `pool` should go on, and to which candidate: the next of a better quality.
+        None where the answer will do, or there is none better."""
+        if route.policy != "cascade":
+            return None
+        better = next(
+            (
+                at
+                for at, candidate in enumerate(route.candidates)
+                if self._quality(candidate.pool, request.model) > self._quality(pool, request.model)
+            ),
+            None,
+        )
+        if better is None:
+            return None
+        schema = None if response_format is None else msgspec.json.decode(response_format)
+        why = escalates(
+            self._signals, answer, clamp_tok=clamp_tok, asked_tok=request.max_output_tok, schema=schema
+        )
+        return None if why is None else (why, better)
+
+    def _quality(self, pool: str, model: str) -> float:
+        at = self._at.get(pool)
+        return -1.0 if at is None else self._declared[at].quality.get(model, 0.0)
 
     def _policy_of(self, caller: Caller) -> tuple[Policy, bool]:
         name = caller.policy or self._policy

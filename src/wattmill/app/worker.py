@@ -227,6 +227,7 @@ class Worker:
             policy=settings.routing.policy,
             memory=self._memory,
             affinity=settings.routing.prefix_affinity,
+            signals=settings.routing.cascade,
             first_id=self._fleet.fleet.id + 1 if self._fleet is not None else 1,
         )
         self._gateway.use(
@@ -235,6 +236,7 @@ class Worker:
                 identify=self._keyring.identify,
                 route=fleet.route,
                 learn=fleet.learn,
+                cascade=fleet.escalate if _cascades(settings) else None,
                 models=fleet.models,
                 purse=self._purse,
                 journal=self._journal,
@@ -333,6 +335,13 @@ class Worker:
     def _drain(self) -> dict[str, Any]:
         self._ended.set()
         return {"ok": True}
+
+
+def _cascades(settings: Settings) -> bool:
+    """Return whether any request is routed by `cascade`."""
+    orgs = settings.tenants.values()
+    named = {settings.routing.policy, *(org.policy for org in orgs)}
+    return "cascade" in named | {team.policy for org in orgs for team in org.teams.values()}
 
 
 def _same_service(old: Declared, new: Declared) -> bool:

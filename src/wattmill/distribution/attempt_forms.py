@@ -235,6 +235,27 @@ class Assembling(_Streamed):
         if self._bytes > MAX_WHOLE_BYTES and not self.booked:
             self.malformed(f"an answer of more than {MAX_WHOLE_BYTES} bytes cannot be assembled")
 
+    def _done(self, shown: list[bytes]) -> None:
+        exchange = self.exchange
+        if exchange.services.cascade is None:
+            super()._done(shown)
+            return
+        for event in shown:
+            self._assembler.add(event)
+        usage, source = self.tally.reading(exchange.estimated_prompt_tok)
+        why = exchange.goes_on(self, self._assembler.answer())
+        self.book("finished", usage, source, error=why)
+        self._detach()
+
+        def tell() -> None:
+            exchange.finished(self.pool, "2xx")
+            self.close([], usage)
+
+        if why is None:
+            tell()
+        else:
+            exchange.escalate(self, tell)
+
     def close(self, events: list[bytes], usage: Usage | None) -> None:
         for event in events:
             self._assembler.add(event)
@@ -254,7 +275,10 @@ class Assembling(_Streamed):
     def tell(self, head: bytes, body: bytes, usage: Usage | None) -> None:
         """Write the assembled answer."""
         lines = answers.charge_lines(
-            self.charge_nusd, usage, self.energy_j, stopped_by_budget=self.stopped_by_budget
+            self.exchange.spent_nusd + self.charge_nusd,
+            usage,
+            self.energy_j,
+            stopped_by_budget=self.stopped_by_budget,
         )
         self.exchange.conn.answer(head + lines, body)
 
@@ -325,7 +349,15 @@ class Whole(Attempt):
             self.malformed(reading.failure)
             return
         self.first_s = exchange.services.clock.now()
-        self.book("finished", reading.usage, reading.source)
+        why = exchange.goes_on(self, body) if exchange.services.cascade is not None else None
+        self.book("finished", reading.usage, reading.source, error=why)
+        if why is None:
+            self._tell(body, reading)
+        else:
+            exchange.escalate(self, lambda: self._tell(body, reading))
+
+    def _tell(self, body: bytes, reading: Reading) -> None:
+        exchange = self.exchange
         exchange.finished(self.pool, "2xx")
         head = answers.routed_head(
             exchange.id,
@@ -337,7 +369,10 @@ class Whole(Attempt):
         for tap in exchange.taps:
             body = tap.whole(body)
         lines = answers.charge_lines(
-            self.charge_nusd, reading.usage, self.energy_j, stopped_by_budget=self.stopped_by_budget
+            exchange.spent_nusd + self.charge_nusd,
+            reading.usage,
+            self.energy_j,
+            stopped_by_budget=self.stopped_by_budget,
         )
         exchange.conn.answer(head + lines, body)
 

@@ -249,21 +249,32 @@ class DoorWhole(Whole):
             self.malformed(reading.failure)
             return
         self.first_s = x.services.clock.now()
-        self.book("finished", reading.usage, reading.source)
+        why = x.goes_on(self, chat) if x.services.cascade is not None else None
+        self.book("finished", reading.usage, reading.source, error=why)
+        if why is None:
+            self._tell_answer(body, chat, reading.usage)
+        else:
+            x.escalate(self, lambda: self._tell_answer(body, chat, reading.usage))
+
+    def _tell_answer(self, body: bytes, chat: bytes, usage: Usage | None) -> None:
+        x = self.exchange
         x.finished(self.pool, "2xx")
         head = answers.routed_head(
             x.id, stream=False, pool=self.pool, expected_nusd=x.expected_nusd, more=x.head_lines
         )
         for tap in x.taps:
             chat = tap.whole(chat)
-        _tell_whole(self, head, body if self._is_native else chat, reading.usage, native=self._is_native)
+        _tell_whole(self, head, body if self._is_native else chat, usage, native=self._is_native)
 
 
 def _tell_whole(attempt: Attempt, head: bytes, body: bytes, usage: Usage | None, *, native: bool) -> None:
     x = attempt.exchange
     entrance = x.door
     head += answers.charge_lines(
-        attempt.charge_nusd, usage, attempt.energy_j, stopped_by_budget=attempt.stopped_by_budget
+        x.spent_nusd + attempt.charge_nusd,
+        usage,
+        attempt.energy_j,
+        stopped_by_budget=attempt.stopped_by_budget,
     )
     if entrance is None:  # a chat, from an engine that speaks another protocol
         x.conn.answer(head, body)

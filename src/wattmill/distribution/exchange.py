@@ -56,6 +56,7 @@ class Exchange:
         "_asking",
         "_counted_tok",
         "_gate",
+        "_kept",
         "_lease",
         "_new_route",
         "_next",
@@ -84,6 +85,7 @@ class Exchange:
         "seq",
         "services",
         "slow",
+        "spent_nusd",
         "status",
         "taps",
         "upstreams",
@@ -111,6 +113,7 @@ class Exchange:
         self.attempt: Attempt | None = None
         self.attempts = 0
         self.expected_nusd = 0
+        self.spent_nusd = 0  # charged for answers that went on to a larger model
         self.failure: Refusal | None = None  # of the last candidate
         self.over = False
         self.status = ""  # how it ended: "2xx" ..., or "gone"
@@ -123,6 +126,7 @@ class Exchange:
         self._next = 0
         self._tried: tuple[str, ...] = ()  # places that failed
         self._new_route: Route | None = None  # decided and not yet written down
+        self._kept: Callable[[], None] | None = None  # tells the answer that went on, if none better comes
         self._lease: asyncio.Task[None] | None = None
         self._counted_tok: int | None = None  # the prompt's length, by the engine's own word
         self._asking: PromptCount | None = None
@@ -525,11 +529,34 @@ class Exchange:
         else:
             self._try_next()
 
+    def goes_on(self, attempt: Attempt, answer: bytes) -> str | None:
+        """Return why a larger model should answer instead, and make it the next; None if this one will do."""
+        services = self.services
+        if self.draft.stream or services.cascade is None or self.attempts >= services.resilience.attempts:
+            return None
+        body = self.draft.body
+        found = services.cascade(
+            self.ask, self.route, attempt.pool, answer, attempt.per_choice_tok, body.get("response_format")
+        )
+        if found is None:
+            return None
+        why, self._next = found
+        return f"escalated: {why}"
+
+    def escalate(self, attempt: Attempt, tell: Callable[[], None]) -> None:
+        """Ask the next candidate: a further attempt with its own reservation. `tell` tells the answer that is
+        there, should no other come; it is booked and charged in any case."""
+        self.attempt = None
+        self._kept = tell
+        self.spent_nusd += attempt.charge_nusd
+        self.gateway.metrics.count("wattmill_escalations_total", attempt.pool)
+        self._try_next()
+
     def _may_try_again(self, failed: str) -> bool:
         """Say whether there is a further place, and a token for trying it; else `failure` says why not."""
         if self.attempts >= self.services.resilience.attempts:
             return False
-        if self._next >= len(self.route.candidates) and not self._look_again():
+        if self._next >= len(self.route.candidates) and (self._kept is not None or not self._look_again()):
             return False
         return self._take_token(failed)
 
@@ -591,6 +618,11 @@ class Exchange:
     def refuse(self, refusal: Refusal) -> None:
         """Answer no. An identified caller's refusal is written down if no attempt tells the story."""
         if self.over:
+            return
+        if self._kept is not None:
+            tell, self._kept = self._kept, None
+            self.spent_nusd = 0
+            tell()
             return
         gateway = self.gateway
         gateway.metrics.count("wattmill_refusals_total", refusal.code)

@@ -52,6 +52,11 @@ _POST_ONLY = b"POST, OPTIONS"
 _GET_ONLY = b"GET, HEAD, OPTIONS"
 
 
+Cascade = Callable[[Request, Route, str, bytes, int, Raw | None], tuple[str, int] | None]
+"""(request, route, pool, answer, clamp of a choice, `response_format`) -> why the answer should go on, and to
+which candidate; None if it will do."""
+
+
 def _learn_nothing(request: Request, caller: Caller, route: Route, pool: str, usage: Usage) -> None:
     pass
 
@@ -84,6 +89,7 @@ class Services:
     bound_tok_per_tok: float = 4.0  # how far the bound of a prompt, in bytes, lies above its tokens
     unseen: Unseen = "reserved"  # how much of a limit is used by what nobody counted
     learn: Callable[[Request, Caller, Route, str, Usage], None] = _learn_nothing  # of a finished attempt
+    cascade: Cascade | None = None  # None: no answer goes on to a larger model
     gates: tuple[Gate, ...] = ()  # what a request passes before it is routed, in this order
     discreet: bool = False  # what no gate has looked at is not repeated in the journal
     side_doors: Mapping[bytes, SideDoor] = dataclasses.field(default_factory=dict)  # by b"/v1/name"

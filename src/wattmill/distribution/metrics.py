@@ -66,6 +66,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("wattmill_aborts_total", "counter", "Requests whose client left before the end.", ("pool",)),
     Metric("wattmill_failovers_total", "counter", "Requests sent on to another pool.", ("pool",)),
     Metric(
+        "wattmill_escalations_total",
+        "counter",
+        "Answers of a small model that went on to a larger one (policy `cascade`).",
+        ("pool",),
+    ),
+    Metric(
         "wattmill_retries_refused_total",
         "counter",
         "Further attempts that the budget for trying again did not allow.",
