@@ -73,7 +73,8 @@ def lines(count: int, **body: Any) -> bytes:
                     "messages": [{"role": "user", "content": f"number {n}"}],
                     **body,
                 },
-            }
+            },
+            separators=(",", ":"),  # as the client writes its own requests
         )
         for n in range(count)
     ).encode()
