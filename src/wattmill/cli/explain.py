@@ -54,6 +54,11 @@ def lines(story: Story) -> list[tuple[str, str]]:
         ("spender", story.spender + (f"  (own id {story.label!r})" if story.label else "")),
         ("model", story.model + (f"  data {story.privacy}" if story.privacy else "")),
     ]
+    if story.residency is not None:
+        out.append(("stays in", ", ".join(story.residency) or "no region at all"))
+    if story.operators is not None:
+        out.append(("stays with", ", ".join(story.operators) or "no operator at all"))
+    out += [("found" if i == 0 else "", text) for i, text in enumerate(story.evidence)]
     if story.input_bound_tok is not None:
         asked = "no limit" if story.asked_output_tok is None else f"{story.asked_output_tok} tok"
         out.append(

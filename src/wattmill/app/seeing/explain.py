@@ -85,6 +85,9 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     policy: str | None = None  # that chose the place
     expected_output_tok: int | None = None  # learned of earlier answers; None: as declared
     runaway: tuple[str, ...] = ()  # what it looked like, and what was done, in words
+    evidence: tuple[str, ...] = ()  # which privacy rules matched and how often, never what
+    residency: tuple[str, ...] | None = None  # regions that its data was bound to; None: none
+    operators: tuple[str, ...] | None = None  # operators that its data was bound to; None: none
 
 
 class UnknownRequest(LookupError):
@@ -220,6 +223,9 @@ def _story(
         endpoint=(first or no or row or refused).endpoint,  # type: ignore[union-attr]
         stream=first.stream if first else row.stream if row else None,
         privacy=first.privacy if first else row.privacy if row else None,
+        evidence=first.evidence if first else (),
+        residency=_names(first.terms.residency) if first and first.terms else None,
+        operators=_names(first.terms.operators) if first and first.terms else None,
         at_us=first.at_us if first else no.at_us if no else row.started_us if row else refused.at_us if
         refused else 0,
         input_bound_tok=first.input_bound_tok if first else None,
@@ -300,3 +306,7 @@ def _saved(used: Mapping[str, int], price: Price | None) -> int | None:
     if computed is None or cached is None:
         return None
     return round(cached_tok * (computed - cached) / TOK_PER_MTOK)
+
+
+def _names(names: frozenset[str] | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(sorted(names))
