@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Installs the programs that tests and benchmarks want beside Python, where this user may:
-# `scripts/system-packages.sh [browser] [nginx] [faketime] [node] [curl]` (all without arguments).
+# `scripts/system-packages.sh [browser] [nginx] [faketime] [node] [curl] [postgres]` (all without arguments).
 # A missing one makes its tests skip and say so; with CI=true it is an error.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 wanted=("$@")
-[ ${#wanted[@]} -gt 0 ] || wanted=(browser nginx faketime node curl)
+[ ${#wanted[@]} -gt 0 ] || wanted=(browser nginx faketime node curl postgres)
 
 missing=()
 for thing in "${wanted[@]}"; do
@@ -22,7 +22,8 @@ for thing in "${wanted[@]}"; do
       command -v curl >/dev/null 2>&1 || missing+=(curl)
       command -v openssl >/dev/null 2>&1 || missing+=(openssl)
       ;;
-    *) echo "system-packages: knows browser, nginx, faketime, node and curl, not '$thing'" >&2; exit 2 ;;
+    postgres) ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing+=(postgresql) ;;
+    *) echo "system-packages: knows browser, nginx, faketime, node, curl and postgres, not '$thing'" >&2; exit 2 ;;
   esac
 done
 [ ${#missing[@]} -gt 0 ] || exit 0

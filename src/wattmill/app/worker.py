@@ -36,6 +36,7 @@ from wattmill.app.running.engine_endpoints import EngineEndpoint, read_endpoints
 from wattmill.app.running.lag import Backlog
 from wattmill.app.running.worker_batches import WorkerBatches
 from wattmill.app.running.worker_control import serve_control
+from wattmill.app.running.worker_doors import WorkerDoors
 from wattmill.app.running.worker_kept import WorkerKept
 from wattmill.app.running.worker_runs import WorkerRuns
 from wattmill.app.running.worker_tiers import WorkerTiers
@@ -101,7 +102,9 @@ class Worker:
             sync_s=settings.journal.sync_ms / 1_000,
         )
         self._keyring = Keyring(self._declared.entries)
-        self._purse = Allotments(self._control, self._journal.epoch)
+        self._purse = Allotments(
+            self._control, self._journal.epoch, term_s=settings.budgets.term_s, place=socket.gethostname()
+        )
         self._runs = WorkerRuns(self._control, self._purse, self._journal, self._clock, ends_runs=number == 0)
         self._backlog = Backlog(home, settings.ledger, lambda: self._journal.records)
         self._gateway = Gateway(self._clock)
@@ -205,6 +208,7 @@ class Worker:
             )
             self._prices_at_s = self._clock.now()
             self._use(declared)
+            await self._purse.refresh()
             await self._runs.changed()
         except Exception:  # noqa: BLE001  what held before goes on to hold; the log says why
             _log.exception("could not read the control database; serving on with what is known")
@@ -230,6 +234,7 @@ class Worker:
             signals=settings.routing.cascade,
             first_id=self._fleet.fleet.id + 1 if self._fleet is not None else 1,
         )
+        doors = WorkerDoors(settings, self._kept.shelf, self._gateway, self._clock.wall_us)
         self._gateway.use(
             Services(
                 epoch=self._journal.epoch,
@@ -250,10 +255,15 @@ class Worker:
                 clock=self._clock,
                 limits=settings.gateway.limits,
                 resilience=settings.resilience,
+                unseen=settings.budgets.unseen,
                 default_output_tok=settings.routing.default_output_tok,
                 bound_tok_per_tok=settings.routing.bound_tok_per_tok,
-                gates=self._tiers.gates(settings, fleet, self._gates(settings)),
-                side_doors={**self._runs.side_doors(settings), **self._batches.use(settings)},
+                gates=self._tiers.gates(settings, fleet, (doors.gate, *self._gates(settings))),
+                side_doors={
+                    **self._runs.side_doors(settings),
+                    **self._batches.use(settings),
+                    **doors.side_doors,
+                },
                 discreet=bool(settings.privacy.rules),
             )
         )

@@ -14,6 +14,7 @@ import msgspec
 from wattmill.ledger import epoch as epochs
 from wattmill.ledger.booking import Bookkeeper
 from wattmill.ledger.settling import settle_held
+from wattmill.ledger.stores.control_records import CapsUnavailable
 from wattmill.ledger.stores.sqlite import LedgerDb
 from wattmill.ledger.tail import Tail
 from wattmill.ledger.tenancy import NoSuch
@@ -112,6 +113,8 @@ class Follower:
             used = dict(db.execute("SELECT node, nusd FROM epoch_used WHERE epoch = ?", (state.id,)))
             try:
                 caps.close_epoch(state.name, used)
+            except CapsUnavailable:
+                return  # told at the next step
             except NoSuch as error:
                 self._caps_refuse("what this epoch used", error, state.last_us, state.name)
             books.folded(state.name)
@@ -119,6 +122,8 @@ class Follower:
         for id, body in told:
             try:
                 caps.adjust_used(id, _decode_delta(body))
+            except CapsUnavailable:
+                return
             except NoSuch as error:
                 self._caps_refuse("a correction", error, self._wall_us(), id.partition(":")[0])
             books.db.begin()

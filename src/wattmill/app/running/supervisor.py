@@ -54,6 +54,8 @@ class Factory:
         self._env = env
         self._clock = LiveClock()
         self._control = Control(home.control_db)
+        store = self.settings.budgets.store
+        self._control.share(None if store == "sqlite" else store)
         self._config_version = self._accept(self.settings)
         self._child_end, self._keep_end = lifeline.make()
         self._started_us = self._clock.wall_us()

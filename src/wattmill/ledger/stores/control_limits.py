@@ -52,8 +52,9 @@ class Limits:
 
     def states(self, nodes: Iterable[int] | None = None) -> list[LimitState]:
         """Return all limits (but caps of dollars, which `Control.summaries` has) with their use now."""
-        with self._control.reading() as db:
-            return limit_states(db, self._control.wall_us(), None if nodes is None else set(nodes))
+        wanted = None if nodes is None else set(nodes)
+        found = [state for budget in self._control.summaries() for state in budget.limits]
+        return [state for state in found if wanted is None or state.node in wanted]
 
 
 def put_limit(

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wattmill.ledger.stores import control_tenants as tenants
-from wattmill.ledger.stores.control_leases import budgets, full_name
-from wattmill.ledger.stores.control_limits import check_shape, grow, limit_states, put_limit, with_limits
+from wattmill.ledger.stores.control_leases import full_name
+from wattmill.ledger.stores.control_limits import check_shape, grow, put_limit
 from wattmill.ledger.stores.control_records import Budget, ControlError, NoSuch, Run, RunState
-from wattmill.ledger.tenancy import new_secret, secret_hash
+from wattmill.ledger.tenancy import new_secret, path_of, secret_hash
 from wattmill.vocab.budget import Period, Unit
 
 if TYPE_CHECKING:
@@ -63,11 +63,12 @@ class Runs:
         if kind not in RUN_KINDS:
             raise ControlError(f"kind is {kind!r}, must be one of: {', '.join(RUN_KINDS)}")
         now_us = self._control.wall_us()
+        above = key if parent is None else parent
+        room = None if cap_nusd is None else remainder_nusd(self._control, above)
         if expires_us is not None and expires_us <= now_us:
             raise ControlError(f"expiry is {expires_us} us, must be later than now ({now_us} us since 1970)")
         id = new_secret(RUN_MARK)
         with self._control.writing() as db:
-            above = key if parent is None else parent
             if tenants.node(db, key).kind != "key":
                 raise NoSuch(f"node {key} is no key")
             depth = 1
@@ -79,7 +80,6 @@ class Runs:
                     raise ControlError(f"run {found.name!r} is {found.state}; open the new one elsewhere")
                 depth = found.depth + 1
             check_shape(db, above)
-            room = remainder_nusd(db, above)
             if room is not None and cap_nusd is not None:
                 cap_nusd = max(0, min(cap_nusd, room))
             node, new = tenants.put_node(
@@ -166,23 +166,16 @@ class Runs:
 
     def budget(self, node: int) -> Budget:
         """Return the money of a run and its limits in other units."""
-        with self._control.reading() as db:
-            found = budgets(db, node)
-            if not found:
-                raise NoSuch(f"no node {node} in the budget tree")
-            return with_limits(found, limit_states(db, self._control.wall_us(), {node}))[0]
+        return self._control.summary(node)
 
 
-def remainder_nusd(db: sqlite3.Connection, node: int) -> int | None:
+def remainder_nusd(control: Control, node: int) -> int | None:
     """Return the dollars that every cap from `node` upwards still leaves, as last told; None: no cap."""
-    least: int | None = None
-    at: int | None = node
-    while at is not None:
-        left = budgets(db, at)[0].left_nusd
-        if left is not None:
-            least = left if least is None else min(least, left)
-        at = tenants.node(db, at).parent
-    return least
+    tree = control.nodes()
+    if node not in tree:
+        raise NoSuch(f"no node {node} in the budget tree")
+    left = [control.summary(at).left_nusd for at in path_of(tree, node) if tree[at].cap_nusd is not None]
+    return min((nusd for nusd in left if nusd is not None), default=None)
 
 
 def _set_state(db: sqlite3.Connection, node: int, state: str, reason: str | None, now_us: int) -> None:

@@ -89,6 +89,8 @@ INSERT INTO ticket VALUES (1, 1);
 CREATE TABLE term (
     epoch TEXT PRIMARY KEY, seen_us INTEGER NOT NULL, term_us INTEGER NOT NULL, place TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+-- Where leases are kept if not here: a PostgreSQL database that several machines share.
+CREATE TABLE shared (one INTEGER PRIMARY KEY CHECK (one = 1), url TEXT NOT NULL) STRICT;
 -- What a lost epoch was counted with by an operator's word, until its journal is found after all.
 CREATE TABLE write_off (
     epoch TEXT NOT NULL, gauge INTEGER NOT NULL, counted INTEGER NOT NULL, PRIMARY KEY (epoch, gauge)

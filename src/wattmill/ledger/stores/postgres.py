@@ -1,0 +1,352 @@
+"""Leases on PostgreSQL: one set of limits for the workers of many machines.
+
+The escrow and its law are those of `stores.control_leases`, word for word; what is here is the connection.
+Keys, prices and declarations stay in each machine's own control database; this one holds a mirror of spenders
+(by their full names) and of their limits, so that two machines mean the same cap when they say "org/team".
+Node and limit ids are those of the machine's own database outside, and are translated on the way in and out.
+
+The caps of the machine that mirrored last hold: declare them alike on all machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from wattmill.ledger.stores import control_leases
+from wattmill.ledger.stores.control_limits import limit_states
+from wattmill.ledger.stores.control_records import (
+    Ask,
+    Budget,
+    CapsUnavailable,
+    Denied,
+    Holding,
+    LimitState,
+    NoSuch,
+    Opening,
+    Turned,
+)
+from wattmill.ledger.stores.control_write_off import WrittenOff, write_off
+from wattmill.ledger.stores.postgres_schema import FORMAT, LOCK, TABLES
+from wattmill.ledger.stores.sql import Rows
+from wattmill.vocab.budget import METERED, UNITS, Limit, gauge_of, index_of, limit_of, unit_of
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from wattmill.ledger.stores.control import Control
+
+CONNECT_S = 3
+STATEMENT_MS = 5_000
+
+
+class Leases:
+    """One process's door to the shared leases; its threads take turns. Implements `budgets.Lessor`, and what
+    the books tell caps (`following.Caps`).
+
+    Args:
+        url: `postgresql://user@host/database`.
+        control: this machine's own database: the names behind its node and limit ids.
+    """
+
+    def __init__(self, url: str, control: Control) -> None:
+        self._url = url
+        self._control = control
+        self._turn = threading.Lock()
+        self._db: psycopg.Connection[Any] | None = None
+        self._generation = -1
+        self._pushed: dict[int, object] = {}
+        self._there: dict[int, int] = {}  # our node -> theirs
+        self._here: dict[int, int] = {}
+        self._limit_there: dict[int, int] = {}
+        self._limit_here: dict[int, int] = {}
+
+    def close(self) -> None:
+        with self._turn:
+            self._drop()
+
+    # --- budgets.Lessor ----------------------------------------------------------------------------------
+
+    def opening(self, epoch: str, nodes: Sequence[int]) -> Opening:
+        with self._writing() as db:
+            found = control_leases.opening(db, epoch, [self._node(node) for node in nodes])
+        held = {self._gauge_here(gauge): amounts for gauge, amounts in found.held.items()}
+        limits = {
+            self._here[node]: tuple(self._limit(limit) for limit in limits if limit.id in self._limit_here)
+            for node, limits in found.limits.items()
+        }
+        return Opening(limits, held)
+
+    def lease(self, epoch: str, asks: Sequence[Ask]) -> dict[int, int] | Denied | Turned:
+        with self._writing() as db:
+            there = [msgspec.structs.replace(ask, gauge=self._gauge(ask.gauge)) for ask in asks]
+            answer = control_leases.lease(db, epoch, there)
+        if isinstance(answer, Turned):
+            return Turned({self._limit_here[id]: index for id, index in answer.index.items()})
+        if isinstance(answer, Denied):
+            return msgspec.structs.replace(answer, gauge=self._gauge_here(answer.gauge))
+        return {self._gauge_here(gauge): amount for gauge, amount in answer.items()}
+
+    def report(self, epoch: str, holdings: Mapping[int, Holding]) -> None:
+        with self._writing() as db:
+            told = {self._gauge(gauge): holding for gauge, holding in holdings.items()}
+            control_leases.report(db, epoch, told)
+
+    def recalls(self, epoch: str) -> frozenset[int]:
+        with self._reading() as db:
+            found = control_leases.recalls(db, epoch)
+        return frozenset(self._gauge_here(gauge) for gauge in found if self._knows(gauge))
+
+    def renew(self, epoch: str, term_us: int, place: str = "") -> None:
+        with self._writing() as db:
+            control_leases.renew(db, epoch, self._control.wall_us(), term_us, place)
+
+    # --- following.Caps ----------------------------------------------------------------------------------
+
+    def prices(self) -> Any:
+        return self._control.prices()
+
+    def close_epoch(self, epoch: str, used: Mapping[int, int]) -> bool:
+        with self._writing() as db:
+            there = {self._gauge(gauge): amount for gauge, amount in used.items()}
+            return control_leases.close_epoch(db, epoch, there, self._control.wall_us())
+
+    def adjust_used(self, id: str, delta: Mapping[int, int]) -> bool:
+        with self._writing() as db:
+            there = {self._gauge(gauge): amount for gauge, amount in delta.items()}
+            return control_leases.adjust(db, id, there, self._control.wall_us())
+
+    # --- for people --------------------------------------------------------------------------------------
+
+    def summaries(self) -> list[Budget]:
+        """Return the money of all spenders of this machine, of one moment, with their limits."""
+        with self._writing() as db:
+            found = {budget.node: budget for budget in control_leases.budgets(db)}
+            states = limit_states(db, self._control.wall_us())
+        with self._control.reading() as own:  # runs are opened here, so is the shape of their tree
+            shapes = {s.id: s for s in limit_states(own, self._control.wall_us()) if s.unit not in METERED}
+        by_node: dict[int, list[LimitState]] = {}
+        for state in states:
+            if state.id in self._limit_here and state.node in self._here:
+                id = self._limit_here[state.id]
+                here = shapes.get(id) or msgspec.structs.replace(state, id=id, node=self._here[state.node])
+                by_node.setdefault(here.node, []).append(here)
+        return [
+            msgspec.structs.replace(found[there], node=node, limits=tuple(by_node.get(node, ())))
+            for node, there in sorted(self._there.items())
+            if there in found
+        ]
+
+    def live_epochs(self) -> list[str]:
+        with self._reading() as db:
+            return control_leases.live_epochs(db)
+
+    def write_off(self, epoch: str, *, return_idle: bool = False) -> list[WrittenOff]:
+        with self._writing() as db:
+            done = write_off(db, epoch, self._control.wall_us(), return_idle=return_idle)
+        return [
+            msgspec.structs.replace(gone, gauge=self._gauge_here(gone.gauge))
+            for gone in done
+            if self._knows(gone.gauge)
+        ]
+
+    # --- the mirror --------------------------------------------------------------------------------------
+
+    def _mirror(self, db: _Named) -> None:
+        """Bring spenders and limits of this machine's database over, when something there has changed."""
+        generation = self._control.generation()
+        if generation == self._generation:
+            return
+        nodes = self._control.nodes()
+        names: dict[int, str] = {}
+        for id, node in nodes.items():  # a parent comes before its children
+            above = names[node.parent] + "/" if node.parent is not None else ""
+            names[id] = above + node.name
+            wanted = (node.kind, node.cap_nusd)
+            if self._pushed.get(id) == wanted:
+                continue
+            row = db.execute(
+                "INSERT INTO node (parent, kind, name, cap_nusd) VALUES (NULL, :kind, :name, :cap) "
+                "ON CONFLICT (name) DO UPDATE SET kind = :kind, cap_nusd = :cap RETURNING id",
+                {"kind": node.kind, "name": names[id], "cap": node.cap_nusd},
+            ).fetchone()
+            self._there[id], self._here[row[0]] = row[0], id
+            control_leases.recall_if_overcommitted(db, row[0])
+            self._pushed[id] = wanted
+        self._mirror_limits(db)
+        self._generation = generation
+
+    def _mirror_limits(self, db: _Named) -> None:
+        with self._control.reading() as own:
+            declared = own.execute(
+                "SELECT id, node, unit, period, zone, amount, lifted_us FROM budget_limit ORDER BY id"
+            ).fetchall()
+        for id, node, unit, period, zone, amount, lifted in declared:
+            wanted = (zone, amount, lifted)
+            if self._pushed.get(-id) == wanted:
+                continue
+            there = {"node": self._there[node], "unit": unit, "period": period}
+            row = db.execute(
+                "SELECT id FROM budget_limit WHERE node = :node AND unit = :unit AND period = :period "
+                "AND lifted_us IS NULL",
+                there,
+            ).fetchone()
+            values = there | {"zone": zone, "amount": amount, "lifted": lifted}
+            if row is None and lifted is None:
+                row = db.execute(
+                    "INSERT INTO budget_limit (node, unit, period, zone, amount, latest, created_us) "
+                    "VALUES (:node, :unit, :period, :zone, :amount, 0, 0) RETURNING id",
+                    values,
+                ).fetchone()
+            elif row is not None and not (lifted is not None and id not in self._limit_there):
+                db.execute(
+                    "UPDATE budget_limit SET zone = :zone, amount = :amount, lifted_us = :lifted "
+                    "WHERE id = :id",
+                    values | {"id": row[0]},
+                )
+            self._pushed[-id] = wanted
+            if row is None:
+                continue
+            self._limit_there[id], self._limit_here[row[0]] = row[0], id
+            if unit in METERED and lifted is None:
+                (latest,) = db.execute(
+                    "SELECT latest FROM budget_limit WHERE id = :id", {"id": row[0]}
+                ).fetchone()
+                control_leases.recall_if_overcommitted(db, gauge_of(row[0], unit, latest))
+
+    def _node(self, node: int) -> int:
+        try:
+            return self._there[node]
+        except KeyError:
+            raise NoSuch(f"no node {node} in the budget tree") from None
+
+    def _gauge(self, gauge: int) -> int:
+        limit = limit_of(gauge)
+        if not limit:
+            return self._node(gauge)
+        there = self._limit_there.get(limit)
+        if there is None:
+            raise NoSuch(f"no limit {limit} in the budget tree")
+        return gauge_of(there, UNITS[unit_of(gauge)], index_of(gauge))
+
+    def _knows(self, gauge: int) -> bool:
+        limit = limit_of(gauge)
+        return limit in self._limit_here if limit else gauge in self._here
+
+    def _gauge_here(self, gauge: int) -> int:
+        limit = limit_of(gauge)
+        if not limit:
+            return self._here[gauge]
+        return gauge_of(self._limit_here[limit], UNITS[unit_of(gauge)], index_of(gauge))
+
+    def _limit(self, limit: Limit) -> Limit:
+        return msgspec.structs.replace(limit, id=self._limit_here[limit.id], node=self._here[limit.node])
+
+    # --- transactions ------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[_Named]:
+        """One transaction; all that write take turns, so that what is checked and what is written are one
+        step for all machines."""
+        with self._transaction() as db:
+            db.execute(f"SELECT pg_advisory_xact_lock({LOCK})", {})
+            self._mirror(db)
+            yield db
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[_Named]:
+        with self._transaction() as db:
+            yield db
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[_Named]:
+        import psycopg
+
+        with self._turn:
+            before = self._snapshot()
+            try:
+                db = self._connected()
+                with db.transaction():
+                    yield _Named(db.execute)
+            except psycopg.Error as error:
+                # Whether it was committed may be unknown: totals are told, so that the next report heals it.
+                before()
+                self._drop()
+                raise CapsUnavailable(_words(error)) from error
+            except BaseException:
+                before()
+                raise
+
+    def _snapshot(self) -> Callable[[], None]:
+        """Return what brings the mirror's memory back to now, for a transaction that does not hold."""
+        pushed, generation = dict(self._pushed), self._generation
+
+        def back() -> None:
+            self._pushed, self._generation = pushed, generation
+
+        return back
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._db is None or self._db.closed:
+            import psycopg
+
+            self._db = psycopg.connect(
+                self._url,
+                autocommit=True,
+                connect_timeout=CONNECT_S,
+                options=f"-c statement_timeout={STATEMENT_MS} -c search_path=wattmill",
+                application_name="wattmill",
+            )
+            self._ensure(self._db)
+        return self._db
+
+    def _ensure(self, db: psycopg.Connection[Any]) -> None:
+        with db.transaction():
+            db.execute(f"SELECT pg_advisory_xact_lock({LOCK})")
+            db.execute("CREATE SCHEMA IF NOT EXISTS wattmill")
+            db.execute("CREATE TABLE IF NOT EXISTS format (number integer NOT NULL)")
+            row = db.execute("SELECT number FROM format").fetchone()
+            if row is None:
+                db.execute(TABLES)
+                db.execute("INSERT INTO format VALUES (%s)", (FORMAT,))
+            elif row[0] != FORMAT:
+                raise CapsUnavailable(
+                    f"the shared leases have format {row[0]}, must be {FORMAT}; "
+                    "use the wattmill that made them"
+                )
+
+    def _drop(self) -> None:
+        db, self._db = self._db, None
+        if db is not None:
+            db.close()
+
+
+class _Named:
+    """A `sql.Db` over psycopg: `:name` becomes `%(name)s`."""
+
+    def __init__(self, execute: Callable[..., Any]) -> None:
+        self._execute = execute
+
+    def execute(self, sql: str, parameters: Mapping[str, Any] = {}, /) -> Rows:
+        rows: Rows = self._execute(_translated(sql), parameters)
+        return rows
+
+
+_known: dict[str, str] = {}
+
+
+def _translated(sql: str) -> str:
+    found = _known.get(sql)
+    if found is None:
+        import re
+
+        found = _known[sql] = re.sub(r"(?<!:):([a-z_]+)", r"%(\1)s", sql)
+    return found
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
