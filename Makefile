@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test check format bench chaos privacy-proof aiperf test-engines lock docs fresh-machine clean
+.PHONY: help up install dev weights test check format bench chaos overload privacy-proof replay-proof aiperf test-engines lock docs fresh-machine clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -43,11 +43,17 @@ bench: dev ## the gateway against direct and nginx; writes benchmarks/results/ga
 	@scripts/system-packages.sh nginx
 	$(PY) benchmarks/gateway.py $(ARGS)
 
+overload: dev ## three times the load that there is, by tiers, 1 and 2 workers (ARGS=--live: the embedded engine)
+	$(PY) benchmarks/overload.py $(ARGS)
+
 chaos: dev weights ## 50 random kills under load; the last line says what was lost and doubled
 	$(PY) benchmarks/chaos.py $(ARGS)
 
 privacy-proof: dev ## 100,000 random requests under faults: what did a place get that it must not see?
 	$(PY) benchmarks/privacy_proof.py $(ARGS)
+
+replay-proof: dev ## record 12,000 requests with 2 workers, a reload, a kill and a restart; decide each again
+	$(PY) benchmarks/replay_proof.py $(ARGS)
 
 aiperf: dev ## replay a trace by a neutral client (installs aiperf into its own .venv-aiperf)
 	$(PY) benchmarks/aiperf_replay.py $(ARGS)

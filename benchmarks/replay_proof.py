@@ -78,6 +78,14 @@ def toml(urls: dict[str, str], port: int, admin_port: int, **routing: Any) -> st
     return text + ROUTING.format(**routing)
 
 
+class Phase:
+    """How many answers a part of the life has, and how many it is to have."""
+
+    def __init__(self, wanted: int) -> None:
+        self.answers = 0
+        self.wanted = wanted
+
+
 class Asker:
     """One connection after another: asks what its seed says, takes any answer that is one."""
 
@@ -116,28 +124,30 @@ class Asker:
             )
         )
 
-    async def ask(self, count: list[int], wanted: int) -> None:
-        """Ask until `wanted` answers of all askers are there."""
+    async def ask(self, phase: Phase) -> None:
+        """Ask until the phase has its answers. A connection asks some times and is made anew, so that a
+        worker that has just begun gets its share."""
         reader = writer = None
-        while count[0] < wanted:
+        left = 0
+        while phase.answers < phase.wanted:
             try:
-                if writer is None:
+                if writer is None or left <= 0:
+                    if writer is not None:
+                        writer.close()
                     reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                    left = self.rng.randrange(10, 40)
                 assert reader is not None
+                left -= 1
                 writer.write(self.request())
                 status, keep = await _answer(reader)
             except (OSError, EOFError, httptools.HttpParserError):
                 self.lost += 1
-                if writer is not None:
-                    writer.close()
-                writer = None
+                left = 0
                 await asyncio.sleep(0.05)
                 continue
-            count[0] += 1
+            phase.answers += 1
             self.statuses[status] = self.statuses.get(status, 0) + 1
-            if not keep:
-                writer.close()
-                writer = None
+            left = left if keep else 0
         if writer is not None:
             writer.close()
 
@@ -194,16 +204,18 @@ class Proof:
 
     async def phase(self, number: int, wanted: int, keys: list[str], disturb: Any = None) -> None:
         """Let the crowd ask `wanted` requests, and do something in the middle."""
-        count = [0]
+        phase = Phase(wanted)
         askers = [
             Asker(self.factory.port, keys, random.Random(f"{self.seed}/{number}/{i}"))
             for i in range(self.crowd)
         ]
-        tasks = [asyncio.create_task(asker.ask(count, wanted)) for asker in askers]
-        while disturb is not None and count[0] < wanted // 3:
-            await asyncio.sleep(0.02)
+        tasks = [asyncio.create_task(asker.ask(phase)) for asker in askers]
         if disturb is not None:
+            while phase.answers < wanted // 3:
+                await asyncio.sleep(0.02)
+            phase.wanted = sys.maxsize
             await disturb()
+            phase.wanted = max(wanted, phase.answers + wanted // 3)
         await asyncio.gather(*tasks)
         for asker in askers:
             self.lost += asker.lost
@@ -226,8 +238,14 @@ class Proof:
             await asyncio.sleep(0.05)
 
     async def kill_a_worker(self) -> None:
-        os.kill(self.factory.pids()["gateway-0"], signal.SIGKILL)
-        await asyncio.sleep(0.5)
+        pid = self.factory.pids()["gateway-0"]
+        os.kill(pid, signal.SIGKILL)
+        ends_s = time.monotonic() + 10.0
+        while self.factory.pids().get("gateway-0", pid) == pid:
+            if time.monotonic() > ends_s:
+                raise TimeoutError("the killed worker did not come back in 10 s")
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(1.0)  # until it listens
 
     async def run(self) -> dict[str, Any]:
         part = self.requests // 4
