@@ -187,10 +187,10 @@ def test_when_all_candidates_have_failed_the_fleet_is_looked_at_again() -> None:
             whole = services.route
             asked = 0
 
-            def route(ask: Request, caller: Any) -> Any:
+            def route(ask: Request, caller: Any, *more: Any) -> Any:
                 nonlocal asked
                 asked += 1
-                route = whole(ask, caller)
+                route = whole(ask, caller, *more)
                 assert not isinstance(route, Refusal)
                 return msgspec.structs.replace(route, candidates=route.candidates[:asked])
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wattmill.distribution.exchange import Exchange
 
 PATHS = {"chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings"}
+HEDGE_LOST = "hedge_lost"  # how the slower side of a hedge is booked
 _ERROR_BYTES = 65_536  # of an engine's refusal that are read
 
 
@@ -76,6 +77,8 @@ class Attempt:
         "seq",
         "status",
         "upstream",
+        "usage",
+        "usage_source",
         "was_slow",
         "written",
     )
@@ -115,6 +118,8 @@ class Attempt:
         self.energy_j: float | None = None
         self.retry_after: float | None = None
         self.was_slow = False
+        self.usage: Usage | None = None  # once it is booked
+        self.usage_source: UsageSource = "none"
         self._error: list[bytes] = []
         self._error_bytes = 0
         self._started_s = 0.0
@@ -277,7 +282,7 @@ class Attempt:
         if self.retry_after is not None and self.status in (429, 503):
             self.upstream.state.rest(self.exchange.services.clock.now(), self.retry_after)
         self.book("failed", None, "none", error=said.refusal.code)
-        self.exchange.attempt_failed(said.refusal, final=said.final)
+        self.exchange.attempt_failed(self, said.refusal, final=said.final)
 
     def _lost(self, kind: str, text: str) -> None:
         """The connection broke, could not be made, or the engine was silent for too long."""
@@ -304,10 +309,29 @@ class Attempt:
             self._let_go()
         usage, source = self.so_far(worked=worked)
         self.book("failed", usage, source, error=error)
-        if self.committed:
+        if not self.committed:
+            self.exchange.attempt_failed(self, refusal, final=False)
+        elif not self.exchange.continues_elsewhere(self, refusal):
             self._broken_off(refusal)
-        else:
-            self.exchange.attempt_failed(refusal, final=False)
+
+    def lose(self) -> None:
+        """Another attempt at the same request had content first."""
+        self._abort()
+        usage, source = self.so_far(worked=True)
+        self.book("failed", usage, source, error=HEDGE_LOST)
+
+    def came_first(self) -> None:
+        """The first content is here (`first_s`): where hedges are declared, that decides, and is learned."""
+        hedge = self.exchange.hedge
+        if hedge is not None and self.first_s is not None:
+            state = self.upstream.state
+            times = state.ttft_s if self.streamed else state.whole_s
+            times.took(self.first_s - self._started_s)
+            hedge.won(self)
+
+    def text_shown(self) -> str | None:
+        """Return what the client has seen of a text that may go on elsewhere; None: it may not."""
+        return None
 
     def stop(self, refusal: Refusal) -> None:
         """End this attempt for a reason of the gateway's own (time, shutdown); no other place is tried."""
@@ -387,11 +411,12 @@ class Attempt:
         spend = spend_at_end(
             self.grant, self.backend, usage_counts, source, rated, sent=self.sent, unseen=services.unseen
         )
-        if status == "failed" and (usage is None or not self.committed):
+        if status == "failed" and (usage is None or (not self.committed and self._operator_pays(error))):
             rated = 0  # its client saw nothing, or nobody can say how much
         charge = min(rated, self.grant.nusd)
         self.booked = True
         self.charge_nusd = charge
+        self.usage, self.usage_source = usage, source
         now = services.clock.now()
         arrived = exchange.http.arrived_s
         gateway = exchange.gateway
@@ -440,6 +465,7 @@ class Attempt:
         if source == "unmetered":
             metrics.count("wattmill_unmetered_total", self.pool)
         if status == "finished":
+            exchange.served = self
             first_s = self.first_s
             counts.took(None if first_s is None else first_s - arrived, now - arrived)
             self._learn(usage, now, said.prefill_us, said.decode_us)
@@ -447,6 +473,11 @@ class Attempt:
             metrics.count("wattmill_attempts_total", self.pool, status)
         if usage is not None:
             self.energy_j = services.energy(self.pool, usage)
+
+    def _operator_pays(self, error: str | None) -> bool:
+        """Say who pays for work of which the client saw nothing."""
+        rules = self.exchange.services.resilience
+        return (rules.losers_pay if error == HEDGE_LOST else rules.failovers_pay) == "operator"
 
     def _learn(self, usage: Usage | None, now: float, prefill_us: int | None, decode_us: int | None) -> None:
         state = self.upstream.state

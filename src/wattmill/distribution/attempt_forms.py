@@ -7,17 +7,21 @@ one answer. `Whole`: one answer in, one answer out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt, EngineSays
 from wattmill.distribution.gate import Tap
 from wattmill.distribution.sse import EventTooLongError, Splitter
 from wattmill.models.engines.assemble import Assembler
+from wattmill.models.engines.continuing import text_so_far
 from wattmill.models.engines.tally import Reading, Tally, read_answer
 from wattmill.vocab.fact import UsageSource
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.usage import Usage
+
+if TYPE_CHECKING:
+    from wattmill.distribution.exchange import Exchange
 
 HELD_EVENTS = 64  # before the first content; more than any engine sends
 MAX_WHOLE_BYTES = 64 * 1024 * 1024
@@ -85,6 +89,7 @@ class _Streamed(Attempt):
         if self.first_s is None and tally.has_content:
             self.first_s = self.exchange.services.clock.now()
             self.upstream.state.gave_content()
+            self.came_first()
         if tally.failure is not None:
             self.show(shown)
             self.malformed(tally.failure)
@@ -149,19 +154,38 @@ class Passing(_Streamed):
     """The client sees each event as it comes; what precedes the first content waits for it, so that another
     place can take over unseen."""
 
-    __slots__ = ("_begun", "_held")
+    __slots__ = ("_begun", "_held", "_said", "_tapped")
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._held: list[bytes] = []
         self._begun = False
+        self._tapped = False  # what is held has passed the taps
+        exchange = self.exchange
+        may_go_on = exchange.services.resilience.continuation and exchange.door is None
+        self._said: list[bytes] | None = [] if may_go_on else None
 
     @property
     def committed(self) -> bool:
         return self._begun
 
+    def text_shown(self) -> str | None:
+        said = self._said
+        return None if said is None else text_so_far(self.exchange.endpoint, said)
+
+    def as_seen(self, events: list[bytes]) -> list[bytes]:
+        """Return events as part of the one answer that the client sees, and remember them if it may go on."""
+        if self._said is not None:
+            self._said += events
+            part = self.exchange.continuing
+            if part is not None:
+                return [part.shown(event, self.tally.engine_id) for event in events]
+        return events
+
     def show(self, events: list[bytes]) -> None:
-        if self.exchange.taps:
+        if self._said is not None:
+            events = self.as_seen(events)
+        if self._begun and self.exchange.taps:
             events = through(self.exchange.taps, events)
         if not events:
             return
@@ -172,15 +196,46 @@ class Passing(_Streamed):
             else:
                 conn.send(b"".join([conn.framed(event) for event in events]))
             return
-        self._held += events
-        if self.tally.has_content or len(self._held) > HELD_EVENTS:
+        if self.hold(events):
             self._begin()
+
+    def hold(self, events: list[bytes]) -> bool:
+        """Keep events until there is content to show; return whether it is time to begin.
+
+        Taps see nothing before the first content, when no other attempt can win any more. One of them may
+        keep the content back: then another place can still take over."""
+        taps = self.exchange.taps
+        if self._tapped:
+            self._held += through(taps, events)
+            return bool(self._held)
+        self._held += events
+        if not self.tally.has_content and len(self._held) <= HELD_EVENTS:
+            return False
+        if taps:
+            self._tapped = True
+            self._held = through(taps, self._held)
+        return bool(self._held)
+
+    def last_of(self, events: list[bytes]) -> list[bytes]:
+        """Return what is yet to be shown when the stream ends: all of it, if nothing was."""
+        if not self._begun and not self._tapped:
+            events, self._held = self._held + events, []
+        if self.exchange.taps:
+            events = drained(self.exchange.taps, events, complete=True)
+        if not self._begun:
+            events, self._held = self._held + events, []
+        return events
 
     def _begin(self) -> None:
         """Send the head and what was held in one write, each event in a frame of its own."""
         self._begun = True
         exchange = self.exchange
         conn = exchange.conn
+        part = exchange.continuing
+        if part is not None:
+            held, self._held = [part.mark(self.pool), *self._held], []
+            conn.send(b"".join([conn.framed(event) for event in held]))
+            return
         head = answers.routed_head(
             exchange.id,
             stream=True,
@@ -193,29 +248,37 @@ class Passing(_Streamed):
 
     def close(self, events: list[bytes], usage: Usage | None) -> None:
         conn = self.exchange.conn
-        if self.exchange.taps:
-            events = drained(self.exchange.taps, events, complete=True)
+        if self._said is not None:
+            events = self.as_seen(events)
+        events = self.last_of(events)
         if not self._begun:
-            self._held += events
+            self._held = events
             events = []
             self._begin()
+        charge, energy_j = self.charge_nusd, self.energy_j
+        part = self.exchange.continuing
+        if part is not None:
+            charge += part.charge_nusd
+            energy_j = None if energy_j is None else energy_j + part.energy_j
         events.append(
             answers.charge_comment(
-                self.exchange.id,
-                self.charge_nusd,
-                self.energy_j,
-                stopped_by_budget=self.stopped_by_budget,
+                self.exchange.id, charge, energy_j, stopped_by_budget=self.stopped_by_budget
             )
         )
         events.append(answers.DONE)
         conn.end(b"".join([conn.framed(event) for event in events]))
 
     def break_off(self, refusal: Refusal) -> None:
-        conn = self.exchange.conn
-        last = [answers.error_event(refusal, self.exchange.id)]
-        if self.exchange.taps:
-            last = drained(self.exchange.taps, [], complete=False) + last
-        conn.end(b"".join([conn.framed(event) for event in last]))
+        break_off_stream(self.exchange, refusal)
+
+
+def break_off_stream(exchange: Exchange, refusal: Refusal) -> None:
+    """End a stream of which the client has seen a part."""
+    conn = exchange.conn
+    last = [answers.error_event(refusal, exchange.id)]
+    if exchange.taps:
+        last = drained(exchange.taps, [], complete=False) + last
+    conn.end(b"".join([conn.framed(event) for event in last]))
 
 
 class Assembling(_Streamed):
@@ -323,6 +386,7 @@ class Whole(Attempt):
         exchange = self.exchange
         self._begun = True
         self.first_s = exchange.services.clock.now()
+        self.came_first()
         whole = b"".join(self._parts)
         self._parts.clear()
         self._head, self._tail = whole[:_ENDS_BYTES], whole[-_ENDS_BYTES:]
@@ -349,6 +413,7 @@ class Whole(Attempt):
             self.malformed(reading.failure)
             return
         self.first_s = exchange.services.clock.now()
+        self.came_first()
         why = exchange.goes_on(self, body) if exchange.services.cascade is not None else None
         self.book("finished", reading.usage, reading.source, error=why)
         if why is None:

@@ -15,7 +15,6 @@ import msgspec
 from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt
 from wattmill.distribution.attempt_forms import (
-    HELD_EVENTS,
     MAX_WHOLE_BYTES,
     Assembling,
     Passing,
@@ -120,15 +119,13 @@ class DoorPassing(Passing):
         if x.door is None:
             super().show(events)
             return
-        if x.taps:
-            events = through(x.taps, events)
-        if not events:
-            return
         if self._begun:
-            self._write(self._told(events))
+            if x.taps:
+                events = through(x.taps, events)
+            if events:
+                self._write(self._told(events))
             return
-        self._held += events
-        if self.tally.has_content or len(self._held) > HELD_EVENTS:
+        if events and self.hold(events):
             self._begin()
 
     def _told(self, events: list[bytes]) -> list[bytes]:
@@ -157,11 +154,7 @@ class DoorPassing(Passing):
         if entrance is None:
             super().close(events, usage)
             return
-        if x.taps:
-            events = drained(x.taps, events, complete=True)
-        if not self._begun:
-            events, self._held = self._held + events, []
-        told = self._told(events)
+        told = self._told(self.last_of(events))
         writer = self._writer
         if writer is not None:
             last = writer.close(usage, now_s=_now_s(x))
@@ -249,6 +242,7 @@ class DoorWhole(Whole):
             self.malformed(reading.failure)
             return
         self.first_s = x.services.clock.now()
+        self.came_first()
         why = x.goes_on(self, chat) if x.services.cascade is not None else None
         self.book("finished", reading.usage, reading.source, error=why)
         if why is None:

@@ -15,12 +15,14 @@ import msgspec
 
 from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt
-from wattmill.distribution.attempt_forms import Assembling, Passing, Whole
+from wattmill.distribution.attempt_forms import Assembling, Passing, Whole, break_off_stream
+from wattmill.distribution.continuation import Continuation
 from wattmill.distribution.door_forms import form_of
 from wattmill.distribution.doors.door import Door, Visit
 from wattmill.distribution.doors.entrance import Entrance
 from wattmill.distribution.doors.retelling import retold
 from wattmill.distribution.gate import Tap
+from wattmill.distribution.hedge import Hedge
 from wattmill.distribution.http import HttpRequest
 from wattmill.distribution.prompt_count import PromptCount
 from wattmill.distribution.spec import Backend, BackendModel
@@ -68,6 +70,7 @@ class Exchange:
         "caller",
         "capped",
         "conn",
+        "continuing",
         "door",
         "draft",
         "endpoint",
@@ -76,6 +79,7 @@ class Exchange:
         "failure",
         "gateway",
         "head_lines",
+        "hedge",
         "http",
         "id",
         "over",
@@ -83,6 +87,7 @@ class Exchange:
         "queued_us",
         "route",
         "seq",
+        "served",
         "services",
         "slow",
         "spent_nusd",
@@ -111,6 +116,9 @@ class Exchange:
         self.ask: Request
         self.route: Route
         self.attempt: Attempt | None = None
+        self.served: Attempt | None = None  # the one that gave the answer
+        self.hedge: Hedge | None = None  # made where hedges are declared
+        self.continuing: Continuation | None = None  # of an answer that broke off
         self.attempts = 0
         self.expected_nusd = 0
         self.spent_nusd = 0  # charged for answers that went on to a larger model
@@ -332,17 +340,13 @@ class Exchange:
             self._next += 1
             if candidate.pool in self._tried:
                 continue
-            backend = self.services.backends.get(candidate.pool)
-            model = backend.models.get(self.ask.model) if backend is not None else None
-            if backend is None or model is None or candidate.pool not in self.upstreams:
+            place = self._place(candidate)
+            if place is None:
                 continue  # a reload has just taken it away
-            if self.ask.tier:
-                model = model.by_tier.get(self.ask.tier)
-                if model is None:
-                    self.failure = _no_tier_price(candidate.pool, self.ask.tier)
-                    continue
-            adapter = ADAPTERS[backend.adapter]
-            self.failure = self._prepare(candidate, backend, model, adapter)
+            if isinstance(place, Refusal):
+                self.failure = place
+                continue
+            self.failure = self._prepare(candidate, *place)
             if self.failure is None:
                 return
         if self.failure is None:
@@ -351,11 +355,64 @@ class Exchange:
             )
         self.refuse(self.failure)
 
+    def _place(self, candidate: Candidate) -> tuple[Backend, BackendModel, Adapter] | Refusal | None:
+        """Return what is known of a candidate's place now, None if it is gone."""
+        backend = self.services.backends.get(candidate.pool)
+        model = backend.models.get(self.ask.model) if backend is not None else None
+        if backend is None or model is None or candidate.pool not in self.upstreams:
+            return None
+        if self.ask.tier:
+            model = model.by_tier.get(self.ask.tier)
+            if model is None:
+                return _no_tier_price(candidate.pool, self.ask.tier)
+        return backend, model, ADAPTERS[backend.adapter]
+
+    def try_rival(self, first: Attempt) -> None:
+        """`first` is late: ask a second place as well, if one has room, the budget for further attempts has a
+        token, and its worst case can be reserved at once."""
+        if self.attempts >= self.services.resilience.attempts or self.continuing is not None:
+            return
+        rivals = [
+            c
+            for c in self.route.candidates
+            if c.pool != first.pool and c.pool not in self._tried and c.pool in self.upstreams
+        ]
+        for candidate in rivals:
+            place, state = self._place(candidate), self.upstreams[candidate.pool].state
+            if place is None or isinstance(place, Refusal):
+                continue
+            if not state.healthy or state.busy >= place[0].slots:
+                continue
+            if not self._take_token(first.pool):
+                return
+            capped = self.capped
+            refusal = self._prepare(candidate, *place, rival=True)
+            self.capped = capped
+            self.gateway.metrics.count(
+                "wattmill_hedges_total", candidate.pool, "started" if refusal is None else "refused"
+            )
+            return
+
     def _prepare(
-        self, candidate: Candidate, backend: Backend, model: BackendModel, adapter: Adapter
+        self,
+        candidate: Candidate,
+        backend: Backend,
+        model: BackendModel,
+        adapter: Adapter,
+        *,
+        rival: bool = False,
     ) -> Refusal | None:
-        """Reserve the worst case and send, or begin to lease what is missing; or say why not here."""
+        """Reserve the worst case and send, or begin to lease what is missing; or say why not here.
+
+        A `rival` of an attempt that is under way is not worth asking the shared caps: it reserves at once or
+        is refused."""
         services, ask = self.services, self.ask
+        part = self.continuing
+        if part is not None:
+            body = adapter.continues(self.endpoint, part.draft.body, part.text) if adapter.continues else None
+            if body is None:
+                return _cannot_go_on(candidate.pool)
+            self.draft = msgspec.structs.replace(part.draft, body=body)
         try:
             refusal = adapter.check(self.endpoint, self.draft.body)
         except (msgspec.MsgspecError, RecursionError) as error:
@@ -377,7 +434,9 @@ class Exchange:
         self.capped = False
         grant = services.purse.reserve(self.path, worst)
         if grant is not None:
-            return self._send(candidate, backend, model, adapter, grant, clamp, cost)
+            return self._send(candidate, backend, model, adapter, grant, clamp, cost, rival=rival)
+        if rival:
+            return Refusal(code="budget_exceeded", message="a hedge is not worth the last of a budget")
         floor = worst_spend(services, backend, model, self.input_tok, min(1, clamp) * ask.choices)
 
         async def lease() -> None:
@@ -480,6 +539,8 @@ class Exchange:
         grant: Grant,
         clamp: int,
         cost: int,
+        *,
+        rival: bool = False,
     ) -> Refusal | None:
         """Journal and send one attempt. From here on the attempt settles its grant, whatever happens."""
         streamed = self.endpoint != "embeddings" and (self.draft.stream or adapter.always_stream)
@@ -489,15 +550,22 @@ class Exchange:
         else:
             form = form_of(streamed=streamed, stream=self.draft.stream)
         attempt = form(self, candidate, backend, model, adapter, grant, clamp, cost)
-        self.attempt = attempt
         self.attempts += 1
+        if rival:
+            assert self.hedge is not None
+            self.hedge.rival, self.hedge.rival_expected_nusd = attempt, candidate.expected_nusd
+            return self._start_rival(attempt, self.hedge)
+        self.attempt = attempt
         if self.attempts == 1:
             assert self.caller is not None
             self.gateway.retries.asked(candidate.pool, self.caller.key, self.services.clock.now())
+            if self.services.resilience.hedge_after != "off":
+                self.hedge = Hedge(self)
         else:
             self.gateway.metrics.count("wattmill_failovers_total", candidate.pool)
-            for tap in self.taps:
-                tap.again()
+            if self.continuing is None:
+                for tap in self.taps:
+                    tap.again()
         self.expected_nusd = candidate.expected_nusd
         try:
             attempt.start()
@@ -514,15 +582,53 @@ class Exchange:
                     retry_after_s=2,
                 )
             )
+        if self.hedge is not None and self.attempt is attempt:
+            self.hedge.arm(attempt)
         return None
 
-    def attempt_failed(self, refusal: Refusal, *, final: bool) -> None:
-        """The present attempt is booked as failed and the client has seen nothing of it."""
-        assert self.attempt is not None
-        pool = self.attempt.pool
+    def _start_rival(self, attempt: Attempt, hedge: Hedge) -> Refusal | None:
+        try:
+            attempt.start()
+        except JournalUnavailable as error:
+            attempt.release()
+            hedge.rival = None
+            self.attempts -= 1
+            return Refusal(code="journal_unavailable", message=f"nothing is served unbooked: {error}")
+        return None
+
+    def continues_elsewhere(self, attempt: Attempt, refusal: Refusal) -> bool:
+        """`attempt` is booked as failed and the client has seen a part: go on elsewhere, if that is declared
+        and can be."""
+        text = attempt.text_shown()
+        left_tok = attempt.per_choice_tok - attempt.output_tok_so_far()
+        if text is None or left_tok < 1 or self.draft.choices != 1:
+            return False
+        part = self.continuing or Continuation(self.draft)
+        part.add(text, attempt.usage, attempt.charge_nusd, attempt.energy_j, attempt.said().engine_id)
+        ask = part.ask(self.ask, left_tok, self.services.bound.get(self.ask.model, _PLAIN))
+        if ask is None:
+            return False
+        self.ask, self.continuing, self._counted_tok = ask, part, None
         self.attempt = None
         self.failure = refusal
+        self._tried += (attempt.pool,)
+        if not self._may_try_again(attempt.pool):
+            return False
+        self.gateway.metrics.count("wattmill_continuations_total", attempt.pool)
+        self._try_next()
+        return True
+
+    def attempt_failed(self, attempt: Attempt, refusal: Refusal, *, final: bool) -> None:
+        """`attempt` is booked as failed and the client has seen nothing of it."""
+        pool = attempt.pool
+        self.failure = refusal
         self._tried += (pool,)
+        if self.hedge is not None and self.hedge.failed(attempt):
+            if not final:
+                return  # the other one may still answer
+            assert self.attempt is not None
+            self.attempt.lose()
+        self.attempt = None
         if final or not self._may_try_again(pool):
             assert self.failure is not None
             self.refuse(self.failure)
@@ -652,6 +758,9 @@ class Exchange:
                 )
             )
         self.finished("", f"{refusal.status // 100}xx")
+        if self.continuing is not None:
+            break_off_stream(self, refusal)
+            return
         shape = None if self.door is None else self.door.door.error_body(refusal, self.id)
         head, body = answers.error_answer(refusal, self.id, body=shape)
         self.conn.answer(head + self.head_lines, body)
@@ -664,6 +773,8 @@ class Exchange:
         self.attempt = None
         gateway = self.gateway
         gateway.in_flight -= 1
+        if self.hedge is not None:
+            self.hedge.over()
         if self._gate:
             self._leave_gates()
         gateway.metrics.answered(self.entry, pool, status)
@@ -746,6 +857,12 @@ def _nothing_stored() -> Refusal:
 
 def _no_tier_price(pool: str, tier: str) -> Refusal:
     return Refusal(code="unpriced", message=f"pool {pool!r}: tier {tier!r} has no price there")
+
+
+def _cannot_go_on(pool: str) -> Refusal:
+    return Refusal(
+        code="no_capability", message=f"place {pool!r} cannot go on with an answer that broke off elsewhere"
+    )
 
 
 def _audio_without_price(pool: str, model: BackendModel) -> Refusal | None:

@@ -63,6 +63,7 @@ class Adapter:
     extra_check: Callable[[Endpoint, Body], Refusal | None] | None = None
     chat_as: Speech | None = None  # the protocol in which a chat is put to it; None: as a chat
     natives: Mapping[str, Speech] = dataclasses.field(default_factory=dict)  # doors whose protocol it speaks
+    continues: Callable[[Endpoint, Body, str], Body | None] | None = None  # asks it to go on after a text
     count_path: str | None = None  # below the pool's base address: counts the prompt of a chat exactly
     native_count_path: str | None = None  # the same for a request in its own protocol
 

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import msgspec
 
+from wattmill.models.engines.continuing import by_last_message
 from wattmill.models.engines.contract import (
     BOUNDED,
     DROP,
@@ -86,6 +87,7 @@ LLAMA_CPP = Adapter(
         "return_progress": msgspec.Raw(b"true"),
     },
     counts_in="timings",
+    continues=by_last_message,
     counters_path="/metrics",
     count_path="/chat/completions/input_tokens",
     counter_names={

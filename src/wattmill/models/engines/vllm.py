@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import msgspec
 
+from wattmill.models.engines.continuing import by_flag
 from wattmill.models.engines.contract import (
     BOUNDED,
     CAP,
@@ -79,6 +80,7 @@ VLLM = Adapter(
         "stream_options": msgspec.Raw(b'{"include_usage":true,"continuous_usage_stats":true}'),
     },
     counts_in="usage",
+    continues=by_flag,
     counters_path="/metrics",
     counter_names={
         "vllm:prompt_tokens_total": "prompt_tok",
