@@ -55,6 +55,10 @@ privacy-proof: dev ## 100,000 random requests under faults: what did a place get
 replay-proof: dev ## record 12,000 requests with 2 workers, a reload, a kill and a restart; decide each again
 	$(PY) benchmarks/replay_proof.py $(ARGS)
 
+runaway: dev ## the shipped runaway agent meets its cap on each door; how soon runaways are told, and how often others are
+	$(PY) benchmarks/runaway.py
+	$(PY) benchmarks/runaway_stops.py $(ARGS)
+
 aiperf: dev ## replay a trace by a neutral client (installs aiperf into its own .venv-aiperf)
 	$(PY) benchmarks/aiperf_replay.py $(ARGS)
 

@@ -45,6 +45,7 @@ GREEDY = "free-0"  # asks for ten times as much as each of its equals
 PROMISES = {"premium": (1.0, 30.0), "high": (3.0, 20.0), "free": (5.0, 10.0)}  # seconds, tokens per second
 QUEUE_S = {"premium": 5.0, "high": 8.0, "free": 8.0}
 
+FEWEST_TOLD = 20  # a share of fewer says little
 GOAL_KEPT, GOAL_JAIN, GOAL_HONEST = 0.95, 0.95, 0.90
 
 
@@ -308,7 +309,7 @@ def misses(result: Result) -> list[str]:
     rows = result.by_tier
     shares = {tier: row.kept / (row.offered or 1) for tier, row in rows.items()}
     told = sum(row.told for row in rows.values())
-    honest = sum(row.honest for row in rows.values()) / told if told else 1.0
+    honest = sum(row.honest for row in rows.values()) / told if told >= FEWEST_TOLD else 1.0
     found = []
     if shares["premium"] < GOAL_KEPT:
         found.append(f"premium kept {shares['premium']:.1%} of its promise, goal {GOAL_KEPT:.0%}")
