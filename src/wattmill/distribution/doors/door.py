@@ -116,7 +116,9 @@ class ResponsesVisit(msgspec.Struct, frozen=True, kw_only=True):
     def retouched(self, event_or_answer: bytes, *, kept: bool) -> bytes:
         echo = self.asked.echo
         ours = {name: echo[name] for name in ("previous_response_id", "metadata")}
-        return retouched(event_or_answer, {**ours, "model": self.model, "store": kept})
+        # The id is ours: what is kept is found by it, and no place may choose it twice.
+        said = {**ours, "id": self.response_id, "model": self.model, "store": kept}
+        return retouched(event_or_answer, said)
 
     def following(self, before: list[Any]) -> ResponsesVisit | Refusal:
         """Return the visit as a continuation of the items `before`."""
