@@ -60,7 +60,8 @@ async def keeping(
     async with rig(*(scripts or (polyglot(),)), **backend) as r:
         stored = StoredResponses(shelf, limits or ResponseLimits(), wall_us=r.clock.wall_us)
         r.more = {
-            "gates": (StoredResponsesGate(stored), *gates),
+            "stored": StoredResponsesGate(stored),
+            "gates": gates,
             "side_doors": side_doors(r.gateway, stored),
         }
         r.gateway.use(r.services())
@@ -249,7 +250,7 @@ def test_stored_responses_expire(tmp_path: Path) -> None:
         shelf = Shelf(KeptStore(tmp_path / "kept.db", wall_us=lambda: now[0]))
         stored = StoredResponses(shelf, ResponseLimits(keep_s=60), wall_us=lambda: now[0])
         async with rig(polyglot()) as r:
-            r.more = {"gates": (StoredResponsesGate(stored),), "side_doors": side_doors(r.gateway, stored)}
+            r.more = {"stored": StoredResponsesGate(stored), "side_doors": side_doors(r.gateway, stored)}
             r.gateway.use(r.services())
             response = final(await ask(r, "hi"))
             assert (await get(r, response["id"])).status == 200

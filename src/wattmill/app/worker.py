@@ -258,7 +258,8 @@ class Worker:
                 unseen=settings.budgets.unseen,
                 default_output_tok=settings.routing.default_output_tok,
                 bound_tok_per_tok=settings.routing.bound_tok_per_tok,
-                gates=self._tiers.gates(settings, fleet, (doors.gate, *self._gates(settings))),
+                gates=self._tiers.gates(settings, fleet, self._gates(settings)),
+                stored=doors.gate,
                 side_doors={
                     **self._runs.side_doors(settings),
                     **self._batches.use(settings),

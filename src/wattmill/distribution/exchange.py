@@ -156,7 +156,7 @@ class Exchange:
         refusal = self._understand()
         if refusal is not None:
             self.refuse(refusal)
-        else:
+        elif self.door is None or not self._kept_waiting():
             self._pass_gates()
 
     def _pass_gates(self) -> None:
@@ -292,6 +292,14 @@ class Exchange:
         return None
 
     # ---- through a door
+
+    def _kept_waiting(self) -> bool:
+        """Let whoever keeps answers look at a request that came through a door; True: it goes on later."""
+        stored = self.services.stored
+        told = stored.enter(self) if stored is not None else None
+        if isinstance(told, Refusal):
+            self.refuse(told)
+        return told is not None
 
     def _visit(self, entrance: Entrance) -> Draft | Refusal:
         body = read_body(self.http.body)

@@ -91,6 +91,7 @@ class Services:
     learn: Callable[[Request, Caller, Route, str, Usage], None] = _learn_nothing  # of a finished attempt
     cascade: Cascade | None = None  # None: no answer goes on to a larger model
     gates: tuple[Gate, ...] = ()  # what a request passes before it is routed, in this order
+    stored: Gate | None = None  # what requests through a door pass first: it finds and keeps their answers
     discreet: bool = False  # what no gate has looked at is not repeated in the journal
     side_doors: Mapping[bytes, SideDoor] = dataclasses.field(default_factory=dict)  # by b"/v1/name"
 
