@@ -9,13 +9,16 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from wattmill.app import fleet as fleets
 from wattmill.app.fleet import FleetView
 from wattmill.app.home import Home
 from wattmill.app.memory import Memory
 from wattmill.app.seeing.replay import replay
+from wattmill.cli.replay import replay_app
 from wattmill.ledger.journal import Journal
+from wattmill.scheduling.cascade import Signals
 from wattmill.scheduling.ranking import Look, Place
 from wattmill.scheduling.spec import Fleet, Pool, Weights
 from wattmill.vocab.caller import Caller
@@ -341,7 +344,6 @@ def test_every_decision_of_a_worker_is_taken_again_identically_from_its_journal(
 def test_a_decision_that_was_not_what_its_inputs_say_is_named(home: Home) -> None:
     journal = worked(home, 50)
     rig = Rig(journal=journal)
-    rig.memory.prefixes = rig.memory.prefixes
     rig.view = FleetView(
         pools=rig.pools, life=rig.life, weights=rig.weights, journal=journal, clock=rig.clock, first_id=1_000
     )
@@ -384,3 +386,64 @@ def test_decisions_whose_inputs_are_gone_are_counted_apart(home: Home) -> None:
     journal.close()
     report = replay(home)
     assert report.holds and report.not_replayable == 1 and report.identical == 19
+
+
+def test_the_command_ends_with_1_and_names_the_request_that_differs(home: Home) -> None:
+    journal = worked(home, 20)
+    rig = Rig(journal=journal)
+    rig.view = FleetView(
+        pools=rig.pools, life=rig.life, weights=rig.weights, journal=journal, clock=rig.clock, first_id=1_000
+    )
+    answer = rig.view.route(ask(), CALLER)
+    assert isinstance(answer, Route)
+    dearer = msgspec.structs.replace(answer, busy=(2, 2))
+    journal.append_note(
+        Intent(
+            60, 60, 0, 1, CALLER.path, "edge", "m", "chat", False, 2_000, 1, 1, 1, 1, None, dearer, None,
+            "internal",
+        )
+    )  # fmt: skip
+    journal.close()
+    runner = CliRunner()
+    told = runner.invoke(replay_app, ["--home", str(home.root)])
+    assert told.exit_code == 1
+    assert f"req_{journal.epoch}_3c" in told.output and "1 different" in told.output
+    told = runner.invoke(replay_app, ["--home", str(home.root), "--json", "--policy", "fastest"])
+    report = msgspec.json.decode(told.stdout)
+    assert told.exit_code == 1 and report["different"] == 1 and report["instead"]["chosen"]
+    told = runner.invoke(replay_app, ["--home", str(home.root), "--policy", "fastets"])
+    assert told.exit_code == 1 and "no policy 'fastets'" in told.output
+    told = runner.invoke(replay_app, ["--home", str(home.root / "nowhere")])
+    assert told.exit_code == 1 and "no journal" in told.output
+
+
+def test_only_the_period_that_was_asked_for_is_taken_again(home: Home) -> None:
+    worked(home, 101).close()
+    start_us = Clock().us
+    report = replay(home, since_us=start_us + 21_000, until_us=start_us + 40_000)
+    assert report.decisions == report.identical == 20
+
+
+def test_a_poor_answer_goes_on_to_the_next_better_model_and_only_under_cascade() -> None:
+    rig = Rig(
+        pool("small", quality={"m": 0.3}),
+        pool("small-too", quality={"m": 0.3}),
+        pool("large", quality={"m": 0.8}),
+        policy="cascade",
+        signals=Signals(),
+    )
+    route = rig.view.route(ask(), CALLER)
+    assert isinstance(route, Route) and [c.pool for c in route.candidates] == ["small", "small-too", "large"]
+    empty = b'{"choices":[{"message":{"content":""}}]}'
+    good = b'{"choices":[{"message":{"content":"yes"}}]}'
+    assert rig.view.escalate(ask(), route, "small", empty, 10, None) == (
+        "refusal: the model gave no answer",
+        2,
+    )
+    assert rig.view.escalate(ask(), route, "small", good, 10, None) is None
+    assert rig.view.escalate(ask(), route, "large", empty, 10, None) is None
+    as_json = msgspec.Raw(b'{"type":"json_object"}')
+    why = rig.view.escalate(ask(), route, "small-too", good, 10, as_json)
+    assert why == ("schema: the answer is no JSON", 2)
+    other = msgspec.structs.replace(route, policy="fastest")
+    assert rig.view.escalate(ask(), other, "small", empty, 10, None) is None
