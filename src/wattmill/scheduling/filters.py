@@ -57,6 +57,7 @@ class Able(NamedTuple):
     slowdown: float  # each further request at work makes a token take this share longer
     hit_share: float  # of what was sent there before, so much is still cached
     cost: tuple[float, float, float]  # to the factory per token: computed, cached, output
+    ahead_share: float  # of the time of prompts sent before it a prompt waits so much
 
 
 class Sieved(NamedTuple):
@@ -153,6 +154,7 @@ def _able(at: int, pool: Pool, model: str, tier: str) -> Able:
         slowdown=pool.slowdown,
         hit_share=pool.hit_share,
         cost=(cost.input / TOK_PER_MTOK, cost.cached / TOK_PER_MTOK, cost.output / TOK_PER_MTOK),
+        ahead_share=pool.ahead_share,
     )
 
 

@@ -62,8 +62,9 @@ def decide(
     input_tok = request.input_bound_tok / weights.bound_tok_per_tok
     output_tok, longest_tok = _output_tok(request, weights, hints)
     whole_tok = input_tok + longest_tok
-    shared = hints.shared_tok
+    shared, ahead = hints.shared_tok, hints.ahead_tok
     usd_per_s = 0.0 if request.frugal else weights.usd_per_s
+    theirs_usd_per_s = weights.others * usd_per_s
     by_cost = weights.leg == "cost"
     left_nusd = request.left_nusd
     promise_s, least_tok_per_s = request.promise_ttft_s, request.promise_tok_per_s
@@ -71,7 +72,7 @@ def decide(
     for able in sieve.able:
         (
             at, pool, down, context_tok, room, slots, in_nusd, out_nusd, cached_nusd,
-            overhead_s, in_s, out_s, slow, hits, cost,
+            overhead_s, in_s, out_s, slow, hits, cost, waits,
         ) = able  # fmt: skip
         in_flight = busy[at]
         if input_tok >= context_tok:
@@ -87,27 +88,35 @@ def decide(
         if shared and hits:
             reused_tok = min(shared[at], input_tok) * hits
             usual_nusd = input_tok * in_nusd - reused_tok * (in_nusd - cached_nusd)
-            prefill_s = overhead_s + (input_tok - reused_tok) * in_s
         else:
             usual_nusd = input_tok * in_nusd
-            prefill_s = overhead_s + input_tok * in_s
+        prompt_s = (input_tok - reused_tok) * in_s
         if left_nusd is not None and usual_nusd + out_nusd > left_nusd:
             excluded += (Excluded(pool, "budget"),)
             continue
-        if in_flight < slots:
-            decode_s = output_tok * out_s * (1.0 + slow * in_flight)
-            ttft_s = prefill_s
+        # Everybody at work waits for a newcomer: for its prompt where prompts wait for each other, and a
+        # little in each of its steps; the fitted slowdown holds others' prompts too, so half is counted here.
+        others = in_flight if in_flight < slots else slots - 1
+        slower_s = output_tok * out_s * slow
+        decode_s = output_tok * out_s + others * slower_s
+        ttft_s = overhead_s + prompt_s
+        theirs_s = others * (0.5 * slower_s + waits * prompt_s)
+        ahead_s = ahead[at] * in_s * waits if ahead else 0.0
+        if in_flight >= slots:
+            # All slots are taken: with w requests ahead in the queue, (w + 1) / slots service times. As
+            # many will come behind it and wait the slots' part of a service time longer because of it.
+            queued_s = (in_flight - slots + 1) / slots * (ttft_s + decode_s)
+            ttft_s += queued_s if queued_s > ahead_s else ahead_s
+            theirs_s += queued_s
         else:
-            # All slots are taken: with w requests ahead of it in the queue, (w + 1) / slots service times.
-            decode_s = output_tok * out_s * (1.0 + slow * (slots - 1))
-            ttft_s = prefill_s + (in_flight - slots + 1) / slots * (prefill_s + decode_s)
+            ttft_s += ahead_s
         nusd = round(usual_nusd + output_tok * out_nusd)
         total_s = ttft_s + decode_s
         if by_cost:
             counted = (input_tok - reused_tok) * cost[0] + reused_tok * cost[1] + output_tok * cost[2]
-            value = counted / NUSD_PER_USD + usd_per_s * total_s
+            value = counted / NUSD_PER_USD + usd_per_s * total_s + theirs_usd_per_s * theirs_s
         else:
-            value = nusd / NUSD_PER_USD + usd_per_s * total_s
+            value = nusd / NUSD_PER_USD + usd_per_s * total_s + theirs_usd_per_s * theirs_s
         kind = FIT
         if whole_tok > context_tok:
             kind = SHORT
@@ -246,6 +255,8 @@ def _reason(places: list[Place], excluded: Sequence[Excluded], request: Request)
                     return f"{best.pool} has room for the whole answer; {cheaper.pool} would cut it short"
                 return f"{best.pool} keeps the promise of the tier; {cheaper.pool} would not just now"
     if best.expected_nusd > rest.expected_nusd:
+        if best.expected_s >= rest.expected_s:
+            return f"{best.pool} keeps others from waiting more than the cheaper {rest.pool} saves"
         return f"{best.pool} saves {rest.expected_s - best.expected_s:.2f} s against the cheaper {rest.pool}"
     price = "cheaper than" if best.expected_nusd < rest.expected_nusd else "as cheap as"
     if best.expected_s <= rest.expected_s:

@@ -50,6 +50,7 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     slowdown: float = 0.0  # each further request at work makes a token take this share longer
     ttft_factor: float = 1.0  # observed over expected time to first token, lately
     hit_share: float = 0.0  # of what a prompt shares with earlier ones, so much is still in the place's cache
+    ahead_share: float = 0.0  # of the time of prompts sent before it a prompt waits so much: 0 nothing, 1 all
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +72,7 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_kg_co2: float = 0.0  # what not emitting a kilogram is worth
     usd_per_quality: float = 0.0  # what quality 1 is worth against quality 0, for one request
     usd_per_tok_per_s: float = 0.0  # what one token per second more for the reader is worth
+    others: float = 0.0  # what a second counts that others wait because of this request; 1: as its own
 
 
 class Policy(Protocol):

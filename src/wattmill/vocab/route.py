@@ -29,6 +29,7 @@ class Hints(msgspec.Struct, frozen=True, array_like=True, gc=False):
     turn: int = 0  # decisions that this worker took before
     output_tok: int | None = None  # expected length of one choice; None: as the weights say
     shared_tok: tuple[int, ...] = ()  # of the prompt, sent to each place before; (): to none
+    ahead_tok: tuple[int, ...] = ()  # of prompts that each place has not begun to answer; (): none anywhere
 
 
 NO_HINTS = Hints()

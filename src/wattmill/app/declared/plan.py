@@ -340,4 +340,5 @@ def route_weights(settings: Settings) -> scheduling.Weights:
         usd_per_kg_co2=routing.usd_per_kg_co2,
         usd_per_quality=routing.usd_per_quality,
         usd_per_tok_per_s=routing.usd_per_tok_per_s,
+        others=routing.others,
     )

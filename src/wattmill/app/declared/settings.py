@@ -224,6 +224,14 @@ class Routing(_Section, frozen=True, kw_only=True):
         float,
         Meta(ge=0, description="What one token per second more is worth to a reader, in dollars a request."),
     ] = 0.0
+    others: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="What a second counts that others wait because of a request, against a second of its "
+            "own: 1 keeps all waits together short, 0 lets each request look at itself only.",
+        ),
+    ] = 1.0
     explore: Annotated[
         float,
         Meta(
