@@ -670,29 +670,33 @@ class Exchange:
         """Say whether there is a further place, and a token for trying it; else `failure` says why not."""
         if self.attempts >= self.services.resilience.attempts:
             return False
-        if self._next >= len(self.route.candidates) and (self._kept is not None or not self._look_again()):
+        left = any(c.pool not in self._tried for c in self.route.candidates[self._next :])
+        if not left and (self._kept is not None or not self._look_again()):
             return False
         return self._take_token(failed)
 
     def _look_again(self) -> bool:
         """All that were candidates have failed: decide anew, by what is known now."""
         assert self.caller is not None
-        route = self._decide()
+        route = self._decide(paid=True)
         if isinstance(route, Refusal) or all(c.pool in self._tried for c in route.candidates):
             return False
         self.route = self._new_route = route
         self._next = 0
         return True
 
-    def _decide(self) -> Route | Refusal:
-        """Ask the policy. Where nothing but open breakers stands against every place, one that can be reached
-        is tried all the same, as far as the budget for trying again goes: a breaker spares a place and must
-        not refuse what it could serve."""
+    def _decide(self, *, paid: bool = False) -> Route | Refusal:
+        """Ask the policy. Where nothing but open breakers stands against every place that is left, one that
+        can be reached is tried all the same, as far as the budget for trying again goes: a breaker spares a
+        place and must not refuse what it could serve. `paid`: the token is taken by the caller."""
         assert self.caller is not None
         body = self.draft.body
         prompt = body.get("messages") or body.get("prompt")
         route = self.services.route(self.ask, self.caller, prompt)
-        if not isinstance(route, Refusal) or route.code != "no_healthy_place":
+        if isinstance(route, Refusal):
+            if route.code != "no_healthy_place":
+                return route
+        elif not self._tried or any(c.pool not in self._tried for c in route.candidates):
             return route
         states = [
             upstream.state
@@ -700,8 +704,10 @@ class Exchange:
             if upstream.state.last_resort and self.ask.model in upstream.backend.models
             if pool not in self._tried
         ]
+        if not states:
+            return route
         now_s = self.services.clock.now()
-        if not states or self.gateway.retries.take(states[0].pool, self.caller.key, now_s) is not None:
+        if not paid and self.gateway.retries.take(states[0].pool, self.caller.key, now_s) is not None:
             return route
         for state in states:
             state.healthy = True
