@@ -171,7 +171,7 @@ class AdmissionGate:
     def free(self, pools: Sequence[int], tier: int) -> bool:
         """Return whether one of the places has a slot for a request of a tier; also if all of them are down:
         then there is nothing to wait for, and the policy says so."""
-        taken = len(self._pending) and self._still_pending()
+        taken = self._still_pending() if self._pending else 0
         shared = self._shared
         if shared is not None:
             taken += shared.pending_elsewhere()
@@ -191,10 +191,15 @@ class AdmissionGate:
         return down
 
     def _still_pending(self) -> int:
-        self._pending = [x for x in self._pending if not x.attempts and not x.over]
+        pending = self._pending
+        if len(pending) == 1:
+            if pending[0].attempts or pending[0].over:
+                pending.clear()
+        else:
+            self._pending = pending = [x for x in pending if not x.attempts and not x.over]
         if self._shared is not None:
-            self._shared.set_pending(len(self._pending))
-        return len(self._pending)
+            self._shared.set_pending(len(pending))
+        return len(pending)
 
     def _let_in(self, x: Exchange) -> None:
         self._pending.append(x)

@@ -131,7 +131,11 @@ class SharedRoom:
         self._float[_STAMP + self.worker] = time.monotonic() if best else 0.0
 
     def somebody_waits_elsewhere(self) -> bool:
-        return any(self._float[_STAMP + other] for other in self._others)
+        stamps = self._float
+        for other in self._others:  # noqa: SIM110  any() costs twice as much, and this is asked each time
+            if stamps[_STAMP + other]:
+                return True
+        return False
 
     def better_elsewhere(self, pool: int, rank: int, tag: float, margin: float) -> bool:
         """Return whether somebody waits elsewhere for a place with a better right: of a higher tier, or of
@@ -150,14 +154,20 @@ class SharedRoom:
     def virtual(self, tier: int) -> float:
         return self._float[_VIRTUAL + tier]
 
-    def advance(self, tier: int, to: float) -> None:
-        self._float[_VIRTUAL + tier] = to
-
     def finish(self, tier: int, tenant: int) -> float:
         return self._float[_FINISH + (tenant * 31 + tier) % TENANTS]
 
-    def set_finish(self, tier: int, tenant: int, to: float) -> None:
-        self._float[_FINISH + (tenant * 31 + tier) % TENANTS] = to
+    def charge(self, tier: int, tenant: int, work: float, start: float | None = None) -> float:
+        floats, at = self._float, _FINISH + (tenant * 31 + tier) % TENANTS
+        virtual = floats[_VIRTUAL + tier]
+        if start is None:
+            start = floats[at]
+            if start < virtual:
+                start = virtual
+        if start > virtual:
+            floats[_VIRTUAL + tier] = start
+        finish = floats[at] = start + work
+        return finish
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -109,7 +109,7 @@ class FairQueue:
         _, _, tenant, line = self._heap[0]
         line.take()
         ticket.state = "served"
-        finish = charge(self._tags, self._tier, tenant, ticket.work, start=tag)
+        finish = self._tags.charge(self._tier, tenant, ticket.work, tag)
         self._one_less(tenant, line)
         if line.waiting:
             heapq.heapreplace(self._heap, (finish, line.first().number, tenant, line))
@@ -138,15 +138,3 @@ class FairQueue:
 
     def _start(self, tenant: int) -> float:
         return max(self._tags.virtual(self._tier), self._tags.finish(self._tier, tenant))
-
-
-def charge(tags: Tags, tier: int, tenant: int, work: float, *, start: float | None = None) -> float:
-    """Account for one request that goes now, from the queue or past an empty one. Returns its finish tag."""
-    virtual = tags.virtual(tier)
-    if start is None:
-        start = max(virtual, tags.finish(tier, tenant))
-    if start > virtual:
-        tags.advance(tier, start)
-    finish = start + work
-    tags.set_finish(tier, tenant, finish)
-    return finish

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from wattmill.scheduling.admission.fair import FairQueue, charge
+from wattmill.scheduling.admission.fair import FairQueue
 from wattmill.scheduling.admission.pace import Pace, Returns
 from wattmill.scheduling.admission.spec import AdmissionRules, Full, OwnTags, Room, Tags, Ticket
 
@@ -34,6 +34,7 @@ class Admission:
 
     def __init__(self, rules: AdmissionRules, tags: Tags | None = None) -> None:
         self.rules = rules
+        self._weighted = rules.between == "weighted"
         self.waiting = 0
         self._tags = tags if tags is not None else OwnTags()
         self._among = OwnTags()  # the tiers among each other, where they share by weights
@@ -57,18 +58,18 @@ class Admission:
         if not room.free(ticket.pools, ticket.tier):
             return self._queue(ticket, now_s)
         ticket.state = "served"
-        charge(self._tags, ticket.tier, ticket.tenant, ticket.work)
+        self._tags.charge(ticket.tier, ticket.tenant, ticket.work)
         if self.rules.between == "weighted":
-            charge(self._among, 0, ticket.tier, ticket.work / self.rules.tiers[ticket.tier].weight)
+            self._among.charge(0, ticket.tier, ticket.work / self.rules.tiers[ticket.tier].weight)
         return None
 
     def straight(self, tier: int, tenant: int, pools: tuple[int, ...], work: float, room: Room) -> bool:
         """Let a newcomer pass an empty queue if there is room; False: `offer` it."""
         if self.waiting or not room.free(pools, tier):
             return False
-        charge(self._tags, tier, tenant, work)
-        if self.rules.between == "weighted":
-            charge(self._among, 0, tier, work / self.rules.tiers[tier].weight)
+        self._tags.charge(tier, tenant, work)
+        if self._weighted:
+            self._among.charge(0, tier, work / self.rules.tiers[tier].weight)
         return True
 
     def _before(self, ticket: Ticket) -> bool:
@@ -208,7 +209,7 @@ class Admission:
         assert ticket is not None
         lane.pace.went(now_s)
         if self.rules.between == "weighted":
-            charge(self._among, 0, tier, ticket.work / self.rules.tiers[tier].weight)
+            self._among.charge(0, tier, ticket.work / self.rules.tiers[tier].weight)
         self._counted_out(lane, ticket, now_s)
         return ticket
 

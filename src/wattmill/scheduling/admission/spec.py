@@ -83,11 +83,11 @@ class Tags(Protocol):
 
     def virtual(self, tier: int) -> float: ...
 
-    def advance(self, tier: int, to: float) -> None: ...
-
     def finish(self, tier: int, tenant: int) -> float: ...
 
-    def set_finish(self, tier: int, tenant: int, to: float) -> None: ...
+    def charge(self, tier: int, tenant: int, work: float, start: float | None = None) -> float:
+        """Account for a request that goes now: it starts at `start`, by default where its tenant's last one
+        finished or at the virtual time, whichever is later; the virtual time follows. Returns its finish."""
 
 
 class OwnTags:
@@ -104,15 +104,19 @@ class OwnTags:
     def virtual(self, tier: int) -> float:
         return self._virtual.get(tier, 0.0)
 
-    def advance(self, tier: int, to: float) -> None:
-        self._virtual[tier] = to
-
     def finish(self, tier: int, tenant: int) -> float:
         return self._finish.get((tier, tenant), 0.0)
 
-    def set_finish(self, tier: int, tenant: int, to: float) -> None:
-        self._finish[tier, tenant] = to
-        if len(self._finish) > self._MOST:
-            self._finish = {
-                key: value for key, value in self._finish.items() if value > self._virtual.get(key[0], 0.0)
-            }
+    def charge(self, tier: int, tenant: int, work: float, start: float | None = None) -> float:
+        finishes, key = self._finish, (tier, tenant)
+        virtual = self._virtual.get(tier, 0.0)
+        if start is None:
+            start = finishes.get(key, 0.0)
+            if start < virtual:
+                start = virtual
+        if start > virtual:
+            self._virtual[tier] = start
+        finish = finishes[key] = start + work
+        if len(finishes) > self._MOST:
+            self._finish = {k: v for k, v in finishes.items() if v > self._virtual.get(k[0], 0.0)}
+        return finish
