@@ -127,6 +127,8 @@ class Place(asyncio.Protocol):
             return
         pieces = [text[at : at + CHUNK_CHARS] for at in range(0, len(text), CHUNK_CHARS)]
         for number, piece in enumerate(pieces):
+            if self.transport.is_closing():
+                return
             if fault == "break" and number == len(pieces) // 2:
                 self.transport.abort()
                 return
@@ -134,6 +136,8 @@ class Place(asyncio.Protocol):
             self.event({"choices": [{"index": 0, "finish_reason": None, **said}]}, chat)
             if number % 8 == 7:
                 await asyncio.sleep(0)
+        if self.transport.is_closing():
+            return
         said = {"delta": {}} if chat else {"text": ""}
         self.event({"choices": [{"index": 0, "finish_reason": "stop", **said}]}, chat)
         self.event({"choices": [], "usage": usage}, chat)

@@ -4,8 +4,8 @@ A factory with two gateway workers stands before twelve scripted places that dif
 operator; the more a place may see, the dearer it is, so every violation would be a bargain. Teams differ in
 class, regions and operators; requests raise their class, narrow their regions, pin places, and carry e-mail
 addresses, cards, account numbers, secrets and staff numbers, written with random JSON escapes. Places fail at
-random (error status, resets, breaks, silence, being down), so that each request may fail over, be retried or
-be hedged.
+random (error status, resets, breaks, silence, being down), so that a request may fail over, be hedged, go on
+elsewhere in its middle, or be answered from the cache of its team.
 
 `privacy_verdict.py`, which does not import wattmill, then counts violations from what each place itself
 logged. Its last line is the last line here (`make privacy-proof`).
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import collections
 import contextlib
 import json
 import random
@@ -117,6 +118,16 @@ pattern = "staff"
 action = "redact"
 teams = ["acme"]
 """
+EVERYTHING = """
+[cache]
+models = ["*"]
+when = "always"
+scope = "team"
+
+[resilience]
+hedge_after = "p90"
+continuation = true
+"""
 
 
 def declaration(ports: dict[str, int], *, port: int, admin_port: int, extra: str) -> str:
@@ -191,6 +202,7 @@ class Maker:
         self.random = random.Random(seed)
         self.keys = keys
         self.port = port
+        self.recent: collections.deque[Asked] = collections.deque(maxlen=200)
         rnd = random.Random(0)
         stems = ["4539" + "".join(rnd.choice("0123456789") for _ in range(11)) for _ in range(40)]
         cards = [stem + luhn_digit(stem) for stem in stems]
@@ -204,6 +216,14 @@ class Maker:
         return ["@leak.example", *self.cards]
 
     def one(self, n: int) -> Asked:
+        """Return a new request, or one that was asked before, byte for byte: for the cache and for claims."""
+        if self.recent and self.random.random() < 0.1:
+            return self.random.choice(self.recent)
+        asked = self.fresh(n)
+        self.recent.append(asked)
+        return asked
+
+    def fresh(self, n: int) -> Asked:
         rnd = self.random
         team, key = rnd.choice(sorted(KEYS))
         org = team.split("/")[0]
@@ -233,6 +253,8 @@ class Maker:
         text = " , ".join([f"cnry-{n}-", *words])
         headers = {"authorization": f"Bearer {self.keys[team, key]}", "x-request-id": f"r{n}"}
         classes = [KEYS[team, key], TEAMS[team].cls, ORGS[org].cls, *raised]
+        if rnd.random() < 0.1:
+            headers["idempotency-key"] = f"once-{n}"
         if rnd.random() < 0.3:
             said = rnd.choice(sorted(RANK))
             headers["x-wattmill-privacy"] = said
@@ -447,7 +469,7 @@ def prove(
     seed: int,
     connections: int = 96,
     fault_share: float = 0.2,
-    extra: str = "",
+    extra: str = EVERYTHING,
     env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run it in `folder`; return the verdict."""
@@ -492,7 +514,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--connections", type=int, default=96)
     parser.add_argument("--fault-share", type=float, default=0.2)
-    parser.add_argument("--extra", type=Path, help="further lines of wattmill.toml (cache, hedging ...)")
+    parser.add_argument(
+        "--extra", type=Path, help="lines of wattmill.toml in place of cache, hedges and such"
+    )
     parser.add_argument("--keep", type=Path, help="folder for logs and data; absent: a temporary one")
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -504,7 +528,7 @@ def main() -> int:
             seed=args.seed,
             connections=args.connections,
             fault_share=args.fault_share,
-            extra=args.extra.read_text() if args.extra else "",
+            extra=args.extra.read_text() if args.extra else EVERYTHING,
         )
     print(done.stdout, end="")
     print(done.stderr, end="", file=sys.stderr)

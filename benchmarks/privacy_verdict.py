@@ -36,11 +36,12 @@ DIGITS = re.compile(r"\D")
 def judge(folder: Path) -> tuple[collections.Counter[str], collections.Counter[str], list[str]]:
     """Return violations by kind, what was looked at, and some of the violations in words."""
     places = json.loads((folder / "places.json").read_text())
+    told = [json.loads(line) for line in (folder / "clients.log").read_text().splitlines()]
     truth = {
-        entry["n"]: entry for entry in map(json.loads, (folder / "clients.log").read_text().splitlines())
-    }
+        entry["n"]: entry for entry in told
+    }  # some are asked twice, byte for byte: the truth is the same
     bad: collections.Counter[str] = collections.Counter()
-    seen: collections.Counter[str] = collections.Counter(requests=len(truth))
+    seen: collections.Counter[str] = collections.Counter(requests=len(told))
     words: list[str] = []
 
     def blame(kind: str, text: str) -> None:
@@ -52,7 +53,7 @@ def judge(folder: Path) -> tuple[collections.Counter[str], collections.Counter[s
         if line:
             name, _, body = line.split(b"\t", 2)
             arrival(name.decode(), body, places, truth, seen, blame)
-    for entry in truth.values():
+    for entry in told:
         answer(entry, truth, seen, blame)
     on_disk(folder / "home", folder / "secrets.txt", seen, blame)
     return bad, seen, words
