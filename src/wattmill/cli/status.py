@@ -70,7 +70,7 @@ def _print(f: Figures) -> None:
         places.add_row(*(cells[c] for c in columns))
     console.print(places)
     if f.tiers:
-        console.print(_tiers(f, narrow=console.width < _NARROW))
+        console.print(_tiers(f, console.width))
     spenders = _table("who", "today", "used in all", "cap", "share of cap")
     for s in f.spenders:
         spenders.add_row(
@@ -100,11 +100,13 @@ def _print(f: Figures) -> None:
     console.print(processes)
 
 
-def _tiers(f: Figures, *, narrow: bool) -> Table:
+def _tiers(f: Figures, width: int) -> Table:
     """Promises of the last hour, the highest tier first."""
     columns = ["tier", "promise", "kept", "TTFT", "tok/s", "asked", "refused", "waiting", "charge", "margin"]
-    if narrow:
-        columns = [c for c in columns if c not in {"promise", "TTFT", "tok/s", "asked", "charge"}]
+    if width < _ROOMY:
+        columns = [c for c in columns if c not in {"promise", "charge"}]
+    if width < _NARROW:
+        columns = [c for c in columns if c not in {"TTFT", "tok/s", "asked"}]
     table = _table(*columns)
     for t in f.tiers:
         cells = {
