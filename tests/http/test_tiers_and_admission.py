@@ -174,6 +174,8 @@ def test_a_client_that_leaves_the_queue_is_forgotten_and_costs_nothing() -> None
             f.held.turns.release()
             assert (await busy.answer()).status == (await stayer.answer()).status == 200
             assert f.held.users == ["busy", "stayer"]
+            queued = f.r.gateway.metrics.values["wattmill_queued_total"]
+            assert queued == {("free", "gone"): 1, ("free", "served"): 1}
             assert len(f.r.journal.intents) == 2
             f.r.assert_balanced()
 

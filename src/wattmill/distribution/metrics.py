@@ -63,6 +63,16 @@ METRICS: tuple[Metric, ...] = (
     Metric("wattmill_pool_busy", "gauge", "Slots taken at a pool.", ("pool",)),
     Metric("wattmill_pool_lingering", "gauge", "Slots of aborted requests not yet free.", ("pool",)),
     Metric("wattmill_pool_up", "gauge", "Workers that see the pool as healthy.", ("pool",)),
+    Metric(
+        "wattmill_queued_total",
+        "counter",
+        "Requests that had to wait at the gateway for a place, by tier: 'served', 'refused' (it took too long, "
+        "or another had the better right) or 'gone'.",
+        ("tier", "outcome"),
+    ),
+    Metric(
+        "wattmill_queued_seconds_total", "counter", "Time that requests waited at the gateway.", ("tier",)
+    ),
     Metric("wattmill_aborts_total", "counter", "Requests whose client left before the end.", ("pool",)),
     Metric("wattmill_failovers_total", "counter", "Requests sent on to another pool.", ("pool",)),
     Metric(

@@ -162,8 +162,10 @@ class AdmissionGate:
     def left(self, x: Exchange) -> None:
         ticket = self._tickets.pop(x, None)
         if ticket is not None:
-            self.admission.drop(ticket, self._clock.now())
-        if self.admission.waiting:
+            now_s = self._clock.now()
+            self._waited(ticket, now_s, "gone")
+            self.admission.drop(ticket, now_s)
+        if ticket is not None or self.admission.waiting:
             self._pump_soon()
 
     # ---- Room
@@ -225,7 +227,7 @@ class AdmissionGate:
                 break
             x: Exchange = ticket.owner  # type: ignore[assignment]
             del self._tickets[x]
-            x.queued_us = int((now_s - ticket.at_s) * US_PER_S)
+            self._waited(ticket, now_s, "served")
             self._let_in(x)
             x.go_on()
         if self._shared is not None:
@@ -268,8 +270,16 @@ class AdmissionGate:
     def _turn_away(self, full: Full, code: str) -> None:
         x: Exchange = full.who.owner  # type: ignore[assignment]
         self._tickets.pop(x, None)
-        x.queued_us = int((self._clock.now() - full.who.at_s) * US_PER_S)
+        self._waited(full.who, self._clock.now(), "refused")
         x.go_on(self._refusal(full, code))
+
+    def _waited(self, ticket: Ticket, now_s: float, outcome: str) -> None:
+        x: Exchange = ticket.owner  # type: ignore[assignment]
+        waited_s = now_s - ticket.at_s
+        x.queued_us = int(waited_s * US_PER_S)
+        tier = self.plan.rules.tiers[ticket.tier].name
+        x.gateway.metrics.count("wattmill_queued_total", tier, outcome)
+        x.gateway.metrics.count("wattmill_queued_seconds_total", tier, by=waited_s)
 
     def _refusal(self, full: Full, code: str) -> Refusal:
         rule = self.plan.rules.tiers[full.who.tier]
