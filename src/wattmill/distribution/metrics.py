@@ -66,7 +66,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "wattmill_queued_total",
         "counter",
-        "Requests that had to wait at the gateway for a place, by tier: 'served', 'refused' (it took too long, "
+        "Requests that waited at the gateway for a place, by tier: 'served', 'refused' (it took too long, "
         "or another had the better right) or 'gone'.",
         ("tier", "outcome"),
     ),
