@@ -138,7 +138,7 @@ def test_a_class_brings_its_regions_and_operators_and_a_header_narrows_them() ->
     async def test(r: Rig) -> None:
         services = r.services()
         plain = services.route
-        services.route = lambda ask, caller: (seen.append(ask), plain(ask, caller))[1]
+        services.route = lambda ask, *more: (seen.append(ask), plain(ask, *more))[1]
         r.gateway.use(services)
         await r.ask()
         await r.ask(headers=[("x-wattmill-privacy", "private"), ("x-wattmill-residency", "CH, us")])

@@ -58,6 +58,7 @@ class World:
         self.answer = answer
         self.settings = settings
         self.limits = KeptLimits()
+        self.id = "batch_1"
 
     def wall_us(self) -> int:
         return int(self.now_s * 1e6)
@@ -74,7 +75,7 @@ class World:
     def lane(self, shelf: BatchShelf) -> Lane:
         return Lane(shelf, self.ask, InsideKeys(), lock=self.path / "lane.lock", tier=lambda: "batch")
 
-    async def batch(self, shelf: BatchShelf, lines: list[Any], window_s: int = 86_400) -> str:
+    async def batch(self, shelf: BatchShelf, lines: list[Any], *, window_s: int = 86_400) -> None:
         content = b"\n".join(one if isinstance(one, bytes) else json.dumps(one).encode() for one in lines)
         meta = FileMeta(filename="in", purpose="batch", size=len(content), key=3)
         item = await shelf.add_file(NODE, meta, content, privacy="internal", keep_s=None)
@@ -82,7 +83,7 @@ class World:
         await shelf.add_batch(
             NODE,
             Batch(
-                id="batch_1",
+                id=self.id,
                 endpoint=CHAT,
                 input_file_id=item.id,
                 completion_window="24h",
@@ -91,11 +92,10 @@ class World:
                 key=3,
             ),
         )
-        return "batch_1"
 
     async def until(self, shelf: BatchShelf, *states: str) -> Batch:
         while True:
-            kept = await shelf.batch(NODE, "batch_1", privacy="private")
+            kept = await shelf.batch(NODE, self.id, privacy="private")
             assert kept is not None
             if kept.batch.status in states:
                 return kept.batch
@@ -220,6 +220,7 @@ def test_two_lanes_never_work_at_the_same_time(tmp_path: Path) -> None:
         await world.until(shelf, "completed")
         assert world.asked == list(range(30))
         await lane.drain(1.0)
+        world.id = "batch_2"
         await world.batch(shelf, [line(n) for n in range(30, 33)])
         other.wake.set()
         await world.until(shelf, "completed")  # the second has the lock now

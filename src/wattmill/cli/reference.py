@@ -172,7 +172,7 @@ def _placeholder(path: tuple[str, ...]) -> str:
         return "BOOK"
     if path[0] == "prices":
         return "MODEL"
-    return {"models": "NAME", "pools": "NAME", "tenants": "ORG", "teams": "TEAM"}[path[-1]]
+    return {"tenants": "ORG", "teams": "TEAM", "classes": "CLASS"}.get(path[-1], "NAME")
 
 
 def _code(value: Any) -> str:
