@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test check format bench chaos overload privacy-proof replay-proof aiperf test-engines lock docs fresh-machine clean
+.PHONY: help up install dev weights test test-clients check format bench chaos overload privacy-proof replay-proof aiperf test-engines lock docs fresh-machine clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -65,6 +65,10 @@ aiperf: dev ## replay a trace by a neutral client (installs aiperf into its own 
 test-engines: dev weights ## the engines' suite against vLLM's CPU build and transformers serve (.venv-engines, 3.4 GB)
 	@scripts/test-engines.sh $(PYTEST_ARGS)
 
+test-clients: dev ## LangChain, LangGraph, pydantic-ai, Agents SDK and llm against a real factory (.venv-clients, 160 MB)
+	@scripts/node-client.sh
+	@scripts/clients.sh $(PYTEST_ARGS)
+
 lock: dev ## resolve pyproject.toml into both locks (ARGS=--upgrade for the newest)
 	@scripts/lock.sh $(ARGS)
 
@@ -76,5 +80,5 @@ fresh-machine: ## try `make up` in a bare Debian folder (needs root and debootst
 	@scripts/fresh-machine.sh
 
 clean: ## remove .venv and caches; the data folder stays
-	rm -rf .venv .venv-aiperf .venv-engines .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	rm -rf .venv .venv-aiperf .venv-engines .venv-clients .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Resolves pyproject.toml into both locks: versions and hashes for every platform, and no addresses.
+# Resolves pyproject.toml into both locks, and the clients of `make test-clients` into theirs: versions and hashes for every platform, and no addresses.
 # `scripts/lock.sh --upgrade` moves to the newest allowed versions; without it only what must change does.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 uv="${UV:-${VENV:-.venv}/bin/uv}"
 [ -x "$uv" ] || { echo "lock: no $uv; run 'make dev' first, or name yours: make lock UV=/path/to/uv" >&2; exit 1; }
-compile=("$uv" pip compile pyproject.toml --quiet --universal --python-version 3.11
+compile=("$uv" pip compile --quiet --universal --python-version 3.11
   --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate "$@")
 
-"${compile[@]}" --output-file requirements.lock
-"${compile[@]}" --group dev --constraint requirements.lock --output-file requirements-dev.lock
+"${compile[@]}" pyproject.toml --output-file requirements.lock
+"${compile[@]}" pyproject.toml --group dev --constraint requirements.lock --output-file requirements-dev.lock
+"${compile[@]}" tests/clients/requirements.in --output-file tests/clients/requirements.lock
 
-if grep -nE '://|^--' requirements.lock requirements-dev.lock; then
+if grep -nE '://|^--' requirements.lock requirements-dev.lock tests/clients/requirements.lock; then
   echo "lock: an address or an option got into a lock (lines above); a lock holds names, versions and hashes" >&2
   exit 1
 fi
-grep -c '==' requirements.lock requirements-dev.lock
+grep -c '==' requirements.lock requirements-dev.lock tests/clients/requirements.lock
