@@ -232,8 +232,8 @@ PLACES: tuple[Place, ...] = (
     ),
 )
 
-WEIGHTS = Weights()
-"""The gateway's defaults: a second is worth 0.0001 USD."""
+WEIGHTS = Weights(others=1.0)
+"""The gateway's defaults: a second is worth 0.0001 USD, of others as of its own."""
 
 REFUSED_USD = 0.05
 """What a refused request costs in the comparison: more than serving the longest one at the dearest place."""

@@ -48,6 +48,9 @@ class _Group:
     def pick(self, free: list[int], now_us: int, in_flight: Sequence[int]) -> int:
         raise NotImplementedError
 
+    def answered(self, index: int, place: int) -> None:
+        pass
+
     def ended(self, served: Served, work: Work) -> None:
         pass
 

@@ -280,6 +280,7 @@ class Rig:
         assert not self.gateway.attempts
         for pool in self.gateway.upstreams:
             assert self.gateway.state(pool).serving == 0
+            assert self.gateway.state(pool).ahead_tok == 0
 
 
 class Answer:

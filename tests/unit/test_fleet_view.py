@@ -40,6 +40,8 @@ class Life:
     decode_tok_per_s: float | None = None
     slowdown: float = 0.0
     ttft_factor: float = 1.0
+    ahead_tok: int = 0
+    ahead_share: float = 0.0
 
 
 class Clock:

@@ -38,6 +38,7 @@ class PoolLife(Protocol):
     """What the data plane knows of a pool at this moment; None where nothing was measured yet."""
 
     busy: int
+    ahead_tok: int
     healthy: bool
     reachable: bool
     ttft_factor: float
@@ -47,6 +48,8 @@ class PoolLife(Protocol):
     def decode_tok_per_s(self) -> float | None: ...
     @property
     def slowdown(self) -> float: ...
+    @property
+    def ahead_share(self) -> float: ...
 
 
 class FleetView:
@@ -132,6 +135,7 @@ class FleetView:
             memory.turn if known.takes_turns else 0,
             memory.lengths.expected_tok(request.model, caller.key),
             shared,
+            self._ahead(),
         )
         answer = known.policy(
             request,
@@ -146,6 +150,14 @@ class FleetView:
         if prefix and type(answer) is Route:
             memory.prefixes.send(prefix, self._at[answer.candidates[0].pool])
         return answer
+
+    def _ahead(self) -> tuple[int, ...]:
+        """Return the prompt tokens that each place has not begun to answer; () where that is none."""
+        for life in self._life:
+            if life.ahead_tok:
+                per_tok = self._weights.bound_tok_per_tok
+                return tuple([int(life.ahead_tok / per_tok) for life in self._life])
+        return ()
 
     def learn(self, request: Request, caller: Caller, route: Route, pool: str, usage: Usage) -> None:
         """Take in one finished attempt of a request that was routed here."""
@@ -247,6 +259,7 @@ def _seen(pool: Pool, life: PoolLife, was: Pool, hits: float) -> Pool:
         slowdown=_steady(life.slowdown, was.slowdown, 0.0),
         ttft_factor=_steady(life.ttft_factor, was.ttft_factor, 1.0),
         hit_share=_steady(hits, was.hit_share, 0.0),
+        ahead_share=_steady(life.ahead_share, was.ahead_share, 0.0),
     )
 
 

@@ -56,6 +56,7 @@ class Attempt:
         "_started_s",
         "_started_us",
         "adapter",
+        "ahead_tok",
         "backend",
         "beside",
         "booked",
@@ -68,6 +69,7 @@ class Attempt:
         "grant",
         "handle",
         "holds_slot",
+        "in_line_tok",
         "model",
         "per_choice_tok",
         "pool",
@@ -112,6 +114,8 @@ class Attempt:
         self.holds_slot = False
         self.booked = False
         self.beside = 0  # requests that were at the place when it left
+        self.ahead_tok = 0  # bound on the prompts there that had no answer yet
+        self.in_line_tok = 0  # bound on its own, until it has one
         self.status = 0  # of the engine's HTTP answer
         self.first_s: float | None = None  # first content
         self.charge_nusd = 0
@@ -183,6 +187,8 @@ class Attempt:
         upstream = self.upstream
         now = self._started_s = services.clock.now()
         self.beside = upstream.state.busy
+        self.in_line_tok = ask.input_bound_tok
+        self.ahead_tok = upstream.state.asked(ask.input_bound_tok)
         upstream.state.took(now)
         exchange.gateway.attempts.add(self)
         self.sent = self.holds_slot = True
@@ -322,6 +328,8 @@ class Attempt:
 
     def came_first(self) -> None:
         """The first content is here (`first_s`): where hedges are declared, that decides, and is learned."""
+        self.upstream.state.ahead_tok -= self.in_line_tok
+        self.in_line_tok = 0
         hedge = self.exchange.hedge
         if hedge is not None and self.first_s is not None:
             state = self.upstream.state
@@ -378,6 +386,8 @@ class Attempt:
 
     def _abort(self) -> None:
         """Close the way to an engine that may be working. Where it keeps counters, its slot stays taken."""
+        if self.handle is not None and not self.handle.written:
+            self.sent = False
         at_work = self.handle is not None and self.sent
         self._let_go()
         if at_work and not self.booked and self.adapter.counters_path is not None:
@@ -458,6 +468,9 @@ class Attempt:
             if self.holds_slot:
                 self.holds_slot = False
                 self.upstream.state.gave_back()
+            if self.in_line_tok:
+                self.upstream.state.ahead_tok -= self.in_line_tok
+                self.in_line_tok = 0
         counts = self.upstream.counts
         counts.used(usage, cost, charge)
         if rated > charge:
@@ -479,6 +492,10 @@ class Attempt:
         rules = self.exchange.services.resilience
         return (rules.losers_pay if error == HEDGE_LOST else rules.failovers_pay) == "operator"
 
+    def _ahead_of(self, prompt_tok: int) -> float:
+        """Return the tokens that were ahead, as if their bounds were as far off as its own."""
+        return self.ahead_tok * prompt_tok / max(1, self.exchange.ask.input_bound_tok)
+
     def _learn(self, usage: Usage | None, now: float, prefill_us: int | None, decode_us: int | None) -> None:
         state = self.upstream.state
         state.good()
@@ -495,6 +512,7 @@ class Attempt:
             decode_us=decode_us,
             others=min(others, self.backend.slots - 1),
             expected_ttft_s=self.candidate.expected_ttft_s if streamed else None,
+            ahead_tok=self._ahead_of(usage.prompt_tok) if streamed else None,
         )
         exchange = self.exchange
         assert exchange.caller is not None

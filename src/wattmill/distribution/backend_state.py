@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from wattmill.distribution.breaker import Breaker, BreakerRules
 from wattmill.distribution.recent import Recent
+from wattmill.models import prompts
 from wattmill.models.model import Pace, corrected, seen
 from wattmill.units import US_PER_S
 
@@ -18,6 +19,7 @@ class BackendState(Breaker):
     exponentially weighted with 0.2 for the newest, decode's is fitted against the load."""
 
     __slots__ = (
+        "ahead_tok",
         "busy",
         "cell",
         "elsewhere",
@@ -28,6 +30,7 @@ class BackendState(Breaker):
         "pace",
         "pool",
         "prefill_tok_per_s",
+        "prompts",
         "serving",
         "ttft_factor",
         "ttft_s",
@@ -43,6 +46,8 @@ class BackendState(Breaker):
         self.lingering = 0  # of these, aborted ones
         self.serving = 0  # of these, running ones
         self.last_error: str | None = None
+        self.ahead_tok = 0  # upper bound on the prompts that were sent and have no answer yet
+        self.prompts: prompts.PromptPace | None = None
         self.prefill_tok_per_s: float | None = None
         self.pace: Pace | None = None
         self.ttft_factor = 1.0  # observed over expected time to first content, lately
@@ -56,6 +61,10 @@ class BackendState(Breaker):
         return None if self.pace is None else 1.0 / self.pace.alone_s
 
     @property
+    def ahead_share(self) -> float:
+        return 0.0 if self.prompts is None else self.prompts.ahead_share
+
+    @property
     def slowdown(self) -> float:
         return 0.0 if self.pace is None else self.pace.slowdown
 
@@ -66,6 +75,12 @@ class BackendState(Breaker):
             self.sent(now_s)
         if self.cell is not None:
             self._tell()
+
+    def asked(self, bound_tok: int) -> int:
+        """A prompt of at most so many tokens leaves; return how many have no answer yet before it."""
+        before = self.ahead_tok
+        self.ahead_tok = before + bound_tok
+        return before
 
     def gave_back(self) -> None:
         self.serving -= 1
@@ -123,6 +138,7 @@ class BackendState(Breaker):
         decode_us: int | None,
         others: float = 0.0,
         expected_ttft_s: float | None = None,
+        ahead_tok: float | None = None,
     ) -> None:
         """Learn from one finished attempt. The engine's own times are preferred to what was seen from here.
 
@@ -132,7 +148,14 @@ class BackendState(Breaker):
             decode_s: from the first content to the end.
             others: requests that were at work beside it, in the mean.
             expected_ttft_s: what its decision expected; None where the first content was not seen to come.
+            ahead_tok: prompt tokens that had no answer yet when it left; None likewise.
         """
+        if ahead_tok is not None and computed_tok >= _FEWEST_TOK and ttft_s > 0:
+            if self.prompts is None:
+                self.prompts = prompts.believed(computed_tok / ttft_s)
+            self.prompts = prompts.seen(
+                self.prompts, own_tok=computed_tok, ahead_tok=ahead_tok, seconds=ttft_s
+            )
         if expected_ttft_s is not None:
             self.ttft_factor = corrected(self.ttft_factor, expected_s=expected_ttft_s, observed_s=ttft_s)
         prefill_s = prefill_us / US_PER_S if prefill_us else ttft_s

@@ -21,6 +21,9 @@ class Dispatcher(Protocol):
     def choose(self, index: int, work: Work, now_us: int, in_flight: Sequence[int]) -> int | str:
         """Return a place's index, or the code of a refusal. Asked once for each piece of work, in order."""
 
+    def answered(self, index: int, place: int) -> None:
+        """A piece of work has its first token."""
+
     def ended(self, served: Served, work: Work) -> None:
         """A piece of work has ended. Told before the next question, in order of time at each place."""
 
@@ -61,7 +64,7 @@ def simulate(
         served.append(one)
         dispatcher.ended(one, works[one.work])
 
-    running = [simulated(at, place, on_end) for at, place in enumerate(places)]
+    running = [simulated(at, place, dispatcher.answered, on_end) for at, place in enumerate(places)]
     if log:
         for place in running:
             if isinstance(place, BatchPlace):
@@ -103,6 +106,9 @@ class Fixed:
     def choose(self, index: int, work: Work, now_us: int, in_flight: Sequence[int]) -> int | str:
         at = self._places[index]
         return "as planned" if at < 0 else at
+
+    def answered(self, index: int, place: int) -> None:
+        pass
 
     def ended(self, served: Served, work: Work) -> None:
         pass

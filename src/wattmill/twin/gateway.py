@@ -31,9 +31,11 @@ _FEWEST_SHARED_TOK = 32
 class _Asked:
     """What was known of one request when it left."""
 
-    __slots__ = ("others", "shared_tok", "ttft_s")
+    __slots__ = ("ahead_tok", "input_tok", "others", "shared_tok", "ttft_s")
 
-    def __init__(self, others: int, ttft_s: float, shared_tok: float) -> None:
+    def __init__(self, input_tok: int, ahead_tok: int, others: int, ttft_s: float, shared_tok: float) -> None:
+        self.input_tok = input_tok
+        self.ahead_tok = ahead_tok
         self.others = others
         self.ttft_s = ttft_s
         self.shared_tok = shared_tok
@@ -84,6 +86,7 @@ class Gateway:
             turn=self._turn,
             output_tok=self._lengths.expected_tok(self._model, self._caller.key),
             shared_tok=shared_tok,
+            ahead_tok=tuple([life.ahead_tok for life in self._life]),
         )
         self._turn += 1
         ask = Request(
@@ -116,10 +119,18 @@ class Gateway:
             self._prefixes.send(prefix, at)
         life = self._life[at]
         self._asked[index] = _Asked(
-            life.serving, best.expected_ttft_s, shared_tok[at] if shared_tok else 0.0
+            work.input_tok,
+            life.ahead_tok,
+            life.serving,
+            best.expected_ttft_s,
+            shared_tok[at] if shared_tok else 0.0,
         )
+        life.ahead_tok += work.input_tok
         life.took(now_us / US_PER_S)
         return at
+
+    def answered(self, index: int, place: int) -> None:
+        self._life[place].ahead_tok -= self._asked[index].input_tok
 
     def ended(self, served: Served, work: Work) -> None:
         at = served.place
@@ -135,6 +146,7 @@ class Gateway:
             decode_us=None,
             others=min((asked.others + life.serving) / 2, self._declared[at].slots - 1),
             expected_ttft_s=asked.ttft_s,
+            ahead_tok=asked.ahead_tok,
         )
         expected_tok = min(asked.shared_tok, float(work.input_tok))
         if expected_tok >= _FEWEST_SHARED_TOK:
@@ -165,6 +177,7 @@ def _viewed(pool: Pool, life: BackendState, was: Pool, hits: float) -> Pool:
         slowdown=_steady(life.slowdown, was.slowdown, 0.0),
         ttft_factor=_steady(life.ttft_factor, was.ttft_factor, 1.0),
         hit_share=_steady(hits, was.hit_share, 0.0),
+        ahead_share=_steady(life.ahead_share, was.ahead_share, 0.0),
     )
 
 

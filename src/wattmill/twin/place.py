@@ -37,6 +37,7 @@ class Job:
 
 
 OnEnd = Callable[[Served], None]
+OnFirst = Callable[[int, int], None]
 
 
 class PrefixCache:
@@ -69,7 +70,7 @@ class PrefixCache:
 class BatchPlace:
     """A continuous batch under a `StepLaw`. `next_ps` is when something happens here next."""
 
-    def __init__(self, at: int, place: Place, on_end: OnEnd) -> None:
+    def __init__(self, at: int, place: Place, on_first: OnFirst, on_end: OnEnd) -> None:
         assert isinstance(place.law, StepLaw)
         self.in_flight = 0  # from the decision to the last token
         self.next_ps = NEVER
@@ -81,6 +82,7 @@ class BatchPlace:
         self._slots = place.pool.slots
         self._overhead_ps = place.overhead_ps
         self._on_end = on_end
+        self._on_first = on_first
         self._cache = PrefixCache(place.law.cache_blocks) if place.law.cache_blocks else None
         self._inbox: deque[tuple[int, Job]] = deque()  # on the way
         self._waiting: deque[Job] = deque()
@@ -145,6 +147,7 @@ class BatchPlace:
             if done_tok == job.input_tok:
                 self._prompts.popleft()
                 job.first_ps = now_ps
+                self._on_first(job.index, self._at)
                 if self._cache is not None:
                     self._cache.keep(job.blocks)
                 if job.output_tok == 1:
@@ -207,7 +210,7 @@ class BatchPlace:
 class StreamPlace:
     """A bought place under a `StreamLaw`: `slots` requests at a time, each at its own pace."""
 
-    def __init__(self, at: int, place: Place, on_end: OnEnd) -> None:
+    def __init__(self, at: int, place: Place, on_first: OnFirst, on_end: OnEnd) -> None:
         assert isinstance(place.law, StreamLaw)
         self.in_flight = 0
         self.next_ps = NEVER
@@ -218,8 +221,10 @@ class StreamPlace:
         self._slots = place.pool.slots
         self._overhead_ps = place.overhead_ps
         self._on_end = on_end
+        self._on_first = on_first
         self._inbox: deque[tuple[int, Job]] = deque()
         self._waiting: deque[Job] = deque()
+        self._firsts: list[tuple[int, int]] = []
         self._ends: list[tuple[int, int, Job]] = []
 
     def take(self, index: int, work: Work, now_ps: int) -> None:
@@ -233,9 +238,12 @@ class StreamPlace:
         while True:
             here_ps = self._inbox[0][0] if self._inbox else NEVER
             end_ps = self._ends[0][0] if self._ends else NEVER
-            if min(here_ps, end_ps) > to_ps:
+            first_ps = self._firsts[0][0] if self._firsts else NEVER
+            if min(here_ps, end_ps, first_ps) > to_ps:
                 break
-            if end_ps <= here_ps:
+            if first_ps <= min(here_ps, end_ps):
+                self._on_first(heappop(self._firsts)[1], self._at)
+            elif end_ps <= here_ps:
                 job = heappop(self._ends)[2]
                 self.in_flight -= 1
                 self._on_end(Served(job.index, self._at, job.at_ps, job.begun_ps, job.first_ps, end_ps, 0))
@@ -247,7 +255,7 @@ class StreamPlace:
                     self._begin(job, here_ps)
                 else:
                     self._waiting.append(job)
-        self.next_ps = min(here_ps, end_ps)
+        self.next_ps = min(here_ps, end_ps, first_ps)
 
     def _begin(self, job: Job, now_ps: int) -> None:
         law = self._law
@@ -255,12 +263,13 @@ class StreamPlace:
         job.first_ps = now_ps + law.prefill_ps_per_tok * job.input_tok
         end_ps = job.first_ps + law.decode_ps * (job.output_tok - 1)
         self.busy_ps += end_ps - now_ps
+        heappush(self._firsts, (job.first_ps, job.index))
         heappush(self._ends, (end_ps, job.index, job))
 
 
-def simulated(at: int, place: Place, on_end: OnEnd) -> BatchPlace | StreamPlace:
+def simulated(at: int, place: Place, on_first: OnFirst, on_end: OnEnd) -> BatchPlace | StreamPlace:
     match place.law:
         case StepLaw():
-            return BatchPlace(at, place, on_end)
+            return BatchPlace(at, place, on_first, on_end)
         case StreamLaw():
-            return StreamPlace(at, place, on_end)
+            return StreamPlace(at, place, on_first, on_end)

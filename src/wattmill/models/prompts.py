@@ -1,0 +1,77 @@
+"""How long a prompt takes until the first token, alone and behind others: learned as a place serves.
+
+    ttft = own_s x its tokens + ahead_s x the prompt tokens that were sent before it and had no answer yet
+
+A batch works prompts off one after another, so there ahead_s is about own_s; a provider with many machines
+has ahead_s near 0. Both are fitted by least squares that forget (an observation counts 0.97 of the one after
+it), with 0 <= ahead_s <= own_s. What is believed before anything was seen (a speed, and that nobody waits for
+anybody) keeps a little weight for ever, so that a direction of which nothing is seen stays where it was. No
+observation counts for more than four times, or less than a quarter, of what was expected.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+KEEP = 0.97
+FIRST_TOK = 2_000.0  # before anything was seen, the belief weighs as one prompt of so many tokens
+FOREVER = 0.003  # and this part of that at every observation
+WILDEST = 4.0
+MOST_OFF = 10.0  # no learned speed is further from the declared one
+
+
+class PromptPace(msgspec.Struct, frozen=True, gc=False):
+    """Running sums over own tokens x, tokens ahead z and seconds y."""
+
+    believed_s: float  # per token, alone
+    xx: float
+    xz: float
+    zz: float
+    xy: float
+    zy: float
+
+    @property
+    def own_s(self) -> float:
+        """Return the seconds of one prompt token with nothing ahead."""
+        return fitted(self)[0]
+
+    @property
+    def ahead_share(self) -> float:
+        """Return how much of the time of the tokens ahead a prompt waits: 0 nothing, 1 all of it."""
+        own_s, ahead_s = fitted(self)
+        return ahead_s / own_s
+
+
+def believed(tok_per_s: float) -> PromptPace:
+    """Return what is known before anything was seen."""
+    weight = FIRST_TOK * FIRST_TOK
+    return PromptPace(1.0 / tok_per_s, weight, 0.0, weight, weight / tok_per_s, 0.0)
+
+
+def fitted(pace: PromptPace) -> tuple[float, float]:
+    """Return (own_s, ahead_s)."""
+    xx, xz, zz, xy, zy = pace.xx, pace.xz, pace.zz, pace.xy, pace.zy
+    det = xx * zz - xz * xz
+    own_s, ahead_s = (xy * zz - zy * xz) / det, (zy * xx - xy * xz) / det
+    if ahead_s < 0.0:
+        own_s, ahead_s = xy / xx, 0.0
+    elif ahead_s > own_s:
+        own_s = ahead_s = (xy + zy) / (xx + 2.0 * xz + zz)
+    own_s = min(max(own_s, pace.believed_s / MOST_OFF), pace.believed_s * MOST_OFF)
+    return own_s, min(ahead_s, own_s)
+
+
+def seen(pace: PromptPace, *, own_tok: float, ahead_tok: float, seconds: float) -> PromptPace:
+    """Return `pace` after one more first token, `seconds` after its request left."""
+    own_s, ahead_s = fitted(pace)
+    expected_s = own_s * own_tok + ahead_s * ahead_tok
+    y = min(max(seconds, expected_s / WILDEST), expected_s * WILDEST)
+    weight = FOREVER * FIRST_TOK * FIRST_TOK
+    return PromptPace(
+        pace.believed_s,
+        KEEP * pace.xx + own_tok * own_tok + weight,
+        KEEP * pace.xz + own_tok * ahead_tok,
+        KEEP * pace.zz + ahead_tok * ahead_tok + weight,
+        KEEP * pace.xy + own_tok * y + weight * pace.believed_s,
+        KEEP * pace.zy + ahead_tok * y,
+    )
