@@ -85,6 +85,8 @@ class Log:
         self.running: set[asyncio.Task[None]] = set()
         self.boot = secrets.token_hex(4)
         self.serial = 0
+        self.bytes_per_tok = 4
+        self.says_length = False
 
     def arrived(self, ask: Ask, prompt: int, wanted: int) -> str:
         self.serial += 1
@@ -162,7 +164,8 @@ class Connection(asyncio.Protocol):
         self.transport.write(JSON_HEAD % len(answer) + answer)
 
     async def serve(self, ask: Ask, *, chat: bool) -> None:
-        prompt = (len(ask.messages) + len(ask.prompt) + 3) // 4
+        per_tok = self.log.bytes_per_tok
+        prompt = (len(ask.messages) + len(ask.prompt) + per_tok - 1) // per_tok
         limit = ask.max_completion_tokens if ask.max_completion_tokens is not None else ask.max_tokens
         wanted = self.tokens if limit is None else min(limit, self.tokens)
         self.engine_id = self.log.arrived(ask, prompt, wanted)
@@ -199,6 +202,9 @@ class Connection(asyncio.Protocol):
             % (prompt, output, prompt + output)
         )
 
+    def reason(self, wanted: int) -> str:
+        return "length" if self.log.says_length and wanted < self.tokens else "stop"
+
     async def stream(self, ask: Ask, fault: str, *, prompt: int, wanted: int, chat: bool) -> None:
         kind = b"chat.completion.chunk" if chat else b"text_completion"
         head = b'data: {"id":"%s","object":"%s","created":1,"model":"scripted","choices":[' % (
@@ -225,7 +231,7 @@ class Connection(asyncio.Protocol):
             self.log.line(f"T {self.engine_id} {index}")
             n = first + index
             text = b'"delta":{"content":"t%d "}' % n if chat else b'"text":"t%d "' % n
-            reason = b'"stop"' if index == wanted - 1 else b"null"
+            reason = b'"%b"' % self.reason(wanted).encode() if index == wanted - 1 else b"null"
             counts = b""
             if counted:
                 counts = b',"usage":%s' % self.usage(ask, prompt, index + 1)
@@ -249,7 +255,7 @@ class Connection(asyncio.Protocol):
             self.log.line(f"T {self.engine_id} {index}")
             words.append(f"t{index} ")
         text = "".join(words)
-        choice: dict[str, Any] = {"index": 0, "finish_reason": "stop"}
+        choice: dict[str, Any] = {"index": 0, "finish_reason": self.reason(wanted)}
         choice |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
         answer = msgspec.json.encode(
             {
@@ -287,6 +293,7 @@ class Connection(asyncio.Protocol):
 
 async def serve(args: argparse.Namespace) -> None:
     log = Log(args.log, args.pool)
+    log.bytes_per_tok, log.says_length = args.bytes_per_tok, args.says_length
     # The port is chosen by whoever restarts us, so an old connection in TIME_WAIT must not stop us.
     listener = socket.create_server((args.host, args.port), backlog=1024)
     loop = asyncio.get_running_loop()
@@ -305,6 +312,8 @@ def main() -> None:
     parser.add_argument("--pool", default="a", help="name of this engine in the log")
     parser.add_argument("--tokens", type=int, default=64, help="completion tokens unless fewer are wanted")
     parser.add_argument("--delay-ms", type=float, default=10.0, help="before each token")
+    parser.add_argument("--bytes-per-tok", type=int, default=4, help="how a prompt is counted")
+    parser.add_argument("--says-length", action="store_true", help="an answer ended by its limit says so")
     uvloop.run(serve(parser.parse_args()))
 
 

@@ -34,6 +34,7 @@ class WorkerRuns:
         self, control: Control, purse: Allotments, journal: Journal, clock: Clock, *, ends_runs: bool
     ) -> None:
         self._control = control
+        self._purse = purse
         self._journal = journal
         self._clock = clock
         self._ends_runs = ends_runs
@@ -57,7 +58,10 @@ class WorkerRuns:
         return self._runaway
 
     def side_doors(self, settings: Settings) -> dict[bytes, SideDoor]:
-        return {PREFIX: RunsDoor(self._control, self.desk, settings.runs, settings.runaway, self._note)}
+        door = RunsDoor(
+            self._control, self.desk, settings.runs, settings.runaway, self._note, self._purse.tick
+        )
+        return {PREFIX: door}
 
     async def tick(self) -> None:
         """The worker calls this at each poll. A failure of the database is made good at the next one."""

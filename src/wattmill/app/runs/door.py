@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -35,8 +35,10 @@ class RunsDoor:
         runs: RunSettings,
         runaway: RunawaySettings,
         on_storm: Callable[[SideRequest, Opened, Verdict, str], None],
+        tell: Callable[[], Awaitable[None]],
     ) -> None:
-        """`on_storm` writes down that sub-runs come too fast; what is done about it is done here."""
+        """`tell` lets this worker say what it has charged until now; other workers say it within 0.25 s.
+        `on_storm` writes down that sub-runs come too fast; what is done about it is done here."""
         self._control = control
         self._desk = desk
         self._runaway = runaway
@@ -47,6 +49,7 @@ class RunsDoor:
             rules=runaway.rules,
         )
         self._on_storm = on_storm
+        self._tell = tell
 
     async def __call__(self, request: SideRequest) -> SideAnswer | Refusal:
         parts = request.path[len(PREFIX) :].decode("utf-8", "replace").strip("/").split("/")
@@ -120,12 +123,14 @@ class RunsDoor:
         known = await self._mine(request, id)
         if isinstance(known, Refusal):
             return known
+        await self._tell()
         return await self._told(show_run, known.run, id)
 
     async def _close(self, request: SideRequest, id: str) -> SideAnswer | Refusal:
         known = await self._mine(request, id)
         if isinstance(known, Refusal):
             return known
+        await self._tell()
         body = await asyncio.to_thread(close_run, self._control, known.run, id, None)
         await self._desk.reread()
         return SideAnswer(_encode(body))
