@@ -11,7 +11,13 @@ from wattmill.app.declared.plan import backends
 from wattmill.app.declared.price_plan import price_specs, publish
 from wattmill.app.declared.prices_in_force import prices_in_force
 from wattmill.app.declared.settings import Settings
-from wattmill.app.declared.tier_settings import PRESETS, admission_rules, tier_plans
+from wattmill.app.declared.tier_settings import (
+    PRESETS,
+    Multiplier,
+    admission_rules,
+    default_tier,
+    tier_plans,
+)
 from wattmill.ledger.rating import rate, worst_case_nusd
 from wattmill.ledger.stores.control import Control
 from wattmill.vocab.usage import Usage
@@ -58,6 +64,9 @@ def wrong(more: str) -> list[str]:
 def test_the_five_presets_have_the_published_price_points_and_say_where_they_come_from() -> None:
     settings = loaded("".join(f"[tiers.{name}]\n" for name in PRESETS))
     plans = tier_plans(settings.tiers)
+    batch = plans.pop("batch")  # of work that may wait: not one of the five
+    assert batch.rank < min(plan.rank for plan in plans.values())
+    assert batch.price == Multiplier(factor=0.5, source=batch.price.source)
     assert list(plans) == ["free", "medium", "high", "premium", "ultra"]  # the lowest first
     assert [plan.price.usd_per_mtok for plan in plans.values()] == ["0", "3", "6", "45", "150"]  # type: ignore[union-attr]
     assert all("2026-03-16" in plan.price.source for plan in plans.values())
@@ -144,6 +153,18 @@ def test_what_does_not_hold_together_is_said_with_its_way_out(more: str, words: 
 def test_tiers_survive_the_way_into_the_control_database() -> None:
     settings = loaded('[tiers.free]\n[tiers.gold]\npreset = "high"\nqueue = 7\n[admission]\nahead = 2')
     assert restored(stored(settings)) == settings
+
+
+def test_the_tier_of_keys_that_have_none_is_the_lowest_that_is_no_batch_tier() -> None:
+    for text, tier in (
+        ("[tiers.batch]\n[tiers.free]\n[tiers.ultra]", "free"),
+        ("[tiers.ultra]\n[tiers.high]", "high"),
+        ("[tiers.batch]", "batch"),
+        ('[tiers.free]\n[tiers.ultra]\n[admission]\ndefault_tier = "ultra"', "ultra"),
+        ("", ""),
+    ):
+        settings = loaded(text)
+        assert default_tier(settings.tiers, settings.admission) == tier
 
 
 def test_every_worker_queues_its_part_of_a_tier() -> None:

@@ -1,8 +1,9 @@
-"""Tiers as they are declared: a price and a promise under one name, with five presets to start from.
+"""Tiers as they are declared: a price and a promise under one name, with presets to start from.
 
 The presets' prices are the price points of the five-tier model that NVIDIA's GTC keynote of 16 March 2026
 showed for token factories ($0, 3, 6, 45 and 150 per million tokens, whatever the class). Their promises,
-ranks and queues are wattmill's own and declared, not measured: set yours to what your places can keep.
+ranks and queues are wattmill's own and declared, not measured: set yours to what your places can keep. A sixth
+preset, `batch`, is for work that may wait.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from wattmill.app.declared.pool_settings import Name, Rates, Usd
 from wattmill.scheduling.admission.spec import AdmissionRules, TierRule
 from wattmill.vocab.caller import PRIVACY_CLASSES
 
-PRESETS = ("free", "medium", "high", "premium", "ultra")
-Preset = Literal["free", "medium", "high", "premium", "ultra"]
+PRESETS = ("batch", "free", "medium", "high", "premium", "ultra")
+Preset = Literal["batch", "free", "medium", "high", "premium", "ultra"]
+BATCH = "batch"
+"""The tier of work that may wait: below all others, and nobody's tier unless it is named."""
 PRICE_SOURCE = "price points of the five-tier model of NVIDIA's GTC keynote, 2026-03-16"
 PROMISE_SOURCE = "wattmill's own default, declared"
 
@@ -177,7 +180,16 @@ def _preset(
 PRESET_PLANS = {
     plan.name: plan
     for plan in (
-        _preset("free", 0, "0", None, None, 60.0, 1.0),
+        TierPlan(
+            name=BATCH,
+            rank=0,
+            price=Multiplier(factor=0.5, source="half the pool's charge, as providers list for batches"),
+            weight=0.5,
+            queue=1_024,
+            queue_s=600.0,
+            source=PROMISE_SOURCE,
+        ),
+        _preset("free", 5, "0", None, None, 60.0, 1.0),
         _preset("medium", 10, "3", 10.0, 10.0, 30.0, 2.0),
         _preset("high", 20, "6", 5.0, 20.0, 20.0, 4.0),
         _preset("premium", 30, "45", 2.0, 40.0, 10.0, 8.0),
@@ -209,7 +221,8 @@ def tier_plans(tiers: dict[str, TierSettings]) -> dict[str, TierPlan]:
 
 def default_tier(tiers: dict[str, TierSettings], admission: AdmissionSettings) -> str:
     """Return the tier of keys that have none: as named, else the lowest; "" where there are no tiers."""
-    return admission.default_tier or next(iter(tier_plans(tiers)), "")
+    names = list(tier_plans(tiers))
+    return admission.default_tier or next((name for name in names if name != BATCH), "".join(names[:1]))
 
 
 def admission_rules(
