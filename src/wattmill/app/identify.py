@@ -8,13 +8,11 @@ from types import MappingProxyType
 
 import msgspec
 
+from wattmill.app.batches.spec import INSIDE
 from wattmill.app.declared.settings import Org, Team
 from wattmill.ledger.stores.control import Control
 from wattmill.vocab.caller import PRIVACY_CLASSES, Caller
 from wattmill.vocab.refusal import Refusal
-
-INSIDE = b"inside"
-"""Scheme of requests that this process makes in the name of a key."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):

@@ -10,7 +10,7 @@ from typing import Any, cast
 import httptools
 import msgspec
 
-from wattmill.app.identify import INSIDE
+from wattmill.app.batches.spec import INSIDE
 from wattmill.distribution.connection import Connection
 from wattmill.distribution.exchange import Exchange
 from wattmill.distribution.gateway import Gateway

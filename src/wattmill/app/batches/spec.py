@@ -26,6 +26,8 @@ LANE = "lane"
 """Owner of the items that the lane works on: those it looks for when it begins."""
 
 MAX_METADATA = 16
+INSIDE = b"inside"
+"""Scheme of the authorization of requests that a worker makes in the name of a key."""
 
 
 class BatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
