@@ -1,8 +1,8 @@
 """Tiers as they are declared: a price and a promise under one name, with presets to start from.
 
 The presets' prices are the price points of the five-tier model that NVIDIA's GTC keynote of 16 March 2026
-showed for token factories ($0, 3, 6, 45 and 150 per million tokens, whatever the class). Their promises,
-ranks and queues are wattmill's own and declared, not measured: set yours to what your places can keep. A sixth
+showed for token factories ($0, 3, 6, 45 and 150 per million tokens, of any class). Their promises, ranks
+and queues are wattmill's own and declared, not measured: set yours to what your places can keep. One more
 preset, `batch`, is for work that may wait.
 """
 
