@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test test-clients check format bench chaos overload privacy-proof replay-proof aiperf test-engines lock docs fresh-machine clean
+.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload privacy-proof replay-proof aiperf test-engines lock docs fresh-machine clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,12 @@ replay-proof: dev ## record 12,000 requests with 2 workers, a reload, a kill and
 runaway: dev ## the shipped runaway agent meets its cap on each door; how soon runaways are told, and how often others are
 	$(PY) benchmarks/runaway.py
 	$(PY) benchmarks/runaway_stops.py $(ARGS)
+
+faults: dev ## ten thousand scripted faults, streamed and not, with and without hedging; judged from outside
+	$(PY) benchmarks/faults.py $(ARGS)
+
+policies: dev ## routing policies and LiteLLM's on two whole traces, against a lower bound; writes benchmarks/results/policies.json
+	$(PY) benchmarks/policies.py $(ARGS)
 
 aiperf: dev ## replay a trace by a neutral client (installs aiperf into its own .venv-aiperf)
 	$(PY) benchmarks/aiperf_replay.py $(ARGS)

@@ -1,4 +1,5 @@
-"""The declared factory on which `policies.py` compares policies: six places that serve one model, gpt-oss-120b.
+"""The declared factory on which `policies.py` compares policies: six places that serve one model,
+gpt-oss-120b.
 
 Three are owned: continuous batches whose step law was set by hand so that it lies near public measurements
 (InferenceX dumps, concurrency 4 to 128, 1,024 and 8,192 prompt tokens; Apache-2.0, ai-dynamo/aiconfigurator):

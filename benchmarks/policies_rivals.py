@@ -1,9 +1,9 @@
-"""LiteLLM's routing strategies as baselines, written from their documentation (docs.litellm.ai, "Router - Load
-Balancing", as of November 2026), not from their code.
+"""LiteLLM's routing strategies as baselines, written from their documentation (docs.litellm.ai, "Router -
+Load Balancing", as of November 2026), not from their code.
 
 What all of them share there: a request goes to one deployment of its model group; deployments at their
-`max_parallel_requests` are left out (`enable_pre_call_check`); there is no class of data, so each privacy class
-is its own model group that lists the places which may see it. No weights, rpm or tpm are configured.
+`max_parallel_requests` are left out (`enable_pre_call_check`); there is no class of data, so each privacy
+class is its own model group that lists the places which may see it. No weights, rpm or tpm are configured.
 """
 
 from __future__ import annotations
@@ -66,18 +66,18 @@ class SimpleShuffle(_Group):
 
 
 class LeastBusy(_Group):
-    """`least-busy`: "picks a deployment with the least number of ongoing calls, it's handling". Ties, of which
-    the page says nothing, go to the first."""
+    """`least-busy`: "picks a deployment with the least number of ongoing calls, it's handling". Ties, of
+    which the page says nothing, go to the first."""
 
     def pick(self, free: list[int], now_us: int, in_flight: Sequence[int]) -> int:
         return min(free, key=lambda at: in_flight[at])
 
 
 class LatencyBased(_Group):
-    """`latency-based-routing`: "picks the deployment with the lowest response time. It caches, and updates the
-    response times for deployments based on when a request was sent and received". `ttl` is "how far back to
-    consider when averaging latency": an hour here. `lowest_latency_buffer` is 0 unless set, so the lowest mean
-    alone is a candidate. A deployment of which nothing is known yet counts as 0 and is tried.
+    """`latency-based-routing`: "picks the deployment with the lowest response time. It caches, and updates
+    the response times for deployments based on when a request was sent and received". `ttl` is "how far back
+    to consider when averaging latency": an hour here. `lowest_latency_buffer` is 0 unless set, so the lowest
+    mean alone is a candidate. A deployment of which nothing is known yet counts as 0 and is tried.
     """
 
     def __init__(self, places: Sequence[Place], *, model: str, caller: Caller, seed: int) -> None:
@@ -100,9 +100,9 @@ class LatencyBased(_Group):
 
 
 class CostBased(_Group):
-    """`cost-based-routing`: "get all healthy deployments; select all deployments that are under their provided
-    rpm/tpm limits; ... select deployment with lowest cost". The cost of a deployment is its price of an input
-    token plus that of an output token (`input_cost_per_token`, `output_cost_per_token`)."""
+    """`cost-based-routing`: "get all healthy deployments; select all deployments that are under their
+    provided rpm/tpm limits; ... select deployment with lowest cost". The cost of a deployment is its price
+    of an input token plus that of an output token (`input_cost_per_token`, `output_cost_per_token`)."""
 
     def pick(self, free: list[int], now_us: int, in_flight: Sequence[int]) -> int:
         pools = {at: self._places[at].pool for at in free}

@@ -1,8 +1,8 @@
 """A trace sent through a dispatcher to simulated places: every piece of work is served once or refused.
 
 The only thing that differs between the gateway's policy, a rival's rule and a clairvoyant schedule is the
-dispatcher. It sees what a gateway sees: the request, how many requests are in flight at each place, and a view
-of the fleet that is `refresh_us` old at most.
+dispatcher. It sees what a gateway sees: the request, how many requests are in flight at each place, and a
+view of the fleet that is `refresh_us` old at most.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def simulate(
 
 
 class Fixed:
-    """A `Dispatcher` that follows a list made beforehand: the place of each piece of work, -1 to refuse it."""
+    """A `Dispatcher` that follows a list made beforehand: the place of each piece of work, -1 to refuse
+    it."""
 
     def __init__(self, places: Sequence[int]) -> None:
         self._places = places

@@ -1,9 +1,10 @@
 """The gateway's decision in the twin: the same policy function, fed with what a gateway would have seen.
 
-What it learns from, it learns by the gateway's own rules: speeds, pace under load and how far expected times to
-first token are off (`distribution.backend_state`), how long answers are (`scheduling.lengths`), which beginnings
-went where and what came of it (`scheduling.prefix`). The engines give no times of their own. The view of the
-fleet is made anew on every refresh; load is counted at once, since one gateway sends all requests.
+What it learns from, it learns by the gateway's own rules: speeds, pace under load and how far expected times
+to first token are off (`distribution.backend_state`), how long answers are (`scheduling.lengths`), which
+beginnings went where and what came of it (`scheduling.prefix`). The engines give no times of their own. The
+view of the fleet is made anew on every refresh; load is counted at once, since one gateway sends all
+requests.
 """
 
 from __future__ import annotations
@@ -157,8 +158,9 @@ class Gateway:
 
 
 def _prefix(work: Work) -> Prefix:
-    """Return marks of the prompt's beginnings as `scheduling.prefix` would make them of its bytes, about four to
-    a token: a block stands for its bytes, so beginnings inside the first block count as the whole of it."""
+    """Return marks of the prompt's beginnings as `scheduling.prefix` would make them of its bytes, about
+    four to a token: a block stands for its bytes, so beginnings inside the first block count as the whole of
+    it."""
     size = work.input_tok * 4
     marks: list[int] = []
     for length in LENGTHS:

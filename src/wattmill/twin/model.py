@@ -70,7 +70,8 @@ def alone_ps(place: Place, work: Work, cached_tok: int = 0) -> int:
 
 
 def charge_nusd(pool: Pool, model: str, work: Work, cached_tok: int) -> int:
-    """Return what `work` costs at `pool`: whole nano-dollars, each class at its rate, rounded half up once."""
+    """Return what `work` costs at `pool`: whole nano-dollars, each class at its rate, rounded half up
+    once."""
     in_rate = pool.charge_in_nusd_per_mtok[model]
     cached_rate = pool.charge_cached_nusd_per_mtok.get(model, in_rate)
     out_rate = pool.charge_out_nusd_per_mtok[model]
@@ -81,7 +82,8 @@ def charge_nusd(pool: Pool, model: str, work: Work, cached_tok: int) -> int:
 
 
 def carbon_ug(pool: Pool, work: Work, cached_tok: int) -> int | None:
-    """Return micrograms of CO2 on the declared joules per token; None where the place does not declare them."""
+    """Return micrograms of CO2 on the declared joules per token; None where the place does not declare
+    them."""
     if pool.carbon_g_per_kwh is None or pool.energy_j_per_tok is None or pool.energy_j_per_in_tok is None:
         return None
     joules = pool.energy_j_per_tok * work.output_tok + pool.energy_j_per_in_tok * (

@@ -21,7 +21,18 @@ NEVER = 1 << 62
 class Job:
     """One piece of work at a place, from the decision to its last token."""
 
-    __slots__ = ("at_ps", "begun_ps", "blocks", "cached_tok", "done_tok", "first_ps", "hold_tok", "index", "input_tok", "output_tok")  # fmt: skip
+    __slots__ = (
+        "at_ps",
+        "begun_ps",
+        "blocks",
+        "cached_tok",
+        "done_tok",
+        "first_ps",
+        "hold_tok",
+        "index",
+        "input_tok",
+        "output_tok",
+    )
 
     def __init__(self, index: int, work: Work, at_ps: int) -> None:
         self.index = index

@@ -21,7 +21,8 @@ class StepLaw(msgspec.Struct, frozen=True, kw_only=True):
          + prompt tokens x prefill_ps_per_tok + attention of these prompt tokens to those before them.
 
     The attention of a prompt up to its x-th token is `attention_ps_per_ktok` x x^2 / 2048 in all (each token
-    takes that many picoseconds for each 1,024 tokens before it); a chunk pays the difference between its ends.
+    takes that many picoseconds for each 1,024 tokens before it); a chunk pays the difference between its
+    ends.
     """
 
     step_ps: int

@@ -34,7 +34,8 @@ def from_csv(path: Path, *, max_output_tok: int) -> list[Work]:
 
 
 def from_jsonl(path: Path, *, max_output_tok: int) -> list[Work]:
-    """Read gzipped JSON lines of Mooncake's form; `hash_ids` name blocks of 512 tokens, equal id equal prefix."""
+    """Read gzipped JSON lines of Mooncake's form; `hash_ids` name blocks of 512 tokens, equal id equal
+    prefix."""
     works: list[Work] = []
     with gzip.open(path, "rt") as lines:
         for line in lines:

@@ -1,11 +1,11 @@
 """Good prices for `certificate`, from a linear programme over groups of alike work, solved with HiGHS.
 
-The programme is the relaxation that `certificate` explains, with one simplification: pieces of work that arrive in
-the same window and are alike (privacy class, prompt, answer) move together, by their mean. That only makes the
-prices less good, since the bound itself is taken from every single piece of work.
+The programme is the relaxation that `certificate` explains, with one simplification: pieces of work that
+arrive in the same window and are alike (privacy class, prompt, answer) move together, by their mean. That
+only makes the prices less good, since the bound itself is taken from every single piece of work.
 
-Prompts and answers flow: what is assigned in window j may be worked on in j or later, and who ends in window f
-has been worked on by then.
+Prompts and answers flow: what is assigned in window j may be worked on in j or later, and who ends in window
+f has been worked on by then.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from wattmill.twin.bound.terms import (
 )
 
 LATER = (0, 1, 2, 4, 8, 16, None)
-"""Windows after arrival in which a group may end, in the programme; None: in the last. The certificate looks at
-all of them."""
+"""Windows after arrival in which a group may end, in the programme; None: in the last. The certificate looks
+at all of them."""
 
 _TANGENTS = 10
 
@@ -45,9 +45,6 @@ class Solved(NamedTuple):
     bound: Bound
     programme_usd: float  # the programme's own optimum, of the groups: for comparison, it proves nothing
     edges_s: Floats
-    flows: Floats  # places x groups: how much of each group the programme sends to each place
-    groups: Groups
-    spent_s: Floats  # by place: seconds that the programme thinks are spent there
 
 
 def lower_bound(terms: Terms, *, window_s: float, time_limit_s: float = 300.0) -> Solved:
@@ -59,10 +56,7 @@ def lower_bound(terms: Terms, *, window_s: float, time_limit_s: float = 300.0) -
         mended(place, raw, usd_per_s=terms.usd_per_s)
         for place, raw in zip(terms.places, programme.prices(duals), strict=True)
     ]
-    flows, spent = programme.flows()
-    return Solved(
-        terms, prices, certified(terms, edges_s, prices), usd, edges_s, flows, programme.groups, spent
-    )
+    return Solved(terms, prices, certified(terms, edges_s, prices), usd, edges_s)
 
 
 def grouped(terms: Terms, edges_s: Floats, *, cells: int = 3) -> Groups:
@@ -122,7 +116,8 @@ def capacity_per_s(terms: Terms) -> float:
 def solved(
     *, cost: Floats, low: Floats, high: Floats, rows: Ints, columns: Ints, values: Floats, time_limit_s: float
 ) -> tuple[Floats, Floats, float]:
-    """Minimise cost x over x >= 0 with low <= A x <= high; return x, the duals of the rows and the optimum."""
+    """Minimise cost x over x >= 0 with low <= A x <= high; return x, the duals of the rows and the
+    optimum."""
     import highspy  # an extra of the twin; the gateway never gets here
 
     order = np.lexsort((rows, columns))
@@ -264,7 +259,6 @@ class _Programme:
         self._add(count, present, -1.0)
         self._add(count[1:], present[:-1], 1.0)
         self._add(waiting, present, -length)
-        where |= {"spent": spent, "moves": []}
         for later in LATER:
             ends = np.full(len(starts), windows - 1) if later is None else starts + later
             go = ends < windows if later is not None else ends > starts + max(filter(None, LATER))
@@ -272,7 +266,6 @@ class _Programme:
             cost = self._mean(np.where(np.isfinite(place.money_usd), place.money_usd, 0.0))[who]
             column = self._add_columns(cost + self._terms.usd_per_s * place.overhead_s)
             self._add(assign[who], column, 1.0)
-            where["moves"].append((who, column))
             for use in used:
                 scale = 1.0 / place.held_tok if use == HELD else 1.0
                 amount = self._mean(place.uses[use])[who] * scale
@@ -300,7 +293,7 @@ class _Programme:
         rows = np.concatenate([entry[0] for entry in self._entries])
         columns = np.concatenate([entry[1] for entry in self._entries])
         values = np.concatenate([entry[2] for entry in self._entries])
-        self.values, duals, usd = solved(
+        _, duals, usd = solved(
             cost=np.concatenate(self._cost),
             low=np.concatenate(self._low),
             high=np.concatenate(self._high),
@@ -310,13 +303,6 @@ class _Programme:
             time_limit_s=time_limit_s,
         )
         return usd, duals
-
-    def flows(self) -> tuple[Floats, Floats]:
-        flows = np.zeros((len(self._where), len(self.groups.size)))
-        for at, where in enumerate(self._where):
-            for who, column in where["moves"]:
-                flows[at, who] += self.values[column]
-        return flows, np.array([self.values[where["spent"]].sum() for where in self._where])
 
     def prices(self, duals: Floats) -> list[Prices]:
         return [

@@ -1,9 +1,11 @@
-"""A schedule that knows the future: how much of the distance to the bound is the policy's, and how much is air.
+"""A schedule that knows the future: how much of the distance to the bound is the policy's, and how much is
+air.
 
-From a start it moves the pieces of work that seem to gain most, plays the whole trace again, and keeps what is
-better. What a move gains is estimated from the last run: a piece of work at another place would have ended when
-the steps of that place had gone by that it needs, and would have delayed everyone there by what it adds to their
-steps. Only the played result counts: the schedule is feasible, so nothing better than it is claimed to exist.
+From a start it moves the pieces of work that seem to gain most, plays the whole trace again, and keeps what
+is better. What a move gains is estimated from the last run: a piece of work at another place would have
+ended when the steps of that place had gone by that it needs, and would have delayed everyone there by what
+it adds to their steps. Only the played result counts: the schedule is feasible, so nothing better than it is
+claimed to exist.
 """
 
 from __future__ import annotations
@@ -88,7 +90,8 @@ def _most_in_flight(run: Run, used: Terms, at: int) -> int:
 
 
 def _events(run: Run, at: int) -> tuple[Floats, Ints]:
-    """Return when the number of requests in flight at a place changed, ends before arrivals of one instant."""
+    """Return when the number of requests in flight at a place changed, ends before arrivals of one
+    instant."""
     here = [one for one in run.served if one.place == at]
     times = np.array([one.end_ps for one in here] + [one.at_ps for one in here]) / PS_PER_S
     change = np.repeat(np.array([-1, 1], dtype=np.int64), len(here))
@@ -135,7 +138,8 @@ def _costs_at(used: Terms, at: int, where: Ints, run: Run) -> Floats:
     else:
         seconds = place.uses[ALONE_S] + _queue_s(place, times, count, here_s, mine)
     full = count[np.searchsorted(times, used.at_s, side="right")] - mine >= place.room
-    return np.where(full, np.inf, place.money_usd + used.usd_per_s * (seconds + place.overhead_s))
+    costs: Floats = np.where(full, np.inf, place.money_usd + used.usd_per_s * (seconds + place.overhead_s))
+    return costs
 
 
 def _prompts_done_s(run: Run, at: int, here_s: Floats) -> Floats:
@@ -145,7 +149,8 @@ def _prompts_done_s(run: Run, at: int, here_s: Floats) -> Floats:
         return here_s.copy()
     came, first = np.array(here).T
     latest = np.concatenate([[0.0], np.maximum.accumulate(first)])
-    return np.maximum(here_s, latest[np.searchsorted(came, here_s, side="left")])
+    done: Floats = np.maximum(here_s, latest[np.searchsorted(came, here_s, side="left")])
+    return done
 
 
 def _virtual_steps(log: list[tuple[int, int, int]], place: PlaceTerms) -> tuple[Floats, Floats]:
@@ -184,4 +189,5 @@ def _queue_s(
     mean_s = float(np.mean(place.uses[ALONE_S][np.isfinite(place.money_usd)]))
     own = ahead * mean_s / place.slots
     behind = np.maximum(_mean_count(times, count, here_s, here_s + place.uses[ALONE_S]) - place.slots, 0.0)
-    return own + behind * place.uses[ALONE_S] / place.slots
+    waits: Floats = own + behind * place.uses[ALONE_S] / place.slots
+    return waits

@@ -5,15 +5,16 @@ the step computes a chunk of its prompt or one of its tokens; it *decodes* in m 
 the other, after its prompt.
 
 - `PRESENCES` D: steps in which r is present: at least ceil(prompt / budget) + m.
-- `ALONE_S` W: the time that r adds to the steps in which it is present. It does not depend on the batch, since a
-  step is a sum over what is in it (`StepLaw`).
+- `ALONE_S` W: the time that r adds to the steps in which it is present. It does not depend on the batch,
+  since a step is a sum over what is in it (`StepLaw`).
 - `PROMPT_S` P: the part of W that its prompt adds.
 - `HELD` R: contexts held x presences.
-- `ROOT` Q' = Q + 1/2 sum_k d_k g_k G_k, where Q is the sum of sqrt(v) over its decode steps and v is what r adds to
-  that step (v_j = a + c j grows and is concave under the root: its sum over j = 1..m is >= its integral over
-  0..m); G_k = sqrt(m) if P >= y_k, else 0, for levels y_1 < y_2 < ... of the place with d_k = y_k - y_(k-1);
-  and g_k >= 0 are constants of the place, any: here G_k summed over all work / Q summed over all work, which
-  makes the bound best if the place serves the common mix. `bend` = 1 + 1/2 sum_k d_k g_k^2 belongs to them.
+- `ROOT` Q' = Q + 1/2 sum_k d_k g_k G_k, where Q is the sum of sqrt(v) over its decode steps and v is what r
+  adds to that step (v_j = a + c j grows and is concave under the root: its sum over j = 1..m is >= its
+  integral over 0..m); G_k = sqrt(m) if P >= y_k, else 0, for levels y_1 < y_2 < ... of the place with d_k =
+  y_k - y_(k-1); and g_k >= 0 are constants of the place, any: here G_k summed over all work / Q summed over
+  all work, which makes the bound best if the place serves the common mix. `bend` = 1 + 1/2 sum_k d_k g_k^2
+  belongs to them.
 
 With a prefix cache, r can find at most the longest beginning that any earlier piece of work had (all caches
 pooled, nothing ever forgotten). D, W, P, Q' and the charge only grow when less is found.
