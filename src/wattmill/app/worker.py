@@ -103,7 +103,10 @@ class Worker:
         )
         self._keyring = Keyring(self._declared.entries)
         self._purse = Allotments(
-            self._control, self._journal.epoch, term_s=settings.budgets.term_s, place=socket.gethostname()
+            self._control,
+            self._journal.epoch,
+            term_s=settings.budgets.term_s,
+            place=f"{socket.gethostname()} worker {number} pid {os.getpid()}",
         )
         self._runs = WorkerRuns(self._control, self._purse, self._journal, self._clock, ends_runs=number == 0)
         self._backlog = Backlog(home, settings.ledger, lambda: self._journal.records)

@@ -20,7 +20,7 @@ from rich.table import Table
 from wattmill.app.home import Home
 from wattmill.app.running.worker_control import tell_workers
 from wattmill.ledger.stores.control import Control
-from wattmill.ledger.stores.control_records import ControlError
+from wattmill.ledger.stores.control_records import CapsUnavailable, ControlError
 from wattmill.units import US_PER_S, nusd_from_usd, usd_text
 
 HomeOption = Annotated[
@@ -44,7 +44,7 @@ def control_at(home: Path) -> Iterator[Control]:
             after = control.generation()
         if after != before:
             tell_workers(Home(home), after)
-    except (ControlError, LookupError) as error:
+    except (ControlError, LookupError, CapsUnavailable) as error:
         fail(str(error))
 
 

@@ -21,6 +21,7 @@ from wattmill.ledger.stores.control_records import (
     Denied,
     EpochClosed,
     Holding,
+    LeaseHolder,
     NoSuch,
     Opening,
     Turned,
@@ -282,6 +283,32 @@ def recall_if_overcommitted(db: Db, gauge: int) -> None:
 
 def live_epochs(db: Db) -> list[str]:
     return [epoch for (epoch,) in db.execute("SELECT DISTINCT epoch FROM lease ORDER BY epoch", {})]
+
+
+def holders(db: Db) -> list[LeaseHolder]:
+    """Return who holds leases, with what was granted to each of caps in dollars."""
+    rows = db.execute(
+        "SELECT lease.epoch, coalesce(max(place), ''), max(seen_us), max(term_us), count(*), "
+        "coalesce(sum(CASE WHEN cap_nusd IS NULL THEN 0 ELSE granted END), 0), "
+        "coalesce(sum(CASE WHEN cap_nusd IS NULL THEN 0 ELSE used END), 0), "
+        "coalesce(sum(CASE WHEN cap_nusd IS NULL THEN 0 ELSE idle END), 0) "
+        "FROM lease LEFT JOIN term ON term.epoch = lease.epoch LEFT JOIN node ON node.id = lease.gauge "
+        "GROUP BY lease.epoch ORDER BY lease.epoch",
+        {},
+    ).fetchall()
+    return [
+        LeaseHolder(
+            epoch=epoch,
+            place=place,
+            seen_us=seen,
+            term_us=term,
+            gauges=gauges,
+            granted_nusd=int(granted),
+            used_nusd=int(used),
+            idle_nusd=int(idle),
+        )
+        for epoch, place, seen, term, gauges, granted, used, idle in rows
+    ]
 
 
 def budgets(db: Db, only: int | None = None, *, runs: bool = True) -> list[Budget]:

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, cast
 
 from wattmill.ledger.stores import control_leases
 from wattmill.ledger.stores.control_limits import limit_states, with_limits
-from wattmill.ledger.stores.control_records import Ask, Budget, Denied, Holding, NoSuch, Opening, Turned
+from wattmill.ledger.stores.control_records import (
+    Ask,
+    Budget,
+    Denied,
+    Holding,
+    LeaseHolder,
+    NoSuch,
+    Opening,
+    Turned,
+)
 from wattmill.ledger.stores.control_write_off import WrittenOff, write_off
 
 if TYPE_CHECKING:
@@ -117,6 +126,13 @@ class Leasing:
             return self.shared.live_epochs()
         with self.reading() as db:
             return control_leases.live_epochs(db)
+
+    def holders(self) -> list[LeaseHolder]:
+        """Return who holds leases."""
+        if self.shared is not None:
+            return self.shared.holders()
+        with self.reading() as db:
+            return control_leases.holders(db)
 
     def summary(self, node: int) -> Budget:
         """Return the money of one node."""

@@ -19,6 +19,7 @@ __all__ = [
     "EpochClosed",
     "Holding",
     "KeyRecord",
+    "LeaseHolder",
     "LimitState",
     "NoSuch",
     "Node",
@@ -140,6 +141,19 @@ class Holding(msgspec.Struct, frozen=True):
     used: int
     keep: int  # total that it keeps granted; the rest of the grant returns. Never raises a grant
     idle: int
+
+
+class LeaseHolder(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker that holds leases: alive, or dead and not yet recovered, or lost."""
+
+    epoch: str
+    place: str  # its machine, worker number and process
+    seen_us: int | None  # when it last said that it lives
+    term_us: int | None  # for how long it reserves without saying so again
+    gauges: int
+    granted_nusd: int  # of capped dollars
+    used_nusd: int
+    idle_nusd: int
 
 
 class LimitState(msgspec.Struct, frozen=True, kw_only=True):

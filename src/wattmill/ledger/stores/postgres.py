@@ -25,6 +25,7 @@ from wattmill.ledger.stores.control_records import (
     CapsUnavailable,
     Denied,
     Holding,
+    LeaseHolder,
     LimitState,
     NoSuch,
     Opening,
@@ -144,6 +145,10 @@ class Leases:
     def live_epochs(self) -> list[str]:
         with self._reading() as db:
             return control_leases.live_epochs(db)
+
+    def holders(self) -> list[LeaseHolder]:
+        with self._reading() as db:
+            return control_leases.holders(db)
 
     def write_off(self, epoch: str, *, return_idle: bool = False) -> list[WrittenOff]:
         with self._writing() as db:
