@@ -84,6 +84,19 @@ def test_a_good_answer_stays() -> None:
     run(test())
 
 
+def test_the_header_says_how_many_smaller_answers_were_not_good_enough() -> None:
+    async def test() -> None:
+        async with rig(well) as r:
+            good = await r.ask(headers=[("x-wattmill-escalate", "2")])
+            assert good.status == 200 and r.journal.intents[0].terms.steps == 2
+            for value in ("", "-1", "10", "two"):
+                bad = await r.ask(headers=[("x-wattmill-escalate", value)])
+                assert bad.status == 400 and bad.error["code"] == "bad_header", value
+            r.assert_balanced()
+
+    run(test())
+
+
 def test_a_stream_is_never_taken_back() -> None:
     async def test() -> None:
         async with rig(saying(""), well) as r:

@@ -86,6 +86,7 @@ requests = st.builds(
     promise_tok_per_s=mostly(None, 1.0, 100.0, 1e4),
     left_nusd=mostly(None, 0, 10**6, 10**9),
     frugal=st.booleans(),
+    steps=st.integers(0, 9),
 )
 callers = st.builds(
     Caller,

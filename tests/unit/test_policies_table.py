@@ -108,6 +108,14 @@ def test_a_cascade_begins_with_the_smallest_model_whatever_it_costs() -> None:
     assert order(decide("cascade", LARGE, dear_small)) == ["small", "large"]
 
 
+def test_a_client_who_found_a_small_answer_wanting_begins_with_a_larger_model() -> None:
+    middle = pool("middle", quality={"m": 0.6})
+    for steps, wanted in ((0, "small"), (1, "middle"), (2, "large"), (9, "large")):
+        request = msgspec.structs.replace(ASK, steps=steps)
+        assert order(decide("cascade", LARGE, middle, SMALL, ask=request))[0] == wanted
+    assert order(decide("cascade", SMALL, ask=msgspec.structs.replace(ASK, steps=3))) == ["small"]
+
+
 def test_round_robin_takes_turns_over_the_places_that_are_allowed() -> None:
     down = pool("down", healthy=False)
     firsts = [

@@ -262,6 +262,14 @@ class Exchange:
                     param="x-wattmill-residency",
                 )
             residency = named if residency is None else residency & named
+        steps = http.headers.get(b"x-wattmill-escalate", b"0").strip()
+        if len(steps) != 1 or not steps.isdigit():
+            return Refusal(
+                code="bad_header",
+                message="header 'x-wattmill-escalate' must be a digit: how many of the smaller models' "
+                f"answers were not good enough, got {steps[:64].decode('latin-1')!r}",
+                param="x-wattmill-escalate",
+            )
         model, pool = draft.model, None
         if "/" in model:
             place, _, rest = model.partition("/")
@@ -288,6 +296,7 @@ class Exchange:
             privacy=privacy,
             residency=residency,
             operators=caller.operators,
+            steps=int(steps),
         )
         return None
 

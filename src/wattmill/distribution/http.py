@@ -30,6 +30,7 @@ WANTED = frozenset(
         b"x-request-id",
         b"x-wattmill-privacy",
         b"x-wattmill-residency",
+        b"x-wattmill-escalate",
         b"x-wattmill-tier",
         b"idempotency-key",
         b"x-api-key",

@@ -28,11 +28,14 @@ def _greenest(look: Look, places: list[Place]) -> tuple[list[float], str | None]
 
 
 def _cascade(look: Look, places: list[Place]) -> tuple[list[float], str | None]:
-    """Small first: by declared quality, the cheapest first where two are alike or nothing is declared."""
+    """Small first: by declared quality, the cheapest first where two are alike or nothing is declared. Models
+    whose answers the client found wanting (`Request.steps`) come last."""
     usual = weighted(look, places)[0]
     spread = max(usual) - min(usual) + 1.0
     grades = sorted({quality(look, place) or 0.0 for place in places})
+    passed, most = min(look.request.steps, len(grades) - 1), len(grades)
     steps = [grades.index(quality(look, place) or 0.0) for place in places]
+    steps = [step if step >= passed else step + most for step in steps]
     return [step * spread + value for step, value in zip(steps, usual, strict=True)], None
 
 

@@ -45,6 +45,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     promise_ttft_s: float | None = None  # what the tier promises; None: nothing
     promise_tok_per_s: float | None = None  # output tokens per second that its reader sees
     left_nusd: int | None = None  # what the caps leave to it; None: not looked at
+    steps: int = 0  # of a cascade that its client found wanting: it begins with a larger model
     frugal: bool = False  # past a soft stage of its budget: time is worth nothing, the cheapest place serves
 
 
@@ -59,6 +60,7 @@ class Terms(msgspec.Struct, frozen=True, array_like=True, gc=False):
     left_nusd: int | None = None
     frugal: bool = False
     keep: bool = True
+    steps: int = 0
 
 
 def terms_of(ask: Request) -> Terms | None:
@@ -72,6 +74,7 @@ def terms_of(ask: Request) -> Terms | None:
         and ask.left_nusd is None
         and not ask.frugal
         and ask.keep
+        and not ask.steps
     ):
         return None
     return Terms(
@@ -83,4 +86,5 @@ def terms_of(ask: Request) -> Terms | None:
         ask.left_nusd,
         ask.frugal,
         ask.keep,
+        ask.steps,
     )
