@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload privacy-proof replay-proof aiperf test-engines lock docs fresh-machine clean
+.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines lock docs fresh-machine clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

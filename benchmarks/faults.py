@@ -38,7 +38,7 @@ from factory import ROOT, Factory, Server, declaration, free_port, script, wattm
 MODEL = "scripted"
 PLACES = ("a", "b", "c")
 ADAPTERS = {"a": "vllm", "b": "llama.cpp", "c": "vllm"}
-PUBLIC_ONLY = "c"  # the place that may not see internal data
+NOT_PRIVATE = "c"  # the place that may not see private data
 STREAMED = (
     *("reset_0", "reset_1", "reset_half", "garbage_0", "garbage_1", "garbage_half"),
     *("silent_0", "silent_1", "silent_half", "status_500", "status_502", "status_503"),
@@ -70,7 +70,7 @@ class Plan:
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        return PLACES if self.privacy == "public" else tuple(p for p in PLACES if p != PUBLIC_ONLY)
+        return tuple(p for p in PLACES if self.privacy != "private" or p != NOT_PRIVATE)
 
 
 class Campaign:
@@ -114,8 +114,8 @@ class Campaign:
             end = toml.index("[pools.", at + 1)
             part = toml[at:end].replace('adapter = "openai"', f'adapter = "{ADAPTERS[place]}"')
             part += f"first_byte_timeout_s = {TIMEOUT_S}\nidle_timeout_s = {TIMEOUT_S}\n"
-            if place == PUBLIC_ONLY:
-                part = part.replace('privacy = "private"', 'privacy = "public"')
+            if place == NOT_PRIVATE:
+                part = part.replace('privacy = "private"', 'privacy = "internal"')
             toml = toml[:at] + part + toml[end:]
         self.factory = Factory(self.home, toml + RESILIENCE.format(hedge=self.hedge), port=port)
         self.factory.start()
@@ -131,7 +131,7 @@ class Campaign:
             label=f"{self.name}-{self.serial}",
             stream=stream,
             tokens=rng.randint(3, 16),
-            privacy="public" if rng.random() < 0.6 else "internal",
+            privacy="internal" if rng.random() < 0.6 else "private",
             faults=faults,
             slow=slow,
         )

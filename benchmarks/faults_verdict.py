@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import books
-from chaos_verdict import judge, read_client_log, read_engine_log
+from chaos_verdict import Arrival, judge, read_client_log, read_engine_log
 
 INPUT_NUSD_PER_MTOK = 150_000_000
 OUTPUT_NUSD_PER_MTOK = 600_000_000
@@ -75,6 +75,35 @@ def double_charges(
     return found
 
 
+def _that_worked(arrivals: list[Arrival], log: Path) -> list[Arrival]:
+    """Leave out repetitions of requests that were reset before a byte of an answer: on a kept connection that
+    cannot be told from one that was closed before the request was read, so it is sent once more as the same
+    attempt."""
+    unread = {
+        line.split(" ")[1]
+        for line in log.read_text().splitlines()
+        if line.startswith("F ") and " reset_0 " in line
+    }
+    seen: set[tuple[str, str]] = set()
+    kept: list[Arrival] = []
+    for one in arrivals:
+        place = (one.label, one.pool)
+        if one.engine_id not in unread or place not in seen:
+            kept.append(one)
+        seen.add(place)
+    return kept
+
+
+def causes(home: Path) -> dict[str, int]:
+    with sqlite3.connect(f"file:{home / 'ledger.db'}?mode=ro", uri=True) as db:
+        rows = db.execute(
+            "SELECT name.text, count(*) FROM attempt JOIN name ON name.id = attempt.cause "
+            "GROUP BY 1 ORDER BY 1"
+        ).fetchall()
+    db.close()
+    return dict(rows)
+
+
 def audit_difference(home: Path) -> int:
     with sqlite3.connect(f"file:{home / 'ledger.db'}?mode=ro", uri=True) as db:
         rows = db.execute(
@@ -91,7 +120,7 @@ def main() -> int:
     parser.add_argument("--engine-log", type=Path, required=True)
     parser.add_argument("--client-log", type=Path, required=True)
     args = parser.parse_args()
-    arrivals = read_engine_log(args.engine_log)
+    arrivals = _that_worked(read_engine_log(args.engine_log), args.engine_log)
     clients = read_client_log(args.client_log)
     intents, booked = list(books.intents(args.home)), books.booked(args.home)
     # A continued answer has several attempts that gave a part each: its tokens are compared below.
@@ -124,6 +153,7 @@ def main() -> int:
         print(f"not served: {json.dumps({k: v for k, v in seen.items() if k != 'text'})}")
     print(f"faults that happened: {dict(sorted(faults.items()))}, and {slow} slow starts")
     print(f"clients: {dict(collections.Counter(str(seen['end']) for seen in clients.values()))}")
+    print(f"causes of failed attempts: {causes(args.home)}")
     print(f"attempts: {dict(collections.Counter(one.status for one in booked))}, in the books: {len(booked)}")
     print(
         f"injections={sum(faults.values())} requests={len(clients)} servable={len(servable)} "

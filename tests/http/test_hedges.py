@@ -263,3 +263,25 @@ def test_a_slow_reader_and_a_time_out_find_both_attempts_in_order() -> None:
             r.assert_balanced()
 
     run(test())
+
+
+def test_a_hedge_that_is_cancelled_while_it_connects_has_used_nothing() -> None:
+    async def test() -> None:
+        async with rig(late(0.2), well, **VLLM) as r:
+            use(r)
+
+            async def never() -> Any:
+                await asyncio.Event().wait()
+
+            r.gateway.upstreams["p1"].open = never  # type: ignore[method-assign]
+            assert (await r.ask(CHAT)).headers["x-wattmill-pool"] == "p0"
+            lost = ends_by_pool(r)["p1"]
+            assert (lost.error, lost.usage, lost.usage_source, lost.cost_nusd) == (
+                "hedge_lost",
+                None,
+                "none",
+                0,
+            )
+            r.assert_balanced()
+
+    run(test())

@@ -371,3 +371,11 @@ def test_a_worker_learns_what_the_others_have_kept_since_it_looked(store: KeptSt
     other.close()
     assert store.since("cache", row)[1] == [(3, "b"), (4, "c")]
     assert store.since("cache", store.since("cache", row)[0])[1] == []
+
+
+def test_deleting_everything_leaves_claims_that_run(store: KeptStore) -> None:
+    store.put(item("runs", kind="idempotency", owner="0123456789ab", body=b""))
+    store.put(item("done", kind="idempotency"))
+    store.put(item("c"))
+    assert store.delete_all() == 2
+    assert store.get("idempotency", 3, "runs") is not None

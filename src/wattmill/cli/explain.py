@@ -108,7 +108,7 @@ def _tier(tier: TierStory) -> list[tuple[str, str]]:
 
 def _attempt(number: int, one: Try) -> list[tuple[str, str]]:
     how = one.status + (f" ({one.finish_reason})" if one.finish_reason else "")
-    why = f": {one.cause}" if one.cause else ""
+    why = f": {_CAUSES.get(one.cause, one.cause)}" if one.cause else ""
     booked = "" if one.booked or one.status == "running" else "  not booked yet"
     out = [(f"attempt {number}", f"{one.pool}  {how}{why}{booked}")]
     times = [
@@ -132,7 +132,8 @@ def _attempt(number: int, one: Try) -> list[tuple[str, str]]:
         held = f", reserved {_usd(one.reserved_nusd)}" if one.reserved_nusd is not None else ""
         out.append(("  money", f"charge {_usd(one.charge_nusd)}, cost {_usd(one.cost_nusd)}{over}{held} USD"))
         if one.saved_nusd is not None:
-            out.append(("  saved", f"{_usd(one.saved_nusd)} USD by the engine's prefix cache"))
+            by = "the engine's prefix cache" if one.answer_of is None else f"telling {one.answer_of} again"
+            out.append(("  saved", f"{_usd(one.saved_nusd)} USD by {by}"))
         if one.charge_price:
             out.append(("  price", one.charge_price))
     elif one.reserved_nusd is not None:
@@ -158,4 +159,5 @@ def _totals(story: Story) -> list[tuple[str, str]]:
     ]
 
 
+_CAUSES = {"hedge_lost": "another place had content first (hedge_lost)"}
 _OUT = ("output", "reasoning", "audio_output")

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("wattmill.cli.keys", "Make, list, rotate and revoke API keys."),
     "budget": ("wattmill.cli.budget", "Show and set caps."),
     "runs": ("wattmill.cli.runs", "List, stop and top up runs."),
+    "kept": ("wattmill.cli.kept", "Show and delete what is kept for tenants: cached answers, files ..."),
     "prices": ("wattmill.cli.prices", "Show and import prices."),
     "models": ("wattmill.cli.models", "Fetch and list weights."),
     "doctor": ("wattmill.cli.doctor", "Say what this machine can do and measure."),

@@ -56,6 +56,8 @@ def _print(f: Figures) -> None:
     for p in f.places:
         note = " (stand-in)" if p.stand_in else ""
         up = "–" if p.healthy is None else "yes" if p.healthy else "[red]no[/]"
+        if p.breaker is not None:
+            up += f" ({p.breaker.replace('_', ' ')})"
         cells = {
             "place": escape(p.place) + note,
             "pool": escape(p.pool),

@@ -241,6 +241,7 @@ class Upstream:
 class _Opening:
     """A request whose connection is being made."""
 
+    written = False
     __slots__ = ("_request", "_sink", "_up", "task")
 
     def __init__(self, up: Upstream, request: bytes, sink: Sink) -> None:

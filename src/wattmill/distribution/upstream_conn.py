@@ -25,6 +25,8 @@ It bounds what one read can add to a slow client's memory."""
 class Handle(Protocol):
     """A request on its way."""
 
+    written: bool  # it was given to a connection; before, no engine can know of it
+
     def abort(self) -> None:
         """Close the connection at once; the sink hears no more."""
 
@@ -55,6 +57,7 @@ class Sink(Protocol):
 class UpstreamConnection(asyncio.BufferedProtocol):
     """At most one request at a time. Idle ones are kept by their `Upstream`."""
 
+    written = True
     __slots__ = (
         "_chunked",
         "_complete",

@@ -162,12 +162,17 @@ class KeptStore:
         return [_line(row) for row in rows]
 
     def delete_all(self, *, kind: str | None = None, node: int | None = None) -> int:
-        """Delete and overwrite all of a kind, of a key or team, of both, or everything. Returns how many."""
+        """Delete and overwrite all of a kind, of a key or team, of both, or everything. Returns how many.
+
+        A claim whose request runs now stays: it holds nothing of a client's, and without it the request could
+        be made twice."""
         if not self._path.exists():
             return 0
         with self._write() as db:
             gone = db.execute(
-                "DELETE FROM item WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR node = ?2)", (kind, node)
+                "DELETE FROM item WHERE (?1 IS NULL OR kind = ?1) AND (?2 IS NULL OR node = ?2) "
+                "AND NOT (kind = 'idempotency' AND owner <> '')",
+                (kind, node),
             ).rowcount
         self._forget()
         return gone

@@ -69,6 +69,15 @@ def ask(path: Path, operation: str, *, timeout_s: float = 1.0) -> Answer | None:
         return None
 
 
+def ask_workers(home: Home, operation: str, *, timeout_s: float = 1.0) -> list[Path]:
+    """Ask every running worker; return the sockets of those that listen and did not answer."""
+    return [
+        path
+        for path in sorted(home.run.glob("worker-*.sock"))
+        if ask(path, operation, timeout_s=timeout_s) is None and _listens(path)
+    ]
+
+
 def tell_workers(home: Home, generation: int, *, patience_s: float = 1.0) -> bool:
     """Have every running worker read what has changed, and wait until each has; False if one has not in time.
 

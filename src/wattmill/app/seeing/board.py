@@ -80,6 +80,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     charge: Figure
     cost: Figure
     energy_per_token: Figure
+    breaker: str | None = None  # "open", "half_open" or "resting" where a worker says so; None: closed
 
 
 class Spender(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from wattmill.app.declared.kept_checks import CACHE_PLACE
 from wattmill.app.home import Home
 from wattmill.app.seeing.tier_story import TierStory, tier_story
 from wattmill.ledger.stores.control import Control
@@ -54,6 +55,7 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str | None
     cause: str | None
     saved_nusd: int | None = None  # charge that its cached prompt tokens saved; None: none were cached
+    answer_of: str | None = None  # the request whose answer the exact cache told again; None: a place's own
 
 
 class Story(msgspec.Struct, frozen=True, kw_only=True):
@@ -292,8 +294,13 @@ def _try(
         charge_price=None if price is None else f"{price.book} version {price.id} ({price.model})",
         finish_reason=end.finish_reason if end else None,
         cause=(row.cause if row else None) or (end.error if end else None),
-        saved_nusd=_saved(used, price),
+        saved_nusd=_saved_by_cache(end) if seen.pool == CACHE_PLACE else _saved(used, price),
+        answer_of=end.engine_id if end is not None and seen.pool == CACHE_PLACE else None,
     )
+
+
+def _saved_by_cache(end: End | None) -> int | None:
+    return None if end is None else end.saved_nusd
 
 
 def _saved(used: Mapping[str, int], price: Price | None) -> int | None:

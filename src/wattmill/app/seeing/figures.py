@@ -269,7 +269,14 @@ def _place(pool: str, tone: str, r: Readings, known: PlaceState | None, lives: l
         energy_per_token=figure(
             joules, "j_per_tok", provenance=provenance, rows=rows, note=_joules_note(known)
         ),
+        breaker=_breaker(lives),
     )  # fmt: skip
+
+
+def _breaker(lives: list[Answer]) -> str | None:
+    """Return the worst that a worker says of a place's breaker."""
+    said = {str(life.get("breaker")) for life in lives}
+    return next((state for state in ("open", "resting", "half_open") if state in said), None)
 
 
 def _times_note(times: Times | None) -> str:
