@@ -26,11 +26,6 @@ rank = 10
 price = { rule = "multiplier", factor = 1.0 }
 
 [tiers.batch]
-rank = 0
-price = { rule = "multiplier", factor = 0.5 }
-
-[admission]
-default_tier = "standard"
 """
 
 
