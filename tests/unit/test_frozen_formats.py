@@ -12,22 +12,24 @@ from pathlib import Path
 
 import pytest
 
+from wattmill.app.seeing.decisions import Decision, decisions
 from wattmill.ledger import frame
 from wattmill.ledger.frame import HEADER_BYTES, BadHeader, check_header, header
 from wattmill.ledger.stores.sqlite import LedgerDb, WrongLedgerFormat
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.ledger.tail import Tail
-from wattmill.vocab import fact, route, usage
+from wattmill.vocab import fact, request, route, usage
 
 FIXTURES = Path(__file__).parent / "fixtures"
 EPOCH = "0123456789ab"
 
 
-def test_a_journal_of_format_1_is_read_to_the_last_field() -> None:
-    tail = Tail(FIXTURES / "journal_v1" / EPOCH)
+@pytest.mark.parametrize("journal", ["journal_v1", "journal_v1_decisions"])
+def test_a_journal_of_format_1_is_read_to_the_last_field(journal: str) -> None:
+    tail = Tail(FIXTURES / journal / EPOCH)
     batch = tail.read(final=True)
     tail.close()
-    said = (FIXTURES / "journal_v1" / "says.txt").read_text().splitlines()
+    said = (FIXTURES / journal / "says.txt").read_text().splitlines()
     assert [f"{found.segment}:{found.offset}" for found in batch.records] == [
         line.split(" ", 1)[0] for line in said
     ]
@@ -36,8 +38,18 @@ def test_a_journal_of_format_1_is_read_to_the_last_field() -> None:
     assert tail.closed and not batch.damages
 
 
+def test_decisions_of_format_1_still_have_all_their_inputs() -> None:
+    told = list(decisions(FIXTURES / "journal_v1_decisions"))
+    assert len(told) == 2
+    for one in told:
+        assert isinstance(one, Decision) and one.view is not None and one.caller is not None
+        assert one.caller.policy == "greenest" and one.view.weights.explore == 0.1
+        assert one.request.tier == "premium" and one.request.evidence == ("email:1",)
+        assert one.route.hints.shared_tok == (64, 0, 0) and one.route.busy == (1, 0, 0)
+
+
 def _spoken(words: str) -> object:
-    names = {**vars(fact), **vars(route), **vars(usage), **vars(frame)}
+    names = {**vars(fact), **vars(request), **vars(route), **vars(usage), **vars(frame)}
     return eval(words, {"__builtins__": {}}, names)
 
 
