@@ -100,6 +100,18 @@ METRICS: tuple[Metric, ...] = (
         "Streams that broke off at this pool and went on elsewhere.",
         ("pool",),
     ),
+    Metric(
+        "wattmill_privacy_found_total",
+        "counter",
+        "What declared patterns found in requests that were not refused for it: matches, by what was done.",
+        ("pattern", "action"),
+    ),
+    Metric(
+        "wattmill_batch_lines_total",
+        "counter",
+        "Lines of batches: 'good', 'bad', or 'again' (asked, and told to wait).",
+        ("outcome",),
+    ),
     Metric("wattmill_replays_total", "counter", "Answers told again for an idempotency key."),
     Metric("wattmill_cache_hits_total", "counter", "Requests answered from the cache."),
     Metric("wattmill_cache_misses_total", "counter", "Requests that the cache could have answered."),

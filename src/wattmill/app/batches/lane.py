@@ -50,12 +50,14 @@ class Lane:
         *,
         lock: Path,
         tier: Callable[[], str | None],
+        count: Callable[[str], None] = lambda outcome: None,
     ) -> None:
         self._shelf = shelf
         self._ask = ask
         self._keys = keys
         self._lock = lock
         self._tier = tier
+        self.count = count  # an outcome of a line: "good", "bad" or "again"
         self._fd: int | None = None
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._at_work = 0
@@ -288,7 +290,9 @@ class _Job:
                 if done is not None:
                     await self._shelf.add_done(self._node, self._batch, number, done)
                     self._count(done)
+                    self._lane.count("good" if done.good else "bad")
                     return
+                self._lane.count("again")
                 self._lane.free()
                 holds = False
                 left_s = self._batch.expires_at - self._lane.now_s()

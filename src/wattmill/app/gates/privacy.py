@@ -168,6 +168,10 @@ class PrivacyGate:
         return None
 
     def _found(self, x: Exchange, done: Examined) -> None:
+        for found in done.evidence:
+            x.gateway.metrics.count(
+                "wattmill_privacy_found_total", found.pattern, found.deed, by=found.matches
+            )
         fields: dict[str, Any] = {"evidence": tuple(map(str, done.evidence))}
         if done.privacy is not None:
             fields["privacy"] = max(x.ask.privacy, done.privacy, key=_RANK.__getitem__)

@@ -34,7 +34,14 @@ class WorkerBatches:
         keys = InsideKeys()
         keyring.inside = keys.key_of
         self._kept = BatchShelf(self._shelf, lambda: self._settings.batches, clock.wall_us)
-        self._lane = Lane(self._kept, self._ask, keys, lock=home.lane_lock, tier=self._tier)
+        self._lane = Lane(
+            self._kept,
+            self._ask,
+            keys,
+            lock=home.lane_lock,
+            tier=self._tier,
+            count=lambda outcome: gateway.metrics.count("wattmill_batch_lines_total", outcome),
+        )
         self._running: asyncio.Task[None] | None = None
 
     def use(self, settings: Settings) -> dict[bytes, SideDoor]:
