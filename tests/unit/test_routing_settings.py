@@ -7,11 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from wattmill.app.declared.declaration import decode, example_text
+from wattmill.app.declared.declaration import decode, example_text, stored
 from wattmill.app.declared.plan import _fleet_pool, backends, places, route_weights
 from wattmill.app.declared.price_plan import Prices
 from wattmill.app.declared.settings import Settings
 from wattmill.app.declared.settings_checks import problems
+from wattmill.app.ledger_process import _retention_h
 from wattmill.distribution.spec import Backend
 from wattmill.models.engines.adapter import ADAPTERS
 from wattmill.scheduling.spec import Pool, Rates
@@ -124,3 +125,21 @@ def test_what_does_not_hold_together_is_told(edit: tuple[str, str], words: str) 
 
 def test_the_example_has_nothing_to_say() -> None:
     assert said() == []
+
+
+@pytest.mark.parametrize(
+    ("journal", "hours"),
+    [
+        ("retention_h = 2.0", 2.0),
+        ("retention_h = 2.0\nkeep_decisions_days = 30", 720.0),
+        ("sync_ms = 200", 72.0),
+    ],
+)
+def test_decisions_are_kept_as_long_as_declared_and_the_journal_with_them(journal: str, hours: float) -> None:
+    declared = settings(("[routing]", f"[journal]\n{journal}\n\n[routing]"))
+
+    class Control:
+        def config(self) -> tuple[int, str]:
+            return 1, stored(declared)
+
+    assert _retention_h(Control()) == hours  # type: ignore[arg-type]

@@ -137,7 +137,7 @@ def _retention_h(control: Control | None) -> float:
     if found is None:
         return RETENTION_H
     journal = restored(found[1]).journal
-    return max(journal.retention_h, journal.keep_decisions_days * 24)
+    return max(journal.retention_h, (journal.keep_decisions_days or 0.0) * 24)
 
 
 def _give_way() -> None:

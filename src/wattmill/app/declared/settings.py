@@ -102,13 +102,13 @@ class Journal(_Section, frozen=True, kw_only=True):
         ),
     ] = 72.0
     keep_decisions_days: Annotated[
-        float,
+        Annotated[float, Meta(ge=0)] | None,
         Meta(
-            ge=0,
-            description="How long routing decisions can be explained and replayed, in days. They stand in "
-            "the journal, some 0.7 kB a request, and are kept with it.",
+            description="How long routing decisions can be explained and replayed, in days, if longer than "
+            "`retention_h`. They stand in the journal, some 0.5 kB a request, and are kept with it.",
+            examples=[30],
         ),
-    ] = 3.0
+    ] = None
 
 
 class Ledger(_Section, frozen=True, kw_only=True):
