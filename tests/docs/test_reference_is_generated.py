@@ -57,6 +57,7 @@ def test_every_setting_with_a_unit_says_it_in_its_name():
         # counts, shares and names: nothing to convert
         *("port", "workers", "headers", "connections", "in_flight", "alpha", "expansion", "params"),
         *("slots", "queue", "threads", "max_connections", "utilization", "cached_share", "markup", "seed"),
+        *("rank", "weight", "reserved", "factor", "ahead", "prompt_share"),  # of tiers and admission
         *("alarm_backlog_records", "refuse_backlog_records", "most_lines", "most_running", "at_once"),
     }
     for struct in settings_schema()["$defs"].values():
