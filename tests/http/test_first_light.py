@@ -13,8 +13,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from anthropic import Anthropic
 from openai import APIStatusError, OpenAI
 
 ROOT = Path(__file__).parents[2]
@@ -134,6 +136,53 @@ def test_the_python_client_is_answered_at_each_place_streamed_and_not(client: Op
 def test_a_client_that_did_not_ask_for_usage_gets_none(client: OpenAI) -> None:
     stream = client.chat.completions.create(model=MODEL, messages=ASK, max_tokens=4, stream=True)
     assert all(chunk.choices and chunk.usage is None for chunk in stream)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_every_door_gives_the_same_words_and_counts_of_a_real_engine(
+    up: Up, client: OpenAI, place: str
+) -> None:
+    model, prompt = f"{place}/{MODEL}", "What is a joule? Answer in one sentence."
+    asked: dict[str, Any] = {"model": model, "temperature": 0}
+    turns = [{"role": "user", "content": prompt}]
+    chat = client.chat.completions.create(**asked, messages=turns, max_tokens=24)
+    assert chat.usage is not None
+    counts = (chat.usage.prompt_tokens, chat.usage.completion_tokens)
+    text = chat.choices[0].message.content
+    whole = client.responses.create(**asked, input=prompt, max_output_tokens=24)
+    with client.responses.stream(**asked, input=prompt, max_output_tokens=24) as stream:
+        *_, last = stream
+    for response in (whole, last.response):
+        assert response.output_text == text
+        assert response.usage is not None
+        assert (response.usage.input_tokens, response.usage.output_tokens) == counts
+    with Anthropic(
+        base_url=up.told(r"gateway +(http\S+)").removesuffix("/v1"), api_key=client.api_key
+    ) as claude:
+        words: dict[str, Any] = {"model": model, "messages": turns, "max_tokens": 24}
+        message = claude.messages.create(**words, extra_body={"temperature": 0})
+        with claude.messages.stream(**words, extra_body={"temperature": 0}) as events:
+            streamed = events.get_final_message()
+        for one in (message, streamed):
+            assert one.content[0].text == text
+            usage = one.usage
+            prompt_tok = usage.input_tokens + (usage.cache_read_input_tokens or 0)
+            assert (prompt_tok, usage.output_tokens) == counts
+        told = claude.messages.count_tokens(model=model, messages=turns)
+        assert told.input_tokens == counts[0], "counted exactly, by the engine"
+
+
+def test_an_aborted_response_is_stopped_and_booked_once(up: Up, client: OpenAI) -> None:
+    stream = client.responses.create(
+        model=f"local/{MODEL}", input="Tell a long story.", max_output_tokens=400, stream=True
+    )
+    for count, _event in enumerate(stream):
+        if count == 10:
+            break
+    request_id = stream.response.headers["x-request-id"]
+    stream.close()
+    shown = wattmill("explain", request_id, home=up.home).stdout
+    assert "aborted" in shown and "responses" in shown and "estimated" in shown
 
 
 def test_embeddings_and_legacy_completions_work(client: OpenAI) -> None:
