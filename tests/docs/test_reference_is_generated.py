@@ -52,12 +52,20 @@ def test_every_setting_with_a_unit_says_it_in_its_name():
         "_per_mtok",
         "_per_kwh",
         "_per_tok",
+        "_in_tok",
+        "_per_min",
+        "_per_kg_co2",
+        "_per_quality",
     )
     bare = {
         # counts, shares and names: nothing to convert
         *("port", "workers", "headers", "connections", "in_flight", "alpha", "expansion", "params"),
         *("slots", "queue", "threads", "max_connections", "utilization", "cached_share", "markup", "seed"),
         *("rank", "weight", "reserved", "factor", "ahead", "prompt_share"),  # of tiers and admission
+        *("attempts", "failures", "share", "window", "good_trials", "burst", "chain"),  # of resilience, doors
+        *("max_open", "max_depth", "repeats", "last_repeats", "word_repeats", "twins", "leaps", "loads"),
+        *("heavy_calls", "retries", "children", "direct_children"),  # of runs
+        *("explore", "others", "score", "least_mean_logprob"),  # of routing
         *("alarm_backlog_records", "refuse_backlog_records", "most_lines", "most_running", "at_once"),
     }
     for struct in settings_schema()["$defs"].values():
