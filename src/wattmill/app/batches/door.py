@@ -26,7 +26,7 @@ from wattmill.app.batches.upload import read_form
 from wattmill.app.kept.spec import KeptUnavailable, NoRoom
 from wattmill.distribution.side_door import SideAnswer, SideDoor, SideRequest
 from wattmill.units import US_PER_S
-from wattmill.vocab.caller import PRIVACY_CLASSES
+from wattmill.vocab.caller import PRIVACY_CLASSES, out_of_scope
 from wattmill.vocab.refusal import Refusal
 
 _encode = msgspec.json.Encoder().encode
@@ -203,6 +203,9 @@ async def _create(shelf: BatchShelf, asked: _Asked) -> SideAnswer | Refusal:
         known = ", ".join(ENDPOINTS)
         text = f"'endpoint' must be one of {known}, got {new.endpoint[:64]!r}"
         return Refusal(code="bad_value", message=text, param="endpoint")
+    refusal = out_of_scope(asked.request.caller, endpoint=ENDPOINTS[new.endpoint])
+    if refusal is not None:
+        return refusal
     window = _WINDOW.fullmatch(new.completion_window)
     window_s = int(window[1]) * _SECONDS[window[2]] if window else 0
     if not 0 < window_s <= _MOST_WINDOW_S:
@@ -265,12 +268,6 @@ async def _cancel(shelf: BatchShelf, asked: _Asked, id: str) -> SideAnswer | Ref
 
 def _asked(shelf: BatchShelf, request: SideRequest) -> _Asked | Refusal:
     caller = request.caller
-    if caller.endpoints is not None and "batches" not in caller.endpoints:
-        allowed = ", ".join(sorted(caller.endpoints)) or "none"
-        return Refusal(
-            code="out_of_scope",
-            message=f"key {caller.name!r} may not use files and batches; it may use: {allowed}",
-        )
     privacy = caller.privacy
     said = request.headers.get(b"x-wattmill-privacy")
     if said is not None:

@@ -9,14 +9,14 @@ from msgspec import Meta
 
 PURPOSES = ("batch", "user_data")
 OUTPUT = "batch_output"
-ENDPOINTS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/responses",
-    "/v1/messages",
-)
-"""What a line may ask for; all lines of a batch ask for the same."""
+ENDPOINTS = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
+}
+"""What a line may ask for, and what scopes of keys call it; all lines of a batch ask for the same."""
 
 Status = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
