@@ -81,6 +81,11 @@ def test_what_binds_an_answer_separates_it(change: dict[str, Any]) -> None:
     assert key(**change) != key()
 
 
+def test_an_answer_that_passed_other_rules_is_another_one() -> None:
+    asked = {"ask": ASK, "caller": CALLER, "body": body(CHAT), "show_usage": False}
+    assert cache_key(**asked, guarded_by=b"a") != cache_key(**asked, guarded_by=b"b")  # type: ignore[arg-type]
+
+
 def test_who_asks_and_how_much_was_counted_makes_no_difference() -> None:
     other = msgspec.structs.replace(CALLER, key=4, name="demo/search/other", path=(1, 2, 4))
     assert key(caller=other) == key(id="req_9", input_bound_tok=99)

@@ -24,6 +24,7 @@ from wattmill.distribution.spec import BackendModel
 from wattmill.ports import Grant, JournalUnavailable
 from wattmill.units import US_PER_S
 from wattmill.vocab.budget import NOTHING, Spend
+from wattmill.vocab.caller import Caller
 from wattmill.vocab.fact import End, Intent
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.request import terms_of
@@ -46,13 +47,14 @@ class _Asked:
 class CacheGate:
     """Implements `distribution.gate.Gate`. Made only where `[cache]` lists models."""
 
-    def __init__(self, rules: Cache, shelf: AnswerShelf, *, most_bytes: int) -> None:
+    def __init__(self, rules: Cache, shelf: AnswerShelf, *, most_bytes: int, guarded_by: bytes = b"") -> None:
         self._rules = rules
         self._models = frozenset(rules.models)
         self._teams = None if rules.teams is None else frozenset(rules.teams)
         self._share = Fraction(rules.charge_share)
         self._shelf = shelf
         self._most_bytes = most_bytes
+        self._guarded_by = guarded_by
         self._asked: dict[Exchange, _Asked] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -68,7 +70,7 @@ class CacheGate:
         wish = wishes(x.http.headers.get(b"cache-control"))
         store = "no-store" not in wish and may_be_stored(ask, body)
         node = caller.path[-2] if self._rules.scope == "team" and len(caller.path) > 1 else caller.key
-        asked = _Asked(node, cache_key(ask, caller, body, show_usage=x.draft.show_usage))
+        asked = _Asked(node, self._key(x, caller))
         if "no-cache" not in wish:
             found = self._shelf.in_memory(node, ask.privacy, asked.digest)
             if found is not None:
@@ -81,6 +83,10 @@ class CacheGate:
                 return WAIT
         self._missed(x, asked, store)
         return None
+
+    def _key(self, x: Exchange, caller: Caller) -> str:
+        draft = x.draft
+        return cache_key(x.ask, caller, draft.body, show_usage=draft.show_usage, guarded_by=self._guarded_by)
 
     async def _look(self, x: Exchange, asked: _Asked, store: bool) -> None:
         found = await self._shelf.from_store(asked.node, x.ask.privacy, asked.digest)

@@ -56,11 +56,12 @@ def wishes(cache_control: bytes | None) -> frozenset[Literal["no-store", "no-cac
     return frozenset(found)
 
 
-def cache_key(ask: Request, caller: Caller, body: Body, *, show_usage: bool) -> str:
+def cache_key(ask: Request, caller: Caller, body: Body, *, show_usage: bool, guarded_by: bytes = b"") -> str:
     """Return the digest of everything that decides an answer, and of every rule that binds who may give it.
 
     White space, the order of fields and the order of keys inside them make no difference; neither do fields
-    that say nothing about the answer.
+    that say nothing about the answer. `guarded_by`: what an answer passed on its way out: none is told again
+    that has passed other rules.
     """
     parts: list[bytes] = [
         ask.endpoint.encode(),
@@ -68,6 +69,7 @@ def cache_key(ask: Request, caller: Caller, body: Body, *, show_usage: bool) -> 
         (ask.pool or "").encode(),
         ask.privacy.encode(),
         ask.tier.encode(),
+        guarded_by,
         _plain([ask.stream, show_usage]),
         _plain([_names(caller.pools), _names(ask.residency), _names(ask.operators)]),
     ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import msgspec
+
 from wattmill.app.declared.settings import Settings
 from wattmill.app.gates.answer_shelf import AnswerShelf
 from wattmill.app.gates.cache import CacheGate
@@ -52,7 +54,10 @@ class WorkerKept:
         self._caching = bool(settings.cache.models)
         self._answers.memory_bytes = settings.cache.memory_mib * _MIB
         if self._caching:
-            gates.append(CacheGate(settings.cache, self._answers, most_bytes=most_bytes))
+            guarded_by = msgspec.json.encode(settings.privacy, order="sorted")
+            gates.append(
+                CacheGate(settings.cache, self._answers, most_bytes=most_bytes, guarded_by=guarded_by)
+            )
         return gates
 
     def forget(self) -> None:
