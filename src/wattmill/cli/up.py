@@ -22,19 +22,23 @@ from wattmill.app.home import Home
 from wattmill.app.running import home_lock
 from wattmill.app.running.admin_token import admin_token
 from wattmill.app.running.children import Child
+from wattmill.app.running.load import AGENT_LABEL
 from wattmill.app.running.start import end_leftovers, port_in_the_way
 from wattmill.app.running.supervisor import TICK_S, Factory, wait_until_ready
 from wattmill.app.running.worker_control import ask, tell_workers
+from wattmill.app.runs.minding import all_runs
 from wattmill.app.seeing.auditing import audit_home
 from wattmill.cli.audit import show_report
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption
 from wattmill.cli.live_line import LiveLine
 from wattmill.cli.welcome import Welcome, show_welcome, summary
 from wattmill.ledger.stores.control_records import NoSuch
+from wattmill.units import usd_text
 
 up_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 _READY_S = 90.0
+_RUN_STILL_S = 5.0  # a run of the workload that spends no more for so long was stopped
 EXIT_DECLARATION, EXIT_TAKEN, EXIT_WEIGHTS, EXIT_START, EXIT_STOPPED = 2, 3, 4, 5, 130
 
 
@@ -110,6 +114,9 @@ class _Run:
         self._load: Child | None = None
         self._load_node: int | None = None
         self._load_until_s = 0.0
+        self._runs_at_s = 0.0
+        self._runs_told: set[int] = set()
+        self._run_used: dict[int, tuple[int, int]] = {}  # spent, and since when
         self._file_mark = self._mark()
 
     def run(self) -> None:
@@ -167,6 +174,7 @@ class _Run:
             if self._reload or self._mark() != self._file_mark:
                 self._take_over(factory, line)
             self._tend_load(factory, line)
+            self._tell_runs(factory, line)
             line.tick()
             time.sleep(TICK_S)
 
@@ -273,6 +281,26 @@ class _Run:
             self._load.stop(0.5)
             self._load = None
             line.note("the scripted workload is over" + ("" if over else ": it leaves the floor to you"))
+
+    def _tell_runs(self, factory: Factory, line: LiveLine) -> None:
+        """Say when the workload's agent was stopped by the cap of its run."""
+        now_s = time.monotonic()
+        if self._load is None or now_s < self._runs_at_s:
+            return
+        self._runs_at_s = now_s + 1.0
+        for run in all_runs(factory.control, ended_too=True, limit=3):
+            if run.label != AGENT_LABEL or run.node in self._runs_told:
+                continue
+            cap, used = run.budget.cap_nusd, run.budget.used_nusd
+            before, since_s = self._run_used.get(run.node, (-1, now_s))
+            if used != before:
+                self._run_used[run.node] = (used, since_s := now_s)
+            if cap and used > cap // 2 and (now_s - since_s > _RUN_STILL_S or run.state != "open"):
+                self._runs_told.add(run.node)
+                line.note(
+                    f"run {run.node} ({AGENT_LABEL}) was stopped at its cap: {usd_text(used, 9)} of "
+                    f"{usd_text(cap, 9)} USD; `wattmill runs show {run.node}`"
+                )
 
     def _somebody_came(self, factory: Factory) -> bool:
         keys = {record.id for record in factory.control.credentials()[0]} - {self._load_node}

@@ -1,12 +1,14 @@
 """A small scripted workload, so that a newcomer sees life at once: `wattmill up --load`.
 
 Plain HTTP from the standard library, as any client would send it: streamed and not, private and public,
-pinned to each place, one in a while hung up on in the middle. It ends by itself.
+pinned to each place, one in a while hung up on in the middle; and one agent that got lost, in a run with a
+cap that stops it. It ends by itself.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import os
 import random
@@ -15,6 +17,9 @@ import time
 from urllib.parse import urlsplit
 
 import msgspec
+
+from wattmill.client import Run, RunError
+from wattmill.units import nusd_from_usd, usd_text
 
 _PROMPTS = (
     "Name three uses of a heat pump.",
@@ -28,6 +33,10 @@ _PROMPTS = (
 )
 
 _AT_ONCE = 4
+AGENT_LABEL = "runaway agent"
+_AGENT_AFTER_S = 6.0  # whoever looks on has seen the places by then
+_AGENT_CALLS = 8  # what its cap is worth, in calls like its first
+_AGENT_SEEN_S = 15.0  # how long its run stays open after it was stopped, to be looked at
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +48,14 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int
     privacy: str = "internal"
     hang_up_after_chunks: int | None = None
+
+
+class Told(msgspec.Struct, frozen=True):
+    """One answer that the agent got."""
+
+    text: str
+    charge_nusd: int
+    pool: str
 
 
 def shapes(model: str, pools: list[str]) -> list[Shape]:
@@ -87,6 +104,53 @@ def send(url: str, key: str, shape: Shape, prompt: str, *, timeout_s: float = 60
         connection.close()
 
 
+def run_away(url: str, key: str, model: str, *, stop: threading.Event) -> int:
+    """Be an agent that got lost: ask, append the answer, ask again, until the cap of the run says no. Returns
+    the answers that were kept."""
+    history = [{"role": "user", "content": "Look for the answer. If it is not there, look again."}]
+    first = _ask(f"{url}/chat/completions", key, model, history)
+    if stop.is_set() or first is None or not first.charge_nusd:
+        return 0
+    cap_nusd = _AGENT_CALLS * first.charge_nusd
+    model = f"{first.pool}/{model}"  # at one price, so that the cap is worth as many calls
+    with Run(
+        f"{usd_text(cap_nusd, 9)} USD", label=AGENT_LABEL, expires="3m", base_url=url, api_key=key
+    ) as run:
+        kept = 0
+        while not stop.is_set() and kept < 20 * _AGENT_CALLS:
+            told = _ask(f"{run.base_url}/chat/completions", key, model, history)
+            if told is None:
+                break
+            kept += 1
+            history += [
+                {"role": "assistant", "content": told.text},
+                {"role": "user", "content": f"Nothing in place {kept}. Look again."},
+            ]
+        stop.wait(_AGENT_SEEN_S)
+    return kept
+
+
+def _ask(url: str, key: str, model: str, history: list[dict[str, str]]) -> Told | None:
+    """Return one answer, None where there is none."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=60.0)
+    body = msgspec.json.encode({"model": model, "max_tokens": 24, "messages": history})
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    try:
+        connection.request("POST", parts.path, body, headers)
+        answer = connection.getresponse()
+        data = answer.read()
+        if answer.status != 200:
+            return None
+        text = str(msgspec.json.decode(data)["choices"][0]["message"]["content"] or "...")
+        charge = nusd_from_usd(answer.headers.get("x-wattmill-charge-usd", "0"))
+        return Told(text, charge, answer.headers.get("x-wattmill-pool", ""))
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
 def drive(url: str, key: str, mix: list[Shape], *, seconds: float, rate_per_s: float, seed: int) -> None:
     """Send requests at exponentially spaced moments for `seconds`, at most `_AT_ONCE` side by side.
 
@@ -129,14 +193,26 @@ def main() -> None:
 
     lifeline.arm()
     mix = shapes(args.model, [pool for pool in args.pools.split(",") if pool])
+    key = os.environ["WATTMILL_LOAD_KEY"]
+    stop = threading.Event()
+
+    def agent() -> None:
+        with contextlib.suppress(RunError, OSError):  # it is a show; the load goes on without it
+            if not stop.wait(min(_AGENT_AFTER_S, args.seconds / 4)):
+                run_away(args.url, key, args.model, stop=stop)
+
+    lost = threading.Thread(target=agent, daemon=True)
+    lost.start()
     drive(
         args.url,
-        os.environ["WATTMILL_LOAD_KEY"],
+        key,
         mix,
         seconds=args.seconds,
         rate_per_s=args.rate,
         seed=args.seed,
     )
+    stop.set()
+    lost.join(5.0)
 
 
 if __name__ == "__main__":
