@@ -323,3 +323,26 @@ def test_a_stream_that_had_to_wait_is_the_same_stream() -> None:
             r.assert_balanced()
 
     run(test())
+
+
+def test_who_waits_for_its_money_has_its_slot_already() -> None:
+    """The caps are asked in a thread: whoever comes meanwhile must not be let into the same slot."""
+
+    async def test() -> None:
+        async with factory(slots=2) as f:
+            f.r.purse.lease_first = True
+            f.r.purse.lease_gate = asyncio.Event()
+            clients = [await f.send("premium", str(n)) for n in range(5)]
+            await f.waiting(3)
+            assert f.held.inside == 0
+            assert f.gate.heading_for("p0") == 2 and f.gate.heading_for("p1") == 0
+            f.r.purse.lease_gate.set()
+            await until(lambda: f.held.inside == 2)
+            assert f.gate.heading_for("p0") == 0
+            for _ in clients:
+                f.held.turns.release()
+            assert [(await client.answer()).status for client in clients] == [200] * 5
+            assert f.held.most_inside == 2
+            f.r.assert_balanced()
+
+    run(test())

@@ -173,7 +173,7 @@ class AdmissionGate:
     def free(self, pools: Sequence[int], tier: int) -> bool:
         """Return whether one of the places has a slot for a request of a tier; also if all of them are down:
         then there is nothing to wait for, and the policy says so."""
-        taken = self._still_pending() if self._pending else 0
+        heading, taken = self._on_their_way() if self._pending else (None, 0)
         shared = self._shared
         if shared is not None:
             taken += shared.pending_elsewhere()
@@ -186,11 +186,28 @@ class AdmissionGate:
                 continue
             down = False
             busy = lives[pool].busy + taken + kept_free[pool]
+            if heading is not None:
+                busy += heading.get(seen.name, 0)
             if shared is not None:
                 busy += shared.busy_elsewhere(pool)
             if busy < slots[pool]:
                 return True
         return down
+
+    def heading_for(self, pool: str) -> int:
+        """Return how many were routed to a place and wait for their money: its slots are as good as taken."""
+        return self._on_their_way()[0].get(pool, 0) if self._pending else 0
+
+    def _on_their_way(self) -> tuple[dict[str, int], int]:
+        """Return how many of those let in are heading for each place, and of how many that is not known."""
+        self._still_pending()
+        heading: dict[str, int] = {}
+        for x in self._pending:
+            route = getattr(x, "route", None)  # None: it is being routed just now
+            if route is not None:
+                pool = route.candidates[0].pool
+                heading[pool] = heading.get(pool, 0) + 1
+        return heading, len(self._pending) - sum(heading.values())
 
     def _still_pending(self) -> int:
         pending = self._pending

@@ -24,16 +24,24 @@ from wattmill.vocab.tier import Tier
 
 
 class SeenByAll:
-    """A place as the policy is to see it where several workers send to it: busy with their requests too."""
+    """A place as the policy is to see it where admission fills it: busy with requests of other workers too,
+    and with those that are on their way."""
 
-    __slots__ = ("_state",)
+    __slots__ = ("_state", "_tiers")
 
-    def __init__(self, state: BackendState) -> None:
+    def __init__(self, state: BackendState, tiers: WorkerTiers) -> None:
         self._state = state
+        self._tiers = tiers
 
     @property
     def busy(self) -> int:
-        return self._state.taken
+        admission = self._tiers.admission
+        taken = self._state.taken
+        return taken if admission is None else taken + admission.heading_for(self._state.pool)
+
+    @property
+    def healthy(self) -> bool:
+        return self._state.healthy
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._state, name)
@@ -48,7 +56,7 @@ class WorkerTiers:
         self._gateway = gateway
         self._clock = clock
         self._room: SharedRoom | None = None
-        self._admission: AdmissionGate | None = None
+        self.admission: AdmissionGate | None = None
 
     def filled(self, settings: Settings, pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
         """Return the places as the policy is to see them: with tiers who waits, waits at the gateway. The few
@@ -65,16 +73,16 @@ class WorkerTiers:
     def life(self, settings: Settings, pool: str) -> BackendState:
         """Return a place's life as the policy is to see it."""
         state = self._gateway.state(pool)
-        if not settings.tiers or settings.gateway.workers < 2:
+        if not settings.tiers:
             return state
-        return SeenByAll(state)  # type: ignore[return-value]  # it is one in all but its type
+        return SeenByAll(state, self)  # type: ignore[return-value]  # it is one in all but its type
 
     def gates(self, settings: Settings, fleet: FleetView, others: tuple[Gate, ...]) -> tuple[Gate, ...]:
         """Return all gates in their order: the tier is known first, and who goes when is decided last."""
         if not settings.tiers:
-            if self._admission is not None:
-                self._admission.release()
-                self._admission = None
+            if self.admission is not None:
+                self.admission.release()
+                self.admission = None
             self._part()
             return others
         pools = fleet.fleet.pools
@@ -92,12 +100,12 @@ class WorkerTiers:
             expected_output_tok=settings.routing.expected_output_tok,
             bound_tok_per_tok=settings.routing.bound_tok_per_tok,
         )
-        if self._admission is None:
-            self._admission = AdmissionGate(
+        if self.admission is None:
+            self.admission = AdmissionGate(
                 plan, clock=self._clock, fleet=lambda: fleet.fleet, lives=lives, shared=self._room
             )
         else:
-            self._admission.use(plan, fleet=lambda: fleet.fleet, lives=lives)
+            self.admission.use(plan, fleet=lambda: fleet.fleet, lives=lives)
         tiers = {
             name: Tier(
                 name=name,
@@ -111,7 +119,7 @@ class WorkerTiers:
             for number, (name, one) in enumerate(tier_plans(settings.tiers).items())
         }
         first = TierGate(tiers, bound_tok_per_tok=settings.routing.bound_tok_per_tok)
-        return (first, *others, self._admission)
+        return (first, *others, self.admission)
 
     def tick(self) -> None:
         """See which other workers live; a few times a second."""
@@ -120,7 +128,7 @@ class WorkerTiers:
 
     def status(self) -> dict[str, Any]:
         """Return how many wait, by tier; nothing without tiers."""
-        return {} if self._admission is None else {"waiting": self._admission.admission.counts()}
+        return {} if self.admission is None else {"waiting": self.admission.admission.counts()}
 
     def close(self) -> None:
         self._part()
