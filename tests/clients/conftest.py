@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,12 +15,15 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+if TYPE_CHECKING:
+    from factory import Factory
+
 Speak = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
-def speak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speak]:
-    """Return a function that runs one client's script and returns what it printed."""
+def mill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Factory]:
+    """Return a factory of two workers before one scripted place."""
     from factory import Factory, Server, declaration, free_port
 
     engine = Server(sys.executable, str(HERE / "agent_engine.py"))
@@ -34,14 +38,25 @@ def speak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speak]:
     ).replace('adapter = "openai"', 'adapter = "openai-compatible"')
     factory = Factory(tmp_path_factory.mktemp("clients") / "home", toml, port=port)
     factory.start()
-    poor = factory.new_key("poor", cap_usd="0.000000001")
+    try:
+        yield factory
+    finally:
+        code = factory.stop()
+        engine.kill()
+        assert code == 0, factory.printed()
+
+
+@pytest.fixture(scope="session")
+def speak(mill: Factory) -> Speak:
+    """Return a function that runs one client's script and returns what it printed."""
+    poor = mill.new_key("poor", cap_usd="0.000000001")
 
     def run(script: str, *command: str) -> str:
         env = {
             **{k: v for k, v in os.environ.items() if not k.endswith("_API_KEY") and k != "PYTHONPATH"},
-            "URL": factory.url,
-            "URL_": factory.url,
-            "KEY": factory.key,
+            "URL": mill.url,
+            "URL_": mill.url,
+            "KEY": mill.key,
             "POOR_KEY": poor,
             "LANGSMITH_TRACING": "false",
             "OPENAI_API_KEY": "not-used",
@@ -53,9 +68,4 @@ def speak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speak]:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout.strip()
 
-    try:
-        yield run
-    finally:
-        code = factory.stop()
-        engine.kill()
-        assert code == 0, factory.printed()
+    return run
