@@ -100,7 +100,7 @@ async def ask(caller: Caller, n: int, told: Told, *, again: bool = False) -> str
     try:
         async with asyncio.timeout(20):
             code, message, served = await _ask(caller, caller.body(n, again=again))
-    except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError):
+    except (OSError, TimeoutError, asyncio.IncompleteReadError, ValueError, IndexError):
         code, message, served = "lost", "", False
     told.codes[code or "ok"] += 1
     told.served += served
