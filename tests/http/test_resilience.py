@@ -114,7 +114,7 @@ def test_what_is_tried_again_never_exceeds_the_declared_share(whose: str) -> Non
             answers = []
             for _ in range(60):
                 for _ in range(20 if whose == "this key" else 0):  # a busy place, but not by this key
-                    r.gateway.retries.asked("p0", 999, r.clock.now())
+                    r.gateway.retries.asked("p0", 999)
                 answers.append(await r.ask())
             served = sum(answer.status == 200 for answer in answers)
             assert served == len(r.engines[1].seen)
@@ -259,5 +259,31 @@ def test_who_pays_for_a_failover_is_declared(payer: str) -> None:
             assert (first.charge_nusd > 0) == (payer == "tenant")
             assert second.status == "finished" and second.charge_nusd > 0
             r.assert_balanced()
+
+    run(test())
+
+
+def test_a_worker_that_was_held_up_reads_what_came_before_it_calls_a_place_silent() -> None:
+    """The loop stands still for longer than the time-out, while the answer lies in the socket's buffer."""
+
+    async def in_two_parts(wire: Wire) -> None:
+        await wire.stream_head()
+        await wire.chunk("hel")
+        wire.engine.arrived.clear()
+        await wire.chunk("lo", finish="stop")
+        await wire.usage_chunk(5, 2)
+        await wire.done()
+
+    async def test() -> None:
+        async with rig(in_two_parts, idle_timeout_s=0.3, first_byte_timeout_s=0.3) as r:
+            use(r)
+            client = await r.connect()
+            await client.send(STREAM)
+            await until(lambda: r.engines[0].seen)
+            now_s = r.clock.now()
+            while r.clock.now() - now_s < 1.0:  # nothing else runs on this loop, engine and sweep included
+                pass
+            answer = await client.answer()
+            assert answer.text == "hello" and [end.status for end in r.journal.ends] == ["finished"]
 
     run(test())

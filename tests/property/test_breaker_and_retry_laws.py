@@ -196,7 +196,7 @@ def test_further_attempts_never_exceed_the_declared_share(
     for what, pool, key, by_s in steps:
         now_s += by_s
         if what == "ask":
-            budget.asked(pool, key, now_s)
+            budget.asked(pool, key)
             asked[pool] += 1
             asked[key] += 1
         elif budget.take(pool, key, now_s) is None:

@@ -201,7 +201,7 @@ class Placing(Understanding):
         self.attempt = attempt
         if self.attempts == 1:
             assert self.caller is not None
-            self.gateway.retries.asked(candidate.pool, self.caller.key, self.services.clock.now())
+            self.gateway.retries.asked(candidate.pool, self.caller.key)
             if self.services.resilience.hedge_after != "off":
                 self.hedge = Hedge(self)  # type: ignore[arg-type]
         else:

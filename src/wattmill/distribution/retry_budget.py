@@ -9,6 +9,7 @@ not made. A request puts `share` of a token into both. So at any time, for each 
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import msgspec
@@ -34,10 +35,10 @@ class Bucket:
 
     __slots__ = ("_at_s", "_rules", "_tokens", "refused", "requests", "taken")
 
-    def __init__(self, rules: RetryRules, now_s: float) -> None:
+    def __init__(self, rules: RetryRules) -> None:
         self._rules = rules
         self._tokens = rules.burst
-        self._at_s = now_s
+        self._at_s = math.inf  # of the last look; a bucket is full before the first one
         self.requests = 0  # since a token was last looked for
         self.taken = 0  # ever
         self.refused = 0  # ever
@@ -73,17 +74,17 @@ class RetryBudget:
             self._pools.clear()
             self._keys.clear()
 
-    def asked(self, pool: str, key: int, now_s: float) -> None:
+    def asked(self, pool: str, key: int) -> None:
         """A request of `key` makes its first attempt, at `pool`."""
         bucket = self._pools.get(pool)
         if bucket is None:
-            bucket = self._pools[pool] = Bucket(self._rules, now_s)
+            bucket = self._pools[pool] = Bucket(self._rules)
         bucket.requests += 1
         bucket = self._keys.get(key)
         if bucket is None:
             if len(self._keys) >= _KEYS:
                 self._keys.clear()
-            bucket = self._keys[key] = Bucket(self._rules, now_s)
+            bucket = self._keys[key] = Bucket(self._rules)
         bucket.requests += 1
 
     def take(self, pool: str, key: int, now_s: float) -> str | None:
@@ -91,10 +92,10 @@ class RetryBudget:
         "pool" or "key"."""
         of_pool = self._pools.get(pool)
         if of_pool is None:
-            of_pool = self._pools[pool] = Bucket(self._rules, now_s)
+            of_pool = self._pools[pool] = Bucket(self._rules)
         of_key = self._keys.get(key)
         if of_key is None:
-            of_key = self._keys[key] = Bucket(self._rules, now_s)
+            of_key = self._keys[key] = Bucket(self._rules)
         if not of_pool.has(now_s):
             of_pool.refused += 1
             return "pool"
