@@ -212,8 +212,7 @@ def _story(
     first = intents[min(intents)] if intents else None
     row = rows[0] if rows else None
     no = journal.refused
-    route = first.route if first is not None else None
-    path = _path(journal)
+    route = first.route if first is not None else no.route if no is not None else None
     key = first.key if first else no.key if no else row.key if row else refused.key if refused else 0
     settled = [one.energy_uj for one in tries if one.energy_uj is not None]
     code = no.code if no else refused.code if refused else None
@@ -235,7 +234,7 @@ def _story(
         asked_output_tok=first.asked_output_tok if first else None,
         refusal=code,
         message=no.message if no else refused.message if refused else None,
-        reason=route.reason if route else CODES[code].meaning if code in CODES else None,
+        reason=route.reason if route and route.reason else CODES[code].meaning if code in CODES else None,
         candidates=tuple(
             Expected(
                 pool=c.pool, expected_nusd=c.expected_nusd, expected_ttft_s=c.expected_ttft_s,
