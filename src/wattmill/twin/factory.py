@@ -78,9 +78,10 @@ def simulate(
             dispatcher.refresh(next_refresh_us)
             next_refresh_us += refresh_us
         now_ps = now_us * PS_PER_US
+        # Up to this instant, not with it: who comes at the same instant may share a step with this one.
         for place in running:
-            if place.next_ps <= now_ps:
-                place.advance(now_ps)
+            if place.next_ps < now_ps:
+                place.advance(now_ps - 1)
         chosen = dispatcher.choose(index, work, now_us, [place.in_flight for place in running])
         if isinstance(chosen, str):
             refused.append(RefusedWork(index, now_us, chosen))

@@ -70,7 +70,7 @@ class Gateway:
         self._prefixes = Prefixes(len(places))
         self._turn = 0
         self._keep = keep
-        self.decisions: list[Route | Refusal] = []
+        self.decisions: list[tuple[Request, Route | Refusal]] = []
         self.fleet = Fleet(id=0, at_us=0, pools=self._declared)
 
     def refresh(self, now_us: int) -> None:
@@ -111,7 +111,7 @@ class Gateway:
             hints=hints,
         )
         if self._keep:
-            self.decisions.append(route)
+            self.decisions.append((ask, route))
         if isinstance(route, Refusal):
             return route.code
         best = route.candidates[0]

@@ -122,15 +122,16 @@ class BatchPlace:
             if here_ps <= self._boundary_ps:
                 if here_ps > to_ps or here_ps == NEVER:
                     break
-                self._arrive(inbox.popleft()[1], here_ps)
+                while inbox and inbox[0][0] == here_ps:
+                    self._waiting.append(inbox.popleft()[1])
+                self._arrived(here_ps)
             elif self._boundary_ps <= to_ps:
                 self._step_ended(self._boundary_ps)
             else:
                 break
         self.next_ps = min(here_ps, self._boundary_ps)
 
-    def _arrive(self, job: Job, now_ps: int) -> None:
-        self._waiting.append(job)
+    def _arrived(self, now_ps: int) -> None:
         if self._boundary_ps == NEVER:
             self._plan(now_ps)
         elif self._planned > 1:
