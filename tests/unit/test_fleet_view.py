@@ -17,6 +17,7 @@ from wattmill.app.home import Home
 from wattmill.app.memory import Memory
 from wattmill.app.seeing.replay import replay
 from wattmill.cli.replay import replay_app
+from wattmill.distribution.backend_state import BackendState
 from wattmill.ledger.journal import Journal
 from wattmill.scheduling.cascade import Signals
 from wattmill.scheduling.ranking import Look, Place
@@ -211,6 +212,24 @@ def test_a_repeated_beginning_is_expected_in_the_cache_as_far_as_the_engine_was_
     assert by["edge"] == pytest.approx(plain_nusd - 256 * hit * 90, abs=1)
     other = rig.view.route(ask(100), CALLER, b'[{"role":"system","content":"' + b"other" * 400)
     assert isinstance(other, Route) and other.hints.shared_tok == ()
+
+
+def test_an_answer_that_came_at_once_corrects_all_that_was_expected_of_it() -> None:
+    rig = Rig(pool("edge"))
+    state = rig.life["edge"] = BackendState("edge")  # type: ignore[assignment]
+    rig.fresh()
+    plain = ask(max_output_tok=40)
+    first = rig.view.route(plain, CALLER)
+    assert isinstance(first, Route) and first.candidates[0].expected_s == pytest.approx(2.5 + 1.0)
+    for n in range(80):
+        route = rig.view.route(plain, CALLER)
+        assert isinstance(route, Route)
+        rig.view.learn(plain, CALLER, route, "edge", Usage(prompt_tok=500, output_tok=40), 0.7)
+        if n % 4 == 0:
+            rig.view.refresh()
+    assert state.decode_tok_per_s is not None and state.decode_tok_per_s > 100
+    learned = rig.view.route(plain, CALLER)
+    assert isinstance(learned, Route) and learned.candidates[0].expected_s == pytest.approx(0.7, rel=0.25)
 
 
 def test_without_affinity_no_beginning_is_looked_at() -> None:

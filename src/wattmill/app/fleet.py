@@ -15,6 +15,7 @@ from wattmill.scheduling.cascade import Signals, escalates
 from wattmill.scheduling.filters import visible_models
 from wattmill.scheduling.policies import POLICIES
 from wattmill.scheduling.prefix import LONGEST_BYTES, prefix_of
+from wattmill.scheduling.ranking import expected_output_tok
 from wattmill.scheduling.spec import Fleet, Policy, Pool, Weights
 from wattmill.units import US_PER_S
 from wattmill.vocab.caller import Caller
@@ -50,6 +51,7 @@ class PoolLife(Protocol):
     def slowdown(self) -> float: ...
     @property
     def ahead_share(self) -> float: ...
+    def observe_whole(self, ratio: float, *, s_per_tok: float, output_tok: int, others: float) -> None: ...
 
 
 class FleetView:
@@ -159,15 +161,42 @@ class FleetView:
                 return tuple([int(life.ahead_tok / per_tok) for life in self._life])
         return ()
 
-    def learn(self, request: Request, caller: Caller, route: Route, pool: str, usage: Usage) -> None:
-        """Take in one finished attempt of a request that was routed here."""
+    def learn(
+        self,
+        request: Request,
+        caller: Caller,
+        route: Route,
+        pool: str,
+        usage: Usage,
+        whole_s: float | None = None,
+    ) -> None:
+        """Take in one finished attempt of a request that was routed here; `whole_s` is how long an answer took
+        that came at once."""
         memory = self._memory
+        if whole_s is not None and pool in self._at:
+            self._learn_whole(request, route, pool, usage, whole_s)
         if request.endpoint != "embeddings":
             memory.lengths.learn(request.model, caller.key, usage.output_tok / request.choices)
         shared, at = route.hints.shared_tok, self._at.get(pool)
         if at is not None and len(shared) > at and shared[at]:
             memory.reused(
                 pool, shared_tok=shared[at], prompt_tok=usage.prompt_tok, cached_tok=usage.cached_tok
+            )
+
+    def _learn_whole(self, request: Request, route: Route, pool: str, usage: Usage, whole_s: float) -> None:
+        chosen = next((c for c in route.candidates if c.pool == pool), None)
+        expected_tok = expected_output_tok(request, self._weights, route.hints)
+        if chosen is None:
+            return
+        s_per_tok = (chosen.expected_s - chosen.expected_ttft_s) / expected_tok if expected_tok else 0.0
+        expected_s = chosen.expected_ttft_s + s_per_tok * usage.output_tok
+        at = self._at[pool]
+        if expected_s > 0:
+            self._life[at].observe_whole(
+                whole_s / expected_s,
+                s_per_tok=s_per_tok,
+                output_tok=usage.output_tok,
+                others=min(self._life[at].busy, self._declared[at].slots - 1),
             )
 
     def escalate(

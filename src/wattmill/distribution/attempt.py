@@ -516,4 +516,6 @@ class Attempt:
         )
         exchange = self.exchange
         assert exchange.caller is not None
-        exchange.services.learn(exchange.ask, exchange.caller, exchange.route, self.pool, usage)
+        at_once = not streamed and decode_us is None
+        whole_s = now - self._started_s if at_once else None
+        exchange.services.learn(exchange.ask, exchange.caller, exchange.route, self.pool, usage, whole_s)

@@ -171,6 +171,19 @@ class BackendState(Breaker):
         if prefill_us:
             self.overhead_s = _mix(self.overhead_s, max(0.0, ttft_s - prefill_s))
 
+    def observe_whole(self, ratio: float, *, s_per_tok: float, output_tok: int, others: float) -> None:
+        """Learn from an answer that came all at once, by an engine that does not tell its times: it took
+        `ratio` times what was expected of it, `s_per_tok` of that for each token. Nobody can say which part
+        was off, so all of it was."""
+        self.ttft_factor = corrected(self.ttft_factor, expected_s=1.0, observed_s=ratio)
+        if output_tok >= _FEWEST_TOK and s_per_tok > 0:
+            took_s = s_per_tok * ratio
+            self.pace = (
+                Pace(1.0, others, took_s)
+                if self.pace is None
+                else seen(self.pace, others=others, s_per_tok=took_s)
+            )
+
 
 def _mix(old: float | None, new: float) -> float:
     return new if old is None else old + _NEW * (new - old)

@@ -57,7 +57,13 @@ Cascade = Callable[[Request, Route, str, bytes, int, Raw | None], tuple[str, int
 which candidate; None if it will do."""
 
 
-def _learn_nothing(request: Request, caller: Caller, route: Route, pool: str, usage: Usage) -> None:
+Learn = Callable[[Request, Caller, Route, str, Usage, float | None], None]
+"""(request, caller, route, pool, usage, seconds) of a finished attempt; None: its parts were seen."""
+
+
+def _learn_nothing(
+    request: Request, caller: Caller, route: Route, pool: str, usage: Usage, whole_s: float | None
+) -> None:
     pass
 
 
@@ -88,7 +94,7 @@ class Services:
     default_output_tok: int = 1024  # reserved where a client does not limit its answer
     bound_tok_per_tok: float = 4.0  # how far the bound of a prompt, in bytes, lies above its tokens
     unseen: Unseen = "reserved"  # how much of a limit is used by what nobody counted
-    learn: Callable[[Request, Caller, Route, str, Usage], None] = _learn_nothing  # of a finished attempt
+    learn: Learn = _learn_nothing
     cascade: Cascade | None = None  # None: no answer goes on to a larger model
     gates: tuple[Gate, ...] = ()  # what a request passes before it is routed, in this order
     stored: Gate | None = None  # what requests through a door pass first: it finds and keeps their answers

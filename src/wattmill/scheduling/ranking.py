@@ -154,6 +154,11 @@ def _output_tok(request: Request, weights: Weights, hints: Hints) -> tuple[int, 
     return (likely if likely < asked else asked) * request.choices, asked
 
 
+def expected_output_tok(request: Request, weights: Weights, hints: Hints) -> int:
+    """Return how many tokens the answer was expected to have, over all choices."""
+    return _output_tok(request, weights, hints)[0]
+
+
 def _scored(place: Place, value: float) -> Place:
     kind, _, at, c, able = place
     return kind, value, at, Candidate(c.pool, c.expected_nusd, c.expected_ttft_s, c.expected_s, value), able
