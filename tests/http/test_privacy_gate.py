@@ -369,3 +369,28 @@ def test_a_key_keeps_its_own_guard_and_others_pay_nothing() -> None:
     beside = Caller(key=2, name="acme/b/k", path=(1,))
     assert gate.guard_of(inside) is not None and gate.guard_of(beside) is None
     assert KEY and STREAM
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/messages", {"max_tokens": 200, "messages": [{"role": "user", "content": f"to {MAIL}!"}]}),
+        ("/v1/responses", {"input": f"to {MAIL}!", "store": False}),
+    ],
+)
+def test_every_door_is_guarded(path: str, asked: dict[str, Any], stream: bool) -> None:
+    async def test(r: Rig) -> None:
+        answer = await r.ask({"model": "m", "stream": stream, **asked}, path=path)
+        assert answer.status == 200, answer.body
+        assert MAIL not in sent(r) and "[EMAIL_1]" in sent(r)
+        text = answer.body.decode()
+        if not stream:
+            assert f"to {MAIL}!" in text and "EMAIL_1" not in text
+            return
+        events = [json.loads(e.split("data: ", 1)[1]) for e in text.split("\n\n") if "data: {" in e]
+        deltas = [e["delta"] for e in events if "delta" in e]
+        said = "".join(d if isinstance(d, str) else d.get("text", "") for d in deltas)
+        assert said == f"to {MAIL}!" and "EMAIL_1" not in text
+
+    guarded(REDACT, test)
