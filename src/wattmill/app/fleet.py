@@ -170,7 +170,7 @@ class FleetView:
         usage: Usage,
         whole_s: float | None = None,
     ) -> None:
-        """Take in one finished attempt of a request that was routed here; `whole_s` is how long an answer took
+        """Take in one finished attempt of a request that was routed here; `whole_s` is what an answer took
         that came at once."""
         memory = self._memory
         if whole_s is not None and pool in self._at:
