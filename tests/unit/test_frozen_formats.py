@@ -24,7 +24,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 EPOCH = "0123456789ab"
 
 
-@pytest.mark.parametrize("journal", ["journal_v1", "journal_v1_decisions"])
+@pytest.mark.parametrize("journal", ["journal_v1", "journal_v1_decisions", "journal_v1_runs"])
 def test_a_journal_of_format_1_is_read_to_the_last_field(journal: str) -> None:
     tail = Tail(FIXTURES / journal / EPOCH)
     batch = tail.read(final=True)

@@ -116,7 +116,7 @@ class _Run:
         self._load_until_s = 0.0
         self._runs_at_s = 0.0
         self._runs_told: set[int] = set()
-        self._run_used: dict[int, tuple[int, int]] = {}  # spent, and since when
+        self._run_used: dict[int, tuple[int, float]] = {}  # spent, and since when
         self._file_mark = self._mark()
 
     def run(self) -> None:
