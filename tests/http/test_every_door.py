@@ -10,10 +10,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from gateway_rig import Answer, Rig, Wire, rig, run, until
 from polyglot import ARGUMENTS, COUNTING, PROMPT_TOK, polyglot
 
+from wattmill.distribution.exchange import Exchange
+from wattmill.distribution.gate import WAIT
 from wattmill.vocab.fact import End, Refused
 from wattmill.vocab.usage import Usage
 
@@ -428,5 +431,161 @@ def test_the_key_of_messages_may_come_in_its_own_header_but_two_keys_are_refused
                 "has_more"
             ] is False
             r.assert_balanced()
+
+    run(test())
+
+
+# --- gates and taps know chat only --------------------------------------------------------------------------
+
+
+class Redacts:
+    """A gate that takes a word out of the prompt, as the privacy guard does."""
+
+    def enter(self, x: Exchange) -> None:
+        body = {n: msgspec.Raw(bytes(v).replace(b"secret", b"[NAME]")) for n, v in x.draft.body.items()}
+        x.draft = msgspec.structs.replace(x.draft, body=body)
+
+    def left(self, x: Exchange) -> None: ...
+
+
+@pytest.mark.parametrize(("adapter", "door"), [("openai", "responses"), ("anthropic", "messages")])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_body_that_a_gate_has_changed_never_leaves_as_it_came(
+    adapter: str, door: str, stream: bool
+) -> None:
+    """Nor does it pass by a gate that wants to see the answer: both leave as the chat that the gate saw."""
+
+    async def test() -> None:
+        async with rig(polyglot(), adapter=adapter) as r:
+            body = work(door, stream=stream)
+            text = json.dumps(body).replace('"hi"', '"my secret"').encode()
+            r.more = {"gates": (Redacts(),)}
+            r.gateway.use(r.services())
+            answer = await r.ask(text, path=PATHS[door])
+            assert words(door, answer, stream=stream)[0] == "hello"
+            (wire,) = r.engines[0].seen
+            assert b"secret" not in wire.raw and b"[NAME]" in wire.raw
+            r.assert_balanced()
+
+    run(test())
+
+
+class Upper:
+    """A tap that changes what passes, and remembers it."""
+
+    def __init__(self) -> None:
+        self.seen: list[bytes] = []
+
+    def event(self, event: bytes) -> bytes:
+        self.seen.append(event)
+        return event.replace(b"hel", b"HEL")
+
+    def whole(self, body: bytes) -> bytes:
+        self.seen.append(body)
+        return body.replace(b"hel", b"HEL")
+
+    def ended(self, complete: bool) -> bytes:
+        self.seen.append(b"ended" if complete else b"broken")
+        return b""
+
+    def again(self) -> None: ...
+
+
+class TapsBoth:
+    def __init__(self) -> None:
+        self.inner, self.outer = Upper(), Upper()
+
+    def enter(self, x: Exchange) -> None:
+        x.tap(self.inner)
+        x.tap(self.outer, outer=True)
+
+    def left(self, x: Exchange) -> None: ...
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("door", ["chat", "responses", "messages"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_taps_see_a_chat_and_outer_taps_what_the_client_sees(adapter: str, door: str, stream: bool) -> None:
+    async def test() -> None:
+        async with rig(polyglot(), adapter=adapter) as r:
+            gate = TapsBoth()
+            r.more = {"gates": (gate,)}
+            r.gateway.use(r.services())
+            answer = await asked(r, door, work(door, stream=stream))
+            assert words(door, answer, stream=stream)[0] == "HELlo"
+            inner = b"".join(gate.inner.seen)
+            assert b"choices" in inner and b"hel" in inner and b"HEL" not in inner
+            if door != "chat":
+                said = b"".join(one for one in gate.outer.seen if one not in (b"ended", b"broken"))
+                lines = answer.body.split(b"\n\n") if stream else [answer.body]
+                told = [line for line in lines if not line.startswith(b":")]
+                assert said.split(b"\n\n") == told if stream else said == answer.body
+                assert b"HEL" in said and b"choices" not in said
+            r.assert_balanced()
+
+    run(test())
+
+
+class Remembers:
+    """A gate that answers by itself, as the exact cache does: with a chat."""
+
+    def enter(self, x: Exchange) -> Any:
+        usage = {"prompt_tokens": 50, "completion_tokens": 2, "total_tokens": 52}
+        base = {"id": "e-1", "model": "up"}
+        if x.draft.stream:
+            chunks = [
+                {**base, "choices": [{"index": 0, "delta": {"content": "hello"}, "finish_reason": "stop"}]},
+                {**base, "choices": [], "usage": usage},
+            ]
+            body = (
+                b"".join(b"data: " + json.dumps(c).encode() + b"\n\n" for c in chunks) + b"data: [DONE]\n\n"
+            )
+        else:
+            message = {"role": "assistant", "content": "hello"}
+            choice = {"index": 0, "message": message, "finish_reason": "stop"}
+            body = json.dumps({**base, "choices": [choice], "usage": usage}).encode()
+        kind = b"text/event-stream" if x.draft.stream else b"application/json"
+        x.answer_with(b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\n" % kind, body)
+        return WAIT
+
+    def left(self, x: Exchange) -> None: ...
+
+
+@pytest.mark.parametrize("door", ["chat", "responses", "messages"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_is_there_already_is_told_in_the_doors_words(door: str, stream: bool) -> None:
+    async def test() -> None:
+        async with rig(polyglot()) as r:
+            r.more = {"gates": (Remembers(),)}
+            r.gateway.use(r.services())
+            answer = await asked(r, door, work(door, stream=stream))
+            assert words(door, answer, stream=stream)[0] == "hello"
+            if door == "responses":
+                body = json.loads(answer.body.split(b"data: ")[-1]) if stream else {"response": answer.json}
+                assert body["response"]["usage"]["input_tokens"] == 50
+            assert not r.engines[0].seen
+            r.assert_balanced()
+
+    run(test())
+
+
+def test_thinking_that_only_a_place_of_the_protocol_reads_is_reserved_for() -> None:
+    async def test() -> None:
+        thinking = {"type": "thinking", "thinking": "t" * 5_000, "signature": "s" * 500}
+        turns = [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": [thinking, {"type": "text", "text": "ho"}]},
+            {"role": "user", "content": "go on"},
+        ]
+        reasoning = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "e" * 5_500}
+        items = [{"role": "user", "content": "hi"}, reasoning, {"role": "user", "content": "go on"}]
+        for adapter, door, body in (
+            ("anthropic", "messages", work("messages", stream=False) | {"messages": turns}),
+            ("openai", "responses", work("responses", stream=False) | {"input": items}),
+        ):
+            async with rig(polyglot(), adapter=adapter) as r:
+                assert (await asked(r, door, body)).status == 200
+                assert b"ttttt" in r.engines[0].seen[0].raw or b"eeeee" in r.engines[0].seen[0].raw
+                assert r.journal.intents[0].input_bound_tok > 5_500
 
     run(test())
