@@ -23,6 +23,7 @@ from mock_upstream import DONE, END, JSON_HEAD, SSE_HEAD, framed
 class Ask(msgspec.Struct):
     stream: bool = False
     max_tokens: int = 16
+    max_completion_tokens: int | None = None
     messages: msgspec.Raw = msgspec.Raw(b"")
     user: str = "-"
 
@@ -76,6 +77,8 @@ class Connection(asyncio.Protocol):
         self.body.clear()
         if path == b"/v1/chat/completions":
             ask = msgspec.json.decode(body, type=Ask)
+            if ask.max_completion_tokens is not None:
+                ask.max_tokens = ask.max_completion_tokens
             self.task = asyncio.get_running_loop().create_task(self.serve(ask))
             return
         answer = self.place.stats() if path == b"/v1/stats" else b'{"object":"list","data":[]}'

@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from wattmill.app.declared.tier_settings import TierSettings, tier_plans
+from wattmill.app.seeing.health import health
+from wattmill.app.seeing.readings import BookReading, Readings, Window
 from wattmill.app.seeing.tier_figures import tier_views
 from wattmill.ledger.book import Opened, opened
 from wattmill.ledger.booking import Bookkeeper
@@ -17,7 +19,7 @@ from wattmill.ledger.frame import decoder, encoder
 from wattmill.ledger.promise import Kept, kept
 from wattmill.ledger.stores.sqlite import LedgerDb
 from wattmill.ledger.stores.sqlite_read import Books
-from wattmill.ledger.stores.sqlite_tiers import tier_sums, tiers_of
+from wattmill.ledger.stores.sqlite_tiers import TierSums, tier_sums, tiers_of
 from wattmill.ledger.tail import Found, Position
 from wattmill.vocab.fact import End, Intent, Refused
 from wattmill.vocab.request import Terms
@@ -126,6 +128,34 @@ def test_the_board_tells_declared_tiers_the_highest_first_and_those_that_are_gon
     assert premium.kept.value == 1.0 and premium.margin.value == 200
     assert free.kept.value is None and free.waiting.value == 7 and free.promise == "nothing"
     assert gone.price == "not declared any more" and gone.offered.value == 1
+
+
+def test_a_tier_that_keeps_too_little_is_named_the_highest_first(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    facts: list[object] = []
+    for n in range(1, 61):
+        tier = ("free", "high", "premium")[n % 3]
+        late = 0.5 if tier == "premium" or n > 12 else 9.0
+        facts += [intent(n, tier=tier), end(n, ttft=late if tier != "free" else 9.0, total=late + 9.0, out=5)]
+    book(path, *facts)
+    plans = tier_plans({"free": TierSettings(), "high": TierSettings(), "premium": TierSettings()})
+    with Books(path) as books:
+        r = Readings(
+            now_us=0, running=True, state=None, workers=[], nodes={}, budgets=[],
+            books=empty_books(tiers=tier_sums(books.db, 0)), tiers=plans,
+        )  # fmt: skip
+    told = health(r)
+    # Free keeps nothing either, and promises nothing.
+    assert told.mood == "watch" and told.sentence == "Tier high kept 80 % of its promises in the last hour."
+
+
+def empty_books(*, tiers: list[TierSums]) -> BookReading:
+    nothing = Window(seconds=10.0, cells=[])
+    return BookReading(
+        difference={}, in_doubt=0, unmetered=0, overrun_nusd=0, lag_s=0.0, last_10s=nothing, last_60s=nothing,
+        hour=[], today=[], meter_60s=None, meter_hour=None, energy_today_uj={}, ttft={}, refusals_today={},
+        recent=[], tiers=tiers,
+    )  # fmt: skip
 
 
 FROZEN_INTENT = (

@@ -9,6 +9,8 @@ from wattmill.app.seeing.readings import Readings
 CAP_NEAR = 0.8
 LAG_WATCH_S = 10.0
 STATE_STALE_S = 5.0
+PROMISE_WATCH = 0.95
+FEWEST_JUDGED = 20  # a share of fewer requests says little
 
 
 def health(r: Readings) -> Health:
@@ -62,6 +64,7 @@ def _watch(r: Readings) -> list[Finding]:
     if down and up:
         out.append((f"{', '.join(down)} {'is' if len(down) == 1 else 'are'} down.", "wattmill status"))
     out += _caps(r)
+    out += _promises(r)
     books = r.books
     if books and books.in_doubt:
         out.append((f"{_number(books.in_doubt)} in doubt.", "wattmill reconcile"))
@@ -89,6 +92,20 @@ def _caps(r: Readings) -> list[Finding]:
     if len(used) > 1:
         text = f"{_number(len(used))} caps are near, {name} at {share:.0%}.".replace("%", " %")
     return [(text, "wattmill budget show")]
+
+
+def _promises(r: Readings) -> list[Finding]:
+    """Name the highest tier that promises something and kept too little of it in the last hour."""
+    kept = {sums.tier: sums for sums in (r.books.tiers if r.books else [])}
+    for name, plan in reversed(r.tiers.items()):
+        sums = kept.get(name)
+        if sums is None or sums.offered < FEWEST_JUDGED or (plan.ttft_s is None and plan.tok_per_s is None):
+            continue
+        share = sums.kept_share
+        if share is not None and share < PROMISE_WATCH:
+            text = f"Tier {name} kept {share:.0%} of its promises in the last hour.".replace("%", " %")
+            return [(text, "wattmill status")]
+    return []
 
 
 def _alive(r: Readings) -> tuple[int, list[str]]:
