@@ -88,7 +88,11 @@ def test_a_client_in_a_run_is_stopped_at_its_budget_and_does_not_retry(stream: b
         assert caught.value.response.headers["x-should-retry"] == "false"
         assert caught.value.request.headers.get("x-stainless-retry-count") == "0"
         assert calls >= 5
-        assert Decimal("0.0004") < run.spent_usd <= Decimal("0.0005")
+        for _ in range(200):  # workers tell what they charged a few times a second
+            spent = run.spent_usd
+            if spent > Decimal("0.0004"):
+                break
+        assert Decimal("0.0004") < spent <= Decimal("0.0005")
     assert run.refresh()["state"] == "closed"
     until(run, 410)  # on the other worker, too
 

@@ -51,6 +51,9 @@ def create(
         str, typer.Option(metavar="USD", help="Hard cap on all that the key is charged.")
     ] = "none",
     tier: Annotated[str | None, typer.Option(help="Its tier. Absent: that of its team.")] = None,
+    require_run: Annotated[
+        bool, typer.Option("--require-run", help="It serves nothing outside of a run (POST /v1/runs).")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
@@ -67,6 +70,7 @@ def create(
             expires_us=None if expires_in is None else now_us + span_s(expires_in) * US_PER_S,
             cap_nusd=cap_nusd(cap),
             tier=declared_tier(control, tier),
+            requires_run=require_run,
         )
     _show_secret(key, secret, json)
 

@@ -30,6 +30,7 @@ class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     expires_us: int | None = None
     cap_nusd: int | None = None
     tier: str | None = None
+    requires_run: bool = False
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,6 +84,7 @@ async def create_key(request: Request) -> Response:
             expires_us=asked.expires_us,
             cap_nusd=asked.cap_nusd,
             tier=declared_tier(control, asked.tier),
+            requires_run=asked.requires_run,
         )
         return answer({"key": key, "secret": secret}, 201)
 
