@@ -75,22 +75,26 @@ def double_charges(
     return found
 
 
-def _that_worked(arrivals: list[Arrival], log: Path) -> list[Arrival]:
+def that_were_read(
+    arrivals: list[Arrival], log: Path, attempts: collections.Counter[tuple[str, str]]
+) -> list[Arrival]:
     """Leave out repetitions of requests that were reset before a byte of an answer: on a kept connection that
     cannot be told from one that was closed before the request was read, so it is sent once more as the same
-    attempt."""
+    attempt. `attempts` counts what is booked by label and place."""
     unread = {
         line.split(" ")[1]
         for line in log.read_text().splitlines()
         if line.startswith("F ") and " reset_0 " in line
     }
-    seen: set[tuple[str, str]] = set()
+    surplus = collections.Counter((one.label, one.pool) for one in arrivals)
+    surplus.subtract(attempts)
     kept: list[Arrival] = []
     for one in arrivals:
         place = (one.label, one.pool)
-        if one.engine_id not in unread or place not in seen:
+        if one.engine_id in unread and not one.output_tok and surplus[place] > 0:
+            surplus[place] -= 1
+        else:
             kept.append(one)
-        seen.add(place)
     return kept
 
 
@@ -120,9 +124,11 @@ def main() -> int:
     parser.add_argument("--engine-log", type=Path, required=True)
     parser.add_argument("--client-log", type=Path, required=True)
     args = parser.parse_args()
-    arrivals = _that_worked(read_engine_log(args.engine_log), args.engine_log)
     clients = read_client_log(args.client_log)
     intents, booked = list(books.intents(args.home)), books.booked(args.home)
+    label_of = {(one.epoch, one.seq): one.label or "?" for one in intents}
+    made = collections.Counter((label_of.get((one.epoch, one.seq), "?"), one.pool) for one in booked)
+    arrivals = that_were_read(read_engine_log(args.engine_log), args.engine_log, made)
     # A continued answer has several attempts that gave a part each: its tokens are compared below.
     continued = {
         label

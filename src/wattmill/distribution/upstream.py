@@ -21,7 +21,6 @@ from wattmill.distribution.upstream_conn import Handle, Sink, UpstreamConnection
 from wattmill.ports import Clock
 
 _KEEP_IDLE_S = 30.0
-_LATE_S = 0.3  # since the sweep before; the loop was held up
 USER_AGENT = b"wattmill"
 
 
@@ -83,7 +82,6 @@ class Upstream:
         self._probe: _Probe | None = None
         self.closed = False
         self._swept_s = clock.now()
-        self._was_late = False  # the last sweep: two in a row are not excused
 
     def now_s(self) -> float:
         return self._clock.now()
@@ -213,19 +211,14 @@ class Upstream:
     # ---- time
 
     def sweep(self, now_s: float) -> None:
-        """Watch time-outs, drop connections that idled for long, and probe a pool that is down.
-
-        A sweep that is late comes before what arrived meanwhile was read: it judges nobody's silence."""
-        late, self._was_late = now_s - self._swept_s > _LATE_S and not self._was_late, False
+        """Watch time-outs, drop connections that idled for long, and probe a pool that is down."""
         self._swept_s = now_s
         idle = self._idle
         while idle and now_s - idle[0].idle_since_s > _KEEP_IDLE_S:
             old = idle.pop(0)
             self._open.discard(old)
             old.transport.close()
-        if late:
-            self._was_late = True
-        elif len(self._open) > len(idle):
+        if len(self._open) > len(idle):
             resting = set(idle)
             for conn in [c for c in self._open if c not in resting]:
                 conn.sweep(now_s)

@@ -73,6 +73,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "alive",
         "dead",
         "deadline_s",
+        "doubted",
         "got_byte",
         "idle_since_s",
         "last_s",
@@ -97,6 +98,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.paused = False
         self.dead = False
         self.moved = False  # bytes came since the last sweep
+        self.doubted = False  # the last sweep found it silent for too long
         self.got_byte = False
         self.sent_s = self.last_s = self.idle_since_s = 0.0
         self._parser: Any = httptools.HttpResponseParser(self)
@@ -117,6 +119,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def send(self, request: bytes, sink: Sink, now_s: float) -> None:
         self.sink = sink
+        self.doubted = False
         self.request = request
         self.sent_s = self.last_s = now_s
         self.moved = False
@@ -155,9 +158,18 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         elif not self._status or not self.got_byte:
             if now_s - self.sent_s > backend.first_byte_timeout_s:
                 text = f"no answer within {backend.first_byte_timeout_s:g} s (first_byte_timeout_s)"
-                self._lose("timeout", text)
+                self._silent(text)
         elif now_s - self.last_s > backend.idle_timeout_s:
-            self._lose("timeout", f"silent for {backend.idle_timeout_s:g} s in mid-answer (idle_timeout_s)")
+            self._silent(f"silent for {backend.idle_timeout_s:g} s in mid-answer (idle_timeout_s)")
+        else:
+            self.doubted = False
+
+    def _silent(self, text: str) -> None:
+        """Believe in silence at the second look: after a loop that was held up, the first one comes before
+        what has arrived meanwhile was read."""
+        if self.doubted:
+            self._lose("timeout", text)
+        self.doubted = True
 
     def _lose(self, kind: str, text: str) -> None:
         sink, self.sink = self.sink, None
