@@ -261,8 +261,12 @@ async def stopped_past_its_lease(bench: Bench) -> Cell:
         pid = bench.worker_pids()[-1]
         os.kill(pid, signal.SIGSTOP)
         stopped.append(pid)
-        epochs = json.loads(wattmill("budget", "leases", "--json", "--home", str(bench.factory.home)).stdout)
-        epoch = next(row["epoch"] for row in epochs if row["place"].endswith(f"pid {pid}"))
+        told = await asyncio.to_thread(
+            wattmill, "budget", "leases", "--json", "--home", str(bench.factory.home)
+        )
+        if told.returncode:
+            raise RuntimeError(f"cannot list leases: {told.stderr}")
+        epoch = next(row["epoch"] for row in json.loads(told.stdout) if row["place"].endswith(f"pid {pid}"))
         until = time.monotonic() + 6 * TERM_S
         while True:
             await asyncio.sleep(0.5)

@@ -61,18 +61,19 @@ class PrivatePostgres:
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
-        self._process = subprocess.Popen(
-            [
-                str(self._bin / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder),
-                "-c", "listen_addresses=", "-c", "max_connections=50", "-c", "shared_buffers=16MB",
-            ],
-            user=None if self._user is None else self._user.pw_uid,
-            group=None if self._user is None else self._user.pw_gid,
-            extra_groups=None if self._user is None else [],
-            cwd=self.folder,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder / "log").open("ab"),
-        )  # fmt: skip
+        with open(self.folder / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    str(self._bin / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder),
+                    "-c", "listen_addresses=", "-c", "max_connections=50", "-c", "shared_buffers=16MB",
+                ],
+                user=None if self._user is None else self._user.pw_uid,
+                group=None if self._user is None else self._user.pw_gid,
+                extra_groups=None if self._user is None else [],
+                cwd=self.folder,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )  # fmt: skip
         give_up = time.monotonic() + 30
         while subprocess.run(
             [str(self._bin / "pg_isready"), "-h", str(self.folder), "-q"], check=False

@@ -124,9 +124,7 @@ def lease(db: Db, epoch: str, asks: Sequence[Ask]) -> dict[int, int] | Denied | 
         if found.amount is None:
             grants[gauge] = max(ask.want, UNCAPPED_CHUNK if found.unit == "nusd" else ask.chunk)
             continue
-        spent, granted, used, holders, others, stale = db.execute(
-            _STATE, {"epoch": epoch, "gauge": gauge, "ticket": ask.ticket}
-        ).fetchone()
+        spent, granted, used, holders, others, stale = _state(db, epoch, gauge, ask.ticket)
         available = found.amount - spent - granted
         if ask.floor and available < ask.floor:
             final = not (stale if ask.ticket else others)
@@ -276,7 +274,7 @@ def add_spent(db: Db, gauge: int, amount: int) -> None:
 def recall_if_overcommitted(db: Db, gauge: int) -> None:
     """After a limit came down: ask every worker for what it holds idle of it."""
     found = gauge_in(db, gauge)
-    spent, granted, *_ = db.execute(_STATE, {"epoch": "", "gauge": gauge, "ticket": 0}).fetchone()
+    spent, granted, *_ = _state(db, "", gauge, 0)
     if found.amount is not None and found.amount - spent - granted < 0:
         _recall(db, gauge, but="")
 
@@ -353,6 +351,11 @@ def full_name(db: Db, node: int) -> str:
 def refuse_closed(db: Db, epoch: str) -> None:
     if _is_closed(db, epoch):
         raise EpochClosed(f"epoch {epoch} was closed; its worker must stop and start as a new epoch")
+
+
+def _state(db: Db, epoch: str, gauge: int, ticket: int) -> list[int]:
+    row = db.execute(_STATE, {"epoch": epoch, "gauge": gauge, "ticket": ticket}).fetchone()
+    return [int(value) for value in row]  # a sum of PostgreSQL's is a decimal
 
 
 def _is_closed(db: Db, epoch: str) -> bool:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 CONNECT_S = 3
 STATEMENT_MS = 5_000
+IDLE_MS = 2_000
 
 
 class Leases:
@@ -303,7 +304,9 @@ class Leases:
                 self._url,
                 autocommit=True,
                 connect_timeout=CONNECT_S,
-                options=f"-c statement_timeout={STATEMENT_MS} -c search_path=wattmill",
+                options=f"-c statement_timeout={STATEMENT_MS} -c search_path=wattmill "
+                # A process that is stopped in the middle must not hold the lock of all others.
+                f"-c idle_in_transaction_session_timeout={IDLE_MS}",
                 application_name="wattmill",
             )
             self._ensure(self._db)
