@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from inline_snapshot import snapshot
 
 from wattmill.app.declared.policy_named import UnknownPolicy, policy_named
 from wattmill.scheduling.policies import POLICIES
@@ -114,6 +115,23 @@ def test_a_client_who_found_a_small_answer_wanting_begins_with_a_larger_model() 
         request = msgspec.structs.replace(ASK, steps=steps)
         assert order(decide("cascade", LARGE, middle, SMALL, ask=request))[0] == wanted
     assert order(decide("cascade", SMALL, ask=msgspec.structs.replace(ASK, steps=3))) == ["small"]
+
+
+def test_every_policy_gives_its_own_reason() -> None:
+    dear = msgspec.structs.replace(GREEN, quality={"m": 0.7})
+    reasons = {
+        name: decide(name, SMALL, LARGE, dear, busy=(1, 0, 0), hints=Hints(turn=1)) for name in POLICIES
+    }
+    assert {name: r.reason for name, r in reasons.items() if isinstance(r, Route)} == snapshot(
+        {
+            "cheapest-adequate": "small is cheaper than green and no slower",
+            "fastest": "large is expected to be done first, in 0.20 s",
+            "greenest": "green is expected to emit the least, 0.0012 g of CO2",
+            "cascade": "small has the model to begin with; 2 better ones stand behind it",
+            "round-robin": "it is the turn of large",
+            "least-loaded": "large has the smallest share of its slots taken",
+        }
+    )
 
 
 def test_round_robin_takes_turns_over_the_places_that_are_allowed() -> None:

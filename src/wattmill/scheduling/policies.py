@@ -12,19 +12,29 @@ from wattmill.vocab.request import Request
 from wattmill.vocab.route import NO_HINTS, Hints, Route
 
 
+def _first(places: list[Place], scores: list[float]) -> int:
+    """Return which of `places` these scores put first: by class, score, declaration."""
+    return min(range(len(places)), key=lambda i: (places[i][0], scores[i], places[i][2]))
+
+
 def _fastest(look: Look, places: list[Place]) -> tuple[list[float], str | None]:
-    return [place[3].expected_s for place in places], None
+    scores = [place[3].expected_s for place in places]
+    best = places[_first(places, scores)][3]
+    return scores, f"{best.pool} is expected to be done first, in {best.expected_s:.2f} s"
 
 
 def _greenest(look: Look, places: list[Place]) -> tuple[list[float], str | None]:
     """Grams of CO2; a place of which nobody knows them comes after all others, by the usual score."""
     grams = [carbon_g(look, place) for place in places]
+    usual = weighted(look, places)[0]
     known = [g for g in grams if g is not None]
     if not known:
-        return weighted(look, places)[0], "of no place the carbon is known: by dollars and seconds"
-    usual, worst = weighted(look, places)[0], max(known)
+        return usual, "of no place the carbon is known: by dollars and seconds"
+    worst = max(known)
     scores = [worst + 1.0 + value if g is None else g for g, value in zip(grams, usual, strict=True)]
-    return scores, None
+    best = _first(places, scores)
+    g, name = grams[best], places[best][3].pool
+    return scores, f"{name} is expected to emit the least, {'unknown' if g is None else f'{g:.4f} g of CO2'}"
 
 
 def _cascade(look: Look, places: list[Place]) -> tuple[list[float], str | None]:
@@ -36,19 +46,24 @@ def _cascade(look: Look, places: list[Place]) -> tuple[list[float], str | None]:
     passed, most = min(look.request.steps, len(grades) - 1), len(grades)
     steps = [grades.index(quality(look, place) or 0.0) for place in places]
     steps = [step if step >= passed else step + most for step in steps]
-    return [step * spread + value for step, value in zip(steps, usual, strict=True)], None
+    scores = [step * spread + value for step, value in zip(steps, usual, strict=True)]
+    if most == 1:
+        return scores, None  # nothing to go on to: the usual words
+    first = _first(places, scores)
+    larger = grades[steps[first] % most + 1 :]
+    then = f"; {len(larger)} better ones stand behind it" if larger else ", the best there is"
+    return scores, f"{places[first][3].pool} has the model to begin with{then}"
 
 
 def _round_robin(look: Look, places: list[Place]) -> tuple[list[float], str | None]:
     turn = look.hints.turn % len(places)
     scores = [float((i - turn) % len(places)) for i in range(len(places))]
-    return scores, f"it is the turn of {places[turn][3].pool}"
+    return scores, f"it is the turn of {places[_first(places, scores)][3].pool}"
 
 
 def _least_loaded(look: Look, places: list[Place]) -> tuple[list[float], str | None]:
     shares = [look.busy[place[2]] / place[4].slots for place in places]
-    least = shares.index(min(shares))
-    return shares, f"{places[least][3].pool} has the smallest share of its slots taken"
+    return shares, f"{places[_first(places, shares)][3].pool} has the smallest share of its slots taken"
 
 
 SCORES: dict[str, Score | None] = {

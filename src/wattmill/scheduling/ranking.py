@@ -138,7 +138,7 @@ def decide(
         if draw < weights.explore:
             reason = _explore(places, draw / weights.explore) or reason
     candidates = tuple([place[3] for place in places])
-    if reason is None:
+    if reason is None or len(places) == 1:
         reason = _reason(places, excluded, request)
     return Route(candidates, excluded, reason, fleet.id, tuple(busy), name, now_s, draw, hints)
 

@@ -21,7 +21,7 @@ class Rates(msgspec.Struct, frozen=True, array_like=True, gc=False):
     cached: int
 
 
-class Pool(msgspec.Struct, frozen=True, kw_only=True):
+class Pool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One place that serves models, as seen at `Fleet.at_us`."""
 
     name: str
