@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines lock docs fresh-machine clean
+.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines lock docs fresh-machine clean caps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -45,6 +45,10 @@ bench: dev ## the gateway against direct and nginx; writes benchmarks/results/ga
 
 overload: dev ## three times the load that there is, by tiers, 1 and 2 workers (ARGS=--live: the embedded engine)
 	$(PY) benchmarks/overload.py $(ARGS)
+
+caps: dev ## spend keys to their caps in every way that leaks; the last line says by how much they were passed
+	@scripts/system-packages.sh postgres
+	$(PY) benchmarks/caps.py $(ARGS)
 
 chaos: dev weights ## 50 random kills under load; the last line says what was lost and doubled
 	$(PY) benchmarks/chaos.py $(ARGS)

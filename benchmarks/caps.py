@@ -298,7 +298,7 @@ async def run(args: argparse.Namespace) -> int:
         print(cell.row(), flush=True)
 
     for setting, fan_outs in parts(args.quick):
-        if args.only and args.only not in setting.name:
+        if args.only not in setting.name or args.setting not in ("", setting.name):
             continue
         with contextlib.ExitStack() as stack:
             url = None
@@ -366,6 +366,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fan-outs 1 and 16 only")
     parser.add_argument("--only", default="", help="part of a setting's name, e.g. 'PostgreSQL'")
+    parser.add_argument("--setting", default="", help="the whole name of a setting")
     parser.add_argument("--scenario", default="", help="part of a scenario's name")
     parser.add_argument("--fan-out", type=int, action="append", help="instead of all")
     parser.add_argument("--out", type=Path, help="write the cells as JSON")
