@@ -30,6 +30,10 @@ LATER = (0, 1, 2, 4, 8, 16, None)
 """Windows after arrival in which a group may end, in the programme; None: in the last. The certificate looks
 at all of them."""
 
+SCALES = (1.0, 0.9, 0.75, 0.5, 0.3, 0.15, 0.05, 0.0)
+"""Prices of capacity are also tried at these parts: where work must be refused, those of groups can be too
+high for single pieces of work, and any prices are valid."""
+
 _TANGENTS = 10
 
 
@@ -52,11 +56,23 @@ def lower_bound(terms: Terms, *, window_s: float, time_limit_s: float = 300.0) -
     edges_s = np.arange(0.0, float(terms.at_s[-1]) + 2.0 * window_s, window_s)
     programme = _Programme(terms, edges_s)
     usd, duals = programme.solve(time_limit_s)
+    raw = programme.prices(duals)
+    prices, bound = max(
+        (_at_scale(terms, edges_s, raw, scale) for scale in SCALES), key=lambda tried: tried[1].usd
+    )
+    return Solved(terms, prices, bound, usd, edges_s)
+
+
+def _at_scale(terms: Terms, edges_s: Floats, raw: list[Prices], scale: float) -> tuple[list[Prices], Bound]:
     prices = [
-        mended(place, raw, usd_per_s=terms.usd_per_s)
-        for place, raw in zip(terms.places, programme.prices(duals), strict=True)
+        mended(
+            place,
+            p._replace(time=scale * p.time, slots=scale * p.slots, held=scale * p.held, room=scale * p.room),
+            usd_per_s=terms.usd_per_s,
+        )
+        for place, p in zip(terms.places, raw, strict=True)
     ]
-    return Solved(terms, prices, certified(terms, edges_s, prices), usd, edges_s)
+    return prices, certified(terms, edges_s, prices)
 
 
 def grouped(terms: Terms, edges_s: Floats, *, cells: int = 3) -> Groups:

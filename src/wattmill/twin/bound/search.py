@@ -58,7 +58,7 @@ def better_schedule(
     costs = _costs(used, best, run)
     share = _SHARE
     for _ in range(rounds):
-        trial = _moved(best, costs, share, rng)
+        trial = _moved(best, costs, share, refused_usd, rng)
         played, trial_usd = _played(works, places, trial, used, model)
         if trial_usd < usd:
             best, run, usd = trial, played, trial_usd
@@ -99,13 +99,13 @@ def _events(run: Run, at: int) -> tuple[Floats, Ints]:
     return times[order], change[order]
 
 
-def _moved(where: Ints, costs: Floats, share: float, rng: random.Random) -> Ints:
+def _moved(where: Ints, costs: Floats, share: float, refused_usd: float, rng: random.Random) -> Ints:
     """Return `where` with some of the work at its estimated best place, the largest gains more often."""
     now = costs[np.maximum(where, 0), np.arange(len(where))]
-    now = np.where(where < 0, np.inf, now)
     target = np.argmin(costs, axis=0)
-    gain = now - costs[target, np.arange(len(where))]
-    gain = np.where(np.isfinite(gain), gain, np.where(np.isfinite(costs.min(axis=0)), 1.0, 0.0))
+    least = costs[target, np.arange(len(where))]
+    now = np.where((where < 0) | ~np.isfinite(now), refused_usd, now)
+    gain = np.where(np.isfinite(least), now - least, 0.0)
     draws = np.array([rng.random() for _ in range(len(where))])
     keys = np.where((gain > 0) & (target != where), gain * draws, 0.0)
     count = max(_LEAST_MOVED, int(share * len(where)))
