@@ -221,6 +221,20 @@ def test_a_cap_is_set_and_lifted(rig: AdminRig, admin: httpx.Client) -> None:
     assert admin.post("/api/tenants", json={"org": "nowhere", "team": "lab"}).status_code == 404
 
 
+def test_a_limit_of_any_unit_is_set_shown_and_lifted(admin: httpx.Client) -> None:
+    node = admin.post("/api/tenants", json={"org": "limited"}).json()["node"]
+    asked = {"unit": "total_tok", "period": "day", "amount": 20_000, "zone": "Europe/Berlin"}
+    (limit,) = admin.put(f"/api/budgets/{node}/limits", json=asked).json()["limits"]
+    assert (limit["unit"], limit["left"], limit["zone"]) == ("total_tok", 20_000, "Europe/Berlin")
+    assert limit["resets_us"] > 1_700_000_000_000_000
+    wrong = admin.put(f"/api/budgets/{node}/limits", json=asked | {"zone": "Mars/Olympus"})
+    assert wrong.status_code == 400 and "time zone is" in wrong.json()["error"]["message"]
+    lifted = admin.put(f"/api/budgets/{node}/limits", json=asked | {"amount": None}).json()
+    assert lifted["limits"] == []
+    assert admin.get("/api/leases").status_code == 200
+    assert admin.post("/api/leases/aaaaaaaaaaaa/write-off", json={}).status_code == 404
+
+
 def test_prices_and_places_are_listed(admin: httpx.Client) -> None:
     prices = admin.get("/api/prices").json()["prices"]
     assert {p["book"] for p in prices} >= {"edge cost", "cloud list"}

@@ -15,6 +15,7 @@ from wattmill.cli.budget import budget_app
 from wattmill.cli.keys import keys_app
 from wattmill.cli.prices import prices_app
 from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_records import Ask, Holding
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.refusal import Refusal
 
@@ -117,7 +118,39 @@ def test_budgets_are_shown_as_a_tree_with_units(shell: Shell) -> None:
     ]
     shell("budget", "set", "demo/load", "none")
     assert shell.json("budget", "show", "demo/load")[0]["cap_nusd"] is None
-    assert "Nothing is left under this cap" in shell("budget", "set", "demo", "0")
+    assert "Nothing is left under this limit" in shell("budget", "set", "demo", "0")
+
+
+def test_limits_of_any_unit_and_period_are_set_listed_and_lifted(shell: Shell) -> None:
+    shown = shell("budget", "set", "demo/load", "60 requests/minute")
+    assert "60 requests" in shown and "minute" in shown
+    shell("budget", "set", "demo/load", "5 USD/month", "--zone", "Europe/Berlin")
+    shell("budget", "set", "demo", "500 J")
+    listed = shell("budget", "list")
+    for words in ("60 requests", "5.000000 USD", "month Europe/Berlin", "500 J", "10.000000 USD", "never"):
+        assert words in listed, words
+    found = {b["name"]: b["limits"] for b in shell.json("budget", "list")}
+    assert [(s["unit"], s["period"], s["amount"], s["left"]) for s in found["demo/load"]] == [
+        ("requests", "minute", 60, 60),
+        ("nusd", "month", 5 * 10**9, 5 * 10**9),
+    ]
+    shell("budget", "set", "demo/load", "none requests/minute")
+    assert [s["unit"] for s in shell.json("budget", "show", "demo/load")[0]["limits"]] == ["nusd"]
+
+
+def test_a_lost_workers_leases_are_listed_and_written_off(shell: Shell, home: Home) -> None:
+    with Control(home.control_db, wall_us=lambda: 1_700_000_000_000_000) as control:
+        node = control.find("demo").id
+        control.renew("aaaaaaaaaaaa", 30_000_000, "rack-7 worker 0 pid 4711")
+        control.lease("aaaaaaaaaaaa", [Ask(node, 10**9, 10**9, 0)])
+        control.report("aaaaaaaaaaaa", {node: Holding(4 * 10**8, 10**9, 5 * 10**8)})
+    listed = shell("budget", "leases")
+    assert "aaaaaaaaaaaa" in listed and "rack-7 worker 0 pid 4711" in listed
+    told = shell("budget", "write-off", "aaaaaaaaaaaa", "--return-idle")
+    assert "0.500000 USD" in told
+    assert shell.json("budget", "show", "demo")[0]["used_nusd"] == 5 * 10**8
+    assert "was closed" in shell("budget", "write-off", "aaaaaaaaaaaa", code=1)
+    assert "no epoch" in shell("budget", "write-off", "bbbbbbbbbbbb", code=1)
 
 
 def test_prices_are_imported_listed_and_shown_with_their_source(shell: Shell) -> None:

@@ -14,8 +14,9 @@ from rich.table import Table
 from wattmill.app.home import Home
 from wattmill.app.seeing.board import Figures
 from wattmill.app.seeing.figures import figures
-from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption
+from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, when_cell
 from wattmill.cli.live_line import told
+from wattmill.ledger.refusing import amount_text
 
 _NARROW = 80  # columns, below which engines and times are left out
 _ROOMY = 120  # columns, from where an engine is told with its weights
@@ -79,6 +80,18 @@ def _print(f: Figures) -> None:
             "  " * s.depth + escape(s.name), s.today.text, s.used.text, s.cap.text, s.cap_used.text
         )
     console.print(spenders)
+    if any(s.limits for s in f.spenders):
+        limits = _table("limit of", "of", "used", "reserved", "left", "begins anew (UTC)")
+        for s in f.spenders:
+            for state in s.limits:
+                per = "" if state.period == "life" else f" per {state.period}"
+                limits.add_row(
+                    escape(s.name),
+                    amount_text(state.unit, state.amount) + per,
+                    *(amount_text(state.unit, n) for n in (state.used, state.reserved, state.left)),
+                    when_cell(state.resets_us, "never"),
+                )
+        console.print(limits)
     if f.runs:
         runs = _table("run", "state", "spent", "cap", "share of cap")
         for one in f.runs:

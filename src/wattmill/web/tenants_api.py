@@ -12,7 +12,9 @@ from starlette.routing import Route
 
 from wattmill.app.declared.tenants import declared_tier
 from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_limits import Limits
 from wattmill.ledger.stores.control_records import Node, NoSuch
+from wattmill.vocab.budget import Period, Unit
 from wattmill.vocab.caller import PRIVACY_CLASSES
 from wattmill.web.bodies import answer, decoded
 from wattmill.web.errors import ApiError
@@ -49,6 +51,21 @@ class Cap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """None lifts the cap."""
 
     cap_nusd: int | None
+
+
+class NewLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One limit of a spender; None lifts it. Amounts are nano-dollars, tokens, microjoules, micrograms ..."""
+
+    unit: Unit
+    period: Period = "life"
+    amount: int | None
+    zone: str = "UTC"
+
+
+class WriteOff(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`return_idle` frees what the worker last told as idle; a limit may be passed by what it did then."""
+
+    return_idle: bool = False
 
 
 assert set(PRIVACY_CLASSES) == {"public", "internal", "private"}
@@ -137,6 +154,31 @@ async def set_budget(request: Request) -> Response:
     return await run_in_threadpool(put)
 
 
+async def set_limit(request: Request) -> Response:
+    asked = await decoded(request, NewLimit)
+    node, control = _node_id(request), _control(request)
+
+    def put() -> Response:
+        Limits(control).put(node, asked.unit, asked.period, asked.amount, zone=asked.zone)
+        return answer(control.summary(node))
+
+    return await run_in_threadpool(put)
+
+
+async def list_leases(request: Request) -> Response:
+    return answer({"leases": await run_in_threadpool(_control(request).holders)})
+
+
+async def write_off(request: Request) -> Response:
+    asked = await decoded(request, WriteOff)
+    control, epoch = _control(request), str(request.path_params["epoch"])
+
+    def end() -> Response:
+        return answer({"written_off": control.write_off(epoch, return_idle=asked.return_idle)})
+
+    return await run_in_threadpool(end)
+
+
 async def list_prices(request: Request) -> Response:
     prices = await run_in_threadpool(_control(request).prices)
     return answer({"prices": list(prices.values())})
@@ -158,6 +200,9 @@ TENANT_ROUTES = [
     Route("/api/tenants", put_tenant, methods=["POST"]),
     Route("/api/budgets", list_budgets),
     Route("/api/budgets/{id:int}", set_budget, methods=["PUT"]),
+    Route("/api/budgets/{id:int}/limits", set_limit, methods=["PUT"]),
+    Route("/api/leases", list_leases),
+    Route("/api/leases/{epoch}/write-off", write_off, methods=["POST"]),
     Route("/api/prices", list_prices),
     Route("/api/places", list_places),
 ]

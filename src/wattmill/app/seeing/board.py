@@ -8,6 +8,7 @@ import msgspec
 
 from wattmill.app.seeing.figure import Figure
 from wattmill.app.seeing.tier_figures import TierView
+from wattmill.ledger.stores.control_records import LimitState
 
 Mood = Literal["good", "watch", "act", "unknown"]
 
@@ -95,6 +96,7 @@ class Spender(msgspec.Struct, frozen=True, kw_only=True):
     used: Figure
     cap: Figure
     cap_used: Figure
+    limits: tuple[LimitState, ...] = ()
 
 
 class RunView(msgspec.Struct, frozen=True, kw_only=True):

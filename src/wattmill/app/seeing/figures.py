@@ -325,6 +325,7 @@ def _spenders(r: Readings) -> tuple[Spender, ...]:
                 used=figure(used, "nusd", rows=rows, note="settled against the cap, ever"),
                 cap=figure(node.cap_nusd, "nusd", provenance="declared", note=no_cap),
                 cap_used=figure(share, "ratio", rows=rows),
+                limits=budget.limits if budget else (),
             )
         )
     return tuple(out)

@@ -226,7 +226,7 @@ def close_epoch(db: Db, epoch: str, used: Mapping[int, int], at_us: int) -> bool
 
     One that an operator wrote off is corrected to what its journal shows.
     """
-    if _is_closed(db, epoch):
+    if is_closed(db, epoch):
         counted = dict(
             db.execute("SELECT gauge, counted FROM write_off WHERE epoch = :epoch", {"epoch": epoch})
         )
@@ -349,7 +349,7 @@ def full_name(db: Db, node: int) -> str:
 
 
 def refuse_closed(db: Db, epoch: str) -> None:
-    if _is_closed(db, epoch):
+    if is_closed(db, epoch):
         raise EpochClosed(f"epoch {epoch} was closed; its worker must stop and start as a new epoch")
 
 
@@ -358,7 +358,7 @@ def _state(db: Db, epoch: str, gauge: int, ticket: int) -> list[int]:
     return [int(value) for value in row]  # a sum of PostgreSQL's is a decimal
 
 
-def _is_closed(db: Db, epoch: str) -> bool:
+def is_closed(db: Db, epoch: str) -> bool:
     row = db.execute("SELECT 1 FROM closed_epoch WHERE epoch = :epoch", {"epoch": epoch}).fetchone()
     return row is not None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from wattmill.ledger.stores.control_leases import add_spent, end_epoch, gauge_in, refuse_closed
+from wattmill.ledger.stores.control_leases import add_spent, end_epoch, gauge_in, is_closed
 from wattmill.ledger.stores.control_records import ControlError, NoSuch
 from wattmill.ledger.stores.sql import Db
 from wattmill.units import US_PER_S
@@ -27,7 +27,8 @@ class WrittenOff(msgspec.Struct, frozen=True, kw_only=True):
 
 def write_off(db: Db, epoch: str, now_us: int, *, return_idle: bool) -> list[WrittenOff]:
     """End the leases of `epoch`. Raises `ControlError` while its worker may still reserve by itself."""
-    refuse_closed(db, epoch)
+    if is_closed(db, epoch):
+        raise ControlError(f"epoch {epoch!r} was closed: its leases have ended already")
     term = db.execute("SELECT seen_us, term_us FROM term WHERE epoch = :epoch", {"epoch": epoch}).fetchone()
     rows = db.execute(
         "SELECT gauge, granted, used, idle FROM lease WHERE epoch = :epoch ORDER BY gauge", {"epoch": epoch}
