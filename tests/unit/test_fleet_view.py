@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from wattmill import __version__
 from wattmill.app import fleet as fleets
 from wattmill.app.fleet import FleetView
 from wattmill.app.home import Home
@@ -129,7 +130,7 @@ def test_a_view_tells_the_journal_what_it_shows_and_by_which_rules() -> None:
     (told,) = rig.journal.of(Snapshot)
     assert msgspec.msgpack.decode(told.fleet, type=Fleet) == rig.view.fleet
     assert msgspec.msgpack.decode(told.weights, type=Weights) == rig.weights
-    assert (told.policy, told.seed) == ("cheapest-adequate", rig.memory.seed)
+    assert (told.policy, told.seed, told.version) == ("cheapest-adequate", rig.memory.seed, __version__)
 
 
 def test_a_caller_is_told_once_for_each_value_and_again_after_a_reload() -> None:
@@ -429,6 +430,11 @@ def test_the_command_ends_with_1_and_names_the_request_that_differs(home: Home) 
     told = runner.invoke(replay_app, ["--home", str(home.root)])
     assert told.exit_code == 1
     assert f"req_{journal.epoch}_3c" in told.output and "1 different" in told.output
+    assert "another wattmill" not in told.output
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("wattmill.cli.replay.__version__", "9.9")
+        later = runner.invoke(replay_app, ["--home", str(home.root)])
+    assert f"by {__version__}" in later.output
     told = runner.invoke(replay_app, ["--home", str(home.root), "--json", "--policy", "fastest"])
     report = msgspec.json.decode(told.stdout)
     assert told.exit_code == 1 and report["different"] == 1 and report["instead"]["chosen"]

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from wattmill import __version__
 from wattmill.app.declared.policy_named import policy_named
 from wattmill.app.memory import Memory
 from wattmill.ports import Clock, Journal
@@ -113,6 +114,7 @@ class FleetView:
                 self._policy,
                 msgspec.msgpack.encode(self._weights),
                 self._memory.seed,
+                __version__,
             )
         )
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from wattmill import __version__
 from wattmill.app.declared.policy_named import UnknownPolicy
 from wattmill.app.home import Home
 from wattmill.app.seeing.replay import Report, paired, quantile, replay
@@ -69,6 +70,10 @@ def show_report(report: Report) -> None:
         typer.echo(f"  again     {row.again}")
     if report.different > len(report.rows):
         typer.echo(f"... and {report.different - len(report.rows)} more")
+    others = {version: n for version, n in report.versions.items() if version != __version__}
+    if others and report.different:
+        by = ", ".join(f"{n} by {version or 'an unknown one'}" for version, n in sorted(others.items()))
+        typer.echo(f"another wattmill than this ({__version__}) decided some, perhaps by other rules: {by}")
     if report.not_replayable:
         typer.echo(
             f"{report.not_replayable} decisions cannot be taken again: their inputs are no longer in the "

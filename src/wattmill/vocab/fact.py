@@ -129,6 +129,7 @@ class Snapshot(_Fact, frozen=True, array_like=True, gc=False, tag=5):
     policy: str = ""  # the factory's own; a key may have another
     weights: bytes = b""  # MessagePack of scheduling.spec.Weights
     seed: int = 0  # of this worker's draws
+    version: str = ""  # of the wattmill that decided
 
 
 class MeterWindow(_Fact, frozen=True, array_like=True, gc=False, tag=6):

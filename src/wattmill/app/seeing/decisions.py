@@ -31,6 +31,7 @@ class View(msgspec.Struct, frozen=True):
     fleet: Fleet
     weights: Weights
     seed: int
+    version: str  # of the wattmill that decided
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -78,7 +79,9 @@ def _of_epoch(
             for fact, _, _ in batch.records:
                 if isinstance(fact, Snapshot):
                     if fact.policy:  # an older version told the fleet only, which is not enough
-                        views[fact.id] = View(_fleet(fact.fleet), _weights(fact.weights), fact.seed)
+                        views[fact.id] = View(
+                            _fleet(fact.fleet), _weights(fact.weights), fact.seed, fact.version
+                        )
                 elif isinstance(fact, Asker):
                     callers[fact.id] = _caller(fact.caller)
                 elif isinstance(fact, End):

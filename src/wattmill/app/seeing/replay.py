@@ -68,6 +68,7 @@ class Report(msgspec.Struct, kw_only=True):
     views: int = 0  # snapshots that decisions were taken in
     rows: list[Difference] = []
     policies: dict[str, int] = {}  # decisions by the policy that took them
+    versions: dict[str, int] = {}  # decisions by the wattmill that took them
     explored: int = 0
     other: str | None = None  # the policy that was asked beside
     same_place: int = 0  # of the decisions that both took
@@ -99,6 +100,8 @@ def replay(home: Home, *, since_us: int = 0, until_us: int | None = None, other:
             report.not_replayable += 1
             continue
         views.add((item.epoch, item.route.snapshot))
+        version = item.view.version
+        report.versions[version] = report.versions.get(version, 0) + 1
         _again(report, item, item.caller, item.view, instead)
     report.epochs, report.views = len(epochs), len(views)
     return report
