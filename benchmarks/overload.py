@@ -45,6 +45,7 @@ GREEDY = "free-0"  # asks for ten times as much as each of its equals
 PROMISES = {"premium": (1.0, 30.0), "high": (3.0, 20.0), "free": (5.0, 10.0)}  # seconds, tokens per second
 QUEUE_S = {"premium": 5.0, "high": 8.0, "free": 8.0}
 
+WARM_S = 3.0  # until then queues fill, and who comes first has no rival
 FEWEST_TOLD = 20  # a share of fewer says little
 GOAL_KEPT, GOAL_JAIN, GOAL_HONEST = 0.95, 0.95, 0.90
 
@@ -236,15 +237,19 @@ def _result(
     status: list[Any],
 ) -> Result:
     equals = [f"{tier}-{n}" for tier, count, _ in DEMAND if tier == "free" for n in range(count)]
+    under_load: dict[str, int] = {}
+    for one in seen:
+        if WARM_S <= one.at_s + one.total_s <= seconds:
+            under_load[one.tenant.name] = under_load.get(one.tenant.name, 0) + one.output_tok
     made: dict[str, int] = {}
-    for one in stats:
-        for team, tokens in one["tokens"].items():
+    for place in stats:
+        for team, tokens in place["tokens"].items():
             made[team] = made.get(team, 0) + tokens
     return Result(
         workers=workers,
         tiers=tiers,
         rows=[judge(tier, seen) for tier, _, _ in DEMAND],
-        jain=jain([made.get(team, 0) for team in equals]),
+        jain=jain([under_load.get(team, 0) for team in equals]),
         served_by=dict(sorted(made.items())),
         most_inside=[one["most_inside"] for one in stats],
         bound=SLOTS + workers - 1,

@@ -18,7 +18,7 @@ def test_premium_keeps_its_promise_equals_share_equally_and_the_free_tier_gives_
     workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(overload, "DEMAND", (("premium", 1, 0.4), ("high", 1, 0.3), ("free", 4, 2.3)))
-    result = overload.run(workers, 8.0, seed=workers)
+    result = overload.run(workers, 10.0, seed=workers)
     assert overload.misses(result) == [], overload.table(result)
     assert result.by_tier["free"].refused > 0
     status = {tier["name"]: tier["kept"]["value"] for tier in result.status}

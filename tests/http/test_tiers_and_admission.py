@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,6 +14,7 @@ from gateway_engine import Wire, well
 from gateway_rig import CHAT, ME, STREAM, Answer, Client, Rig, price, rig, run, until
 
 from wattmill.app.gates.admission import AdmissionGate, Plan
+from wattmill.app.gates.shared_room import SharedRoom
 from wattmill.app.gates.tier import TierGate
 from wattmill.models.engines.adapter import ADAPTERS
 from wattmill.scheduling.admission.spec import AdmissionRules, TierRule
@@ -292,6 +295,27 @@ def test_whoever_waits_goes_on_waiting_over_a_reload_and_more_slots_are_used_at_
             await until(lambda: f.held.inside == 1)
             await f.waiting(2)
             f.gate.use(msgspec.structs.replace(f.plan, slots=(3,)), fleet=lambda: f.fleet, lives=f.lives)
+            await until(lambda: f.held.inside == 3)
+            for _ in clients:
+                f.held.turns.release()
+            assert [(await client.answer()).status for client in clients] == [200] * 3
+            f.r.assert_balanced()
+
+    run(test())
+
+
+def test_when_tiers_are_gone_whoever_waits_goes_on_to_the_places(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with factory() as f:
+            room = SharedRoom(tmp_path / "room", 0)
+            room.use(["p0"])
+            f.gate = AdmissionGate(f.plan, clock=f.r.clock, fleet=lambda: f.fleet, lives=f.lives, shared=room)
+            services = f.r.gateway.services
+            f.r.gateway.use(dataclasses.replace(services, gates=(services.gates[0], f.gate)))
+            clients = [await f.send("premium", str(n)) for n in range(3)]
+            await f.waiting(2)
+            f.gate.release()
+            room.close()  # nothing of it is touched again
             await until(lambda: f.held.inside == 3)
             for _ in clients:
                 f.held.turns.release()

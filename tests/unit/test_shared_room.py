@@ -38,7 +38,8 @@ def test_each_sees_the_slots_that_the_other_has_taken(two: tuple[SharedRoom, Sha
     put(b, 0, 5)
     assert b.busy_elsewhere(1) == 3 and b.busy_elsewhere(0) == 0
     assert a.busy_elsewhere(1) == 5 and a.busy_elsewhere(0) == 0
-    a.set_pending(2)
+    cells, at = a.pending_cell()
+    cells[at] = 2
     assert b.pending_elsewhere() == 2
 
 

@@ -71,6 +71,10 @@ class AdmissionGate:
         self._clock = clock
         self._loop = loop or asyncio.get_running_loop()
         self._shared = shared
+        self._pending_cells: memoryview[int] | None = None
+        self._pending_at = 0
+        if shared is not None:
+            self._pending_cells, self._pending_at = shared.pending_cell()
         self._tickets: dict[Exchange, Ticket] = {}  # of those who wait
         self._pending: list[Exchange] = []  # let in, and no slot taken yet
         self._lanes: dict[int, tuple[tuple[int, ...], int, Sieved]] = {}
@@ -112,7 +116,12 @@ class AdmissionGate:
         self._pump_soon()
 
     def release(self) -> None:
-        """There are no tiers any more: whoever waits is routed, and waits inside a place if need be."""
+        """There are no tiers any more: whoever waits is routed, and waits inside a place if need be. The gate
+        is of no use after this, and touches nothing that is shared."""
+        self._shared = self._pending_cells = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for x in list(self._tickets):
             self._tickets.pop(x)
             x.go_on()
@@ -216,14 +225,14 @@ class AdmissionGate:
                 pending.clear()
         else:
             self._pending = pending = [x for x in pending if not x.attempts and not x.over]
-        if self._shared is not None:
-            self._shared.set_pending(len(pending))
+        if self._pending_cells is not None:
+            self._pending_cells[self._pending_at] = len(pending)
         return len(pending)
 
     def _let_in(self, x: Exchange) -> None:
         self._pending.append(x)
-        if self._shared is not None:
-            self._shared.set_pending(len(self._pending))
+        if self._pending_cells is not None:
+            self._pending_cells[self._pending_at] = len(self._pending)
 
     # ---- the queue moves
 

@@ -110,9 +110,9 @@ class SharedRoom:
             total += cells[row + other]
         return total
 
-    def set_pending(self, count: int) -> None:
-        """Tell how many were let in here that hold no slot yet."""
-        self._int[_PENDING + self.worker] = count
+    def pending_cell(self) -> tuple[memoryview[int], int]:
+        """Return where this worker writes how many were let in that hold no slot yet."""
+        return self._int, _PENDING + self.worker
 
     def pending_elsewhere(self) -> int:
         total = 0
