@@ -48,10 +48,10 @@ SLOW_MS = 150.0
 RESILIENCE = """
 [resilience]
 attempts = 8
-continuation = true
+continuation = {continuation}
 hedge_after = "{hedge}"
 [resilience.retries]
-share = 3.0
+share = {share}
 burst = 1000.0
 per_s = 100.0
 """
@@ -76,7 +76,7 @@ class Plan:
 class Campaign:
     """One factory, its engines and its callers, with or without hedging."""
 
-    def __init__(self, folder: Path, *, seed: int, hedge: str, fault_share: float) -> None:
+    def __init__(self, folder: Path, *, seed: int, hedge: str, fault_share: float, resilience: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.random = random.Random(seed)
         self.fault_share = fault_share
@@ -93,7 +93,7 @@ class Campaign:
             for place in PLACES
         }
         self.home = folder / "home"
-        self.hedge = hedge
+        self.resilience = resilience
         self.factory: Factory
         self.serial = 0
         self.injected = 0
@@ -117,7 +117,7 @@ class Campaign:
             if place == NOT_PRIVATE:
                 part = part.replace('privacy = "private"', 'privacy = "internal"')
             toml = toml[:at] + part + toml[end:]
-        self.factory = Factory(self.home, toml + RESILIENCE.format(hedge=self.hedge), port=port)
+        self.factory = Factory(self.home, toml + self.resilience, port=port)
         self.factory.start()
 
     def plan(self) -> Plan:
@@ -311,22 +311,27 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="absent: drawn, and printed")
     parser.add_argument("--callers", type=int, default=96)
     parser.add_argument("--fault-share", type=float, default=0.4, help="of requests, for each place")
+    parser.add_argument("--no-continuation", action="store_true", help="what a broken stream costs without")
+    parser.add_argument("--retry-share", type=float, default=3.0, help="[resilience.retries] share")
     parser.add_argument("--hedge-after", default="p95", help="of the half with hedging")
     parser.add_argument("--keep", type=Path, default=None, help="work in this folder and leave it there")
     args = parser.parse_args()
     seed = secrets.randbelow(1 << 31) if args.seed is None else args.seed
-    print(
-        f"seed {seed}; each place fails {args.fault_share:.0%} of requests; declared:{RESILIENCE}", flush=True
-    )
+    print(f"seed {seed}; each place fails {args.fault_share:.0%} of requests; declared:", flush=True)
     worst, injected, sums = 0, 0, {"double_charges": 0, "audit_difference": 0, "servable": 0, "served": 0}
     with tempfile.TemporaryDirectory(prefix="wattmill-faults-") as temporary:
         for hedge in ("off", args.hedge_after):
             began_s = time.monotonic()
             folder = (args.keep or Path(temporary)) / ("hedged" if hedge != "off" else "plain")
-            campaign = Campaign(folder, seed=seed, hedge=hedge, fault_share=args.fault_share)
+            resilience = RESILIENCE.format(
+                hedge=hedge, share=args.retry_share, continuation=str(not args.no_continuation).lower()
+            )
+            campaign = Campaign(
+                folder, seed=seed, hedge=hedge, fault_share=args.fault_share, resilience=resilience
+            )
             try:
                 campaign.start()
-                print(f"\n# hedge_after = {hedge!r}", flush=True)
+                print(resilience, flush=True)
                 asyncio.run(campaign.run((args.injections + 1) // 2, args.callers))
                 code, line = campaign.judge()
             finally:

@@ -120,9 +120,6 @@ CODES: dict[str, Code] = {
     "kept_unavailable": Code(
         503, "server_error", True, "The store of what is kept for tenants cannot be used now."
     ),
-    "retries_spent": Code(
-        503, "server_error", True, "A place failed, and the budget for trying again elsewhere is used up."
-    ),
     # upstream
     "upstream_failed": Code(
         502, "upstream_error", True, "Every candidate place failed before its first content."
