@@ -23,7 +23,7 @@ class Resilience(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     hedge_after: Annotated[
         str,
         Meta(
-            pattern=r"^(off|p[1-9][0-9](\.[0-9])?|[0-9]+(\.[0-9]+)? (ms|s))$",
+            pattern=r"^(off|p[1-9][0-9]{1}(\.[0-9])?|[0-9]+(\.[0-9]+)? (ms|s))$",
             description="When a second place is asked as well, if the first has given no content: `off`, a "
             "percentile of that place's own time to first content such as `p95`, or a time such as `800 ms`.",
             examples=["p95"],
