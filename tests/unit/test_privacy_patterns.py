@@ -116,6 +116,15 @@ def test_no_way_to_write_a_string_hides_what_is_in_it(written: str) -> None:
     assert "ann" not in json.dumps(json.loads(bytes(done.body["messages"])))
 
 
+def test_what_stands_beside_a_match_stays_as_it_was_written() -> None:
+    r"""An escape in a text is undone to look at it, and not in what leaves."""
+    text = r'{"a\/b": "\u0041 ann\u0040example.org \u0042 \n"} ä'
+    done = looked(json.dumps({"model": "m", "prompt": text}).encode())
+    assert isinstance(done, Examined) and done.redaction is not None
+    assert json.loads(bytes(done.body["prompt"])) == text.replace(r"ann\u0040example.org", "[EMAIL_1]")
+    assert done.redaction.originals == {"[EMAIL_1]": r"ann\u0040example.org"}
+
+
 def test_a_slash_that_is_escaped_hides_nothing() -> None:
     rule = Rule(pattern=Pattern(name="ticket", find="ACME/[0-9]{6}"), deed="redact")
     done = looked(rb'{"model":"m","prompt":"see ACME\/123456"}', rule)

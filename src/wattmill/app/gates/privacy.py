@@ -22,7 +22,7 @@ from wattmill.distribution.privacy.policy import Examined, examine
 from wattmill.distribution.privacy.restore import Restorer
 from wattmill.distribution.privacy.scan import Scanner, TooManyMatchesError
 from wattmill.distribution.privacy.spec import Rule
-from wattmill.distribution.privacy.texts import changed, strings_of, unreadable, values_of
+from wattmill.distribution.privacy.texts import changed, plain, strings_of, unreadable, values_of
 from wattmill.models.bound import input_bound_tok
 from wattmill.models.spec import TokenizerBound
 from wattmill.vocab.caller import PRIVACY_CLASSES, Caller
@@ -245,7 +245,8 @@ class PrivacyGate:
         if verdict.texts is not None and verdict.texts != shown.texts:
             texts = iter(verdict.texts)
             values = values_of(x.draft.body)
-            new = changed(values, lambda text: next(texts))
+            # What a hook left as it was shown stays as it was written.
+            new = changed(values, lambda text: text if (to := next(texts)) == plain(text) else to)
             fresh = {k: msgspec.Raw(_encoder.encode(v)) for k, v in new.items() if v != values[k]}
             self._replace_body(x, {**x.draft.body, **fresh})
             evidence.append(f"hook {name}: change")

@@ -9,7 +9,7 @@ import msgspec
 from wattmill.distribution.privacy.redact import Redaction, Span
 from wattmill.distribution.privacy.scan import Scanner
 from wattmill.distribution.privacy.spec import Found, Rule
-from wattmill.distribution.privacy.texts import changed, strings_of, values_of
+from wattmill.distribution.privacy.texts import as_written, changed, plain, strings_of, values_of
 from wattmill.vocab.caller import PRIVACY_CLASSES
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.request import Body
@@ -74,7 +74,12 @@ def examine(body: Body, raw: bytes | None, rules: Sequence[Rule], scanner: Scann
     if not found:
         return Examined(body=body, privacy=privacy, evidence=evidence)
     redaction = Redaction(strings)
-    new = changed(values, lambda text: redaction.apply(text, found[text]) if text in found else text)
+
+    def redacted(text: str) -> str:
+        spans = found.get(plain(text))
+        return text if spans is None else redaction.apply(text, as_written(text, spans))
+
+    new = changed(values, redacted)
     rendered = {k: msgspec.Raw(_encoder.encode(new[k])) for k in new if new[k] != values[k]}
     return Examined(body={**body, **rendered}, privacy=privacy, redaction=redaction, evidence=evidence)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 
+from wattmill.distribution.privacy.redact import Span
 from wattmill.vocab.request import Body
 
 _CONTROL = frozenset(("model", "stream"))
@@ -60,24 +62,19 @@ def _collect(value: Any, out: list[str]) -> None:
 
 
 def changed(values: Values, change: Callable[[str], str]) -> Values:
-    """Return `values` with `change` applied to what `strings_of` returns, in the same order."""
+    """Return `values` with `change` applied to each string that `strings_of` tells of, in the same order, but
+    as it was written: `plain` of it is what `strings_of` tells."""
     return {key: _changed(value, change) for key, value in values.items()}
 
 
 def _changed(value: Any, change: Callable[[str], str]) -> Any:
     kind = type(value)
     if kind is str:
-        text = plain(value)
-        new = change(text)
-        return value if new == text else new
+        return change(value)
     if kind is dict:
         out = {}
         for key, inner in value.items():
-            name = key
-            if len(key) > 5:
-                text = plain(key)
-                new = change(text)
-                name = key if new == text else new
+            name = change(key) if len(key) > 5 else key
             out[name] = _changed(inner, change)
         return out
     if kind is list:
@@ -87,6 +84,30 @@ def _changed(value: Any, change: Callable[[str], str]) -> Any:
         new = change(text)
         return value if new == text else new
     return value
+
+
+def as_written(text: str, spans: Sequence[Span]) -> list[Span]:
+    """Return where `spans` (in bytes of `plain(text)`) stand in `text` itself, escapes and all."""
+    harmless = [m for m in _ESCAPED.finditer(text) if _unescaped(m) != m[0]]
+    if not harmless:
+        return list(spans)
+    data = plain(text).encode()
+    places: list[int] = []  # of escapes, in characters of the plain text
+    more = [0]  # characters that the text is longer, up to behind each of them
+    for match in harmless:
+        places.append(match.start() - more[-1])
+        more.append(more[-1] + len(match[0]) - 1)
+
+    written: dict[int, int] = {}  # byte of the plain text -> byte of `text` that stands for it
+    byte = char = raw_byte = raw_char = 0
+    for at in sorted({edge for start, end, _ in spans for edge in (start, end)}):
+        char += len(data[byte:at].decode())
+        byte = at
+        to = char + more[bisect_left(places, char)]
+        raw_byte += len(text[raw_char:to].encode())
+        raw_char = to
+        written[at] = raw_byte
+    return [(written[start], written[end], name) for start, end, name in spans]
 
 
 def plain(text: str) -> str:
