@@ -160,9 +160,11 @@ def test_the_search_never_ends_worse_than_it_began_and_mends_a_foolish_start() -
     assert found.usd >= lower_bound(used(trace, places), window_s=0.5).bound.usd
 
 
-@pytest.mark.parametrize("places", [[batch("only", kv_tok=65_536)], [stream(slots=1)], [batch("a"), stream()]])
+@pytest.mark.parametrize(
+    "places", [[batch("only", kv_tok=65_536)], [stream(slots=1)], [batch("a"), stream()]]
+)
 def test_of_alike_work_the_certificate_is_the_programme(places: list[Place]) -> None:
-    """Strong duality: where all work is alike, grouping loses nothing, and the two must meet to the last digit."""
+    """Strong duality: where all work is alike, grouping loses nothing, and the two must meet."""
     solved = lower_bound(used(crowd(60, 8_000), places), window_s=0.5)
     assert len(solved.edges_s) == 3  # every last window is a column of the programme
     assert max(float(np.max(p.time)) for p in solved.prices) > 1e-4  # a constant that matters
