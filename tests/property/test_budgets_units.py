@@ -243,7 +243,7 @@ def test_what_another_worker_has_just_freed_is_found_before_anybody_is_refused(r
 
 
 def test_a_worker_that_slept_past_its_term_asks_before_it_reserves(rig: Rig) -> None:
-    rig.limit("requests", "life", 10)
+    rig.limit("requests", "life", 100)
     now_s = 1_000.0
 
     async def main() -> None:
@@ -256,6 +256,7 @@ def test_a_worker_that_slept_past_its_term_asks_before_it_reserves(rig: Rig) -> 
         control = rig.controls[0]
         with pytest.raises(ValueError, match="it lives, and may reserve by itself"):
             control.write_off(name)
+        gauge = next(g for g in sleeper.used() if g > 1 << 32)
         rig.clock.now_us += 5_000_000
         now_s += 5.0
         assert sleeper.reserve(rig.path, Spend(1)) is None, "its term is over"
@@ -267,15 +268,14 @@ def test_a_worker_that_slept_past_its_term_asks_before_it_reserves(rig: Rig) -> 
         assert sleeper.reserve(rig.path, Spend(1)) is None
         refused = await sleeper.lease(rig.path, Spend(1), Spend(1))
         assert isinstance(refused, Refusal) and refused.code == "draining"
-        assert 2 + spent <= 10, "what it held was given to somebody else"
+        assert 2 + spent < 100, "what it held was given to somebody else"
         # Its journal is found after all: it had used 2 (one was in doubt), the rest returns.
-        gauge = next(g for g in sleeper.used() if g > 1 << 32)
         assert control.close_epoch(name, dict.fromkeys(rig.path, 2) | {gauge: 2})
         await asyncio.sleep(0.05)
         while not isinstance(grant := await take(heir, rig.path, Spend(1)), Refusal):
             heir.settle(grant, Spend(1))
             spent += 1
-        assert 2 + spent == 10
+        assert 2 + spent == 100
 
     asyncio.run(main())
 
