@@ -1,0 +1,206 @@
+"""Limits of every unit as a client meets them: real purse, real gateway, real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from gateway_rig import CHAT, EPOCH, STREAM, Rig, Wire, answer_body, rig, run, until
+
+from wattmill.ledger.budgets import Allotments
+from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_limits import Limits
+from wattmill.vocab.budget import Ceiling, Period, Unit
+
+USD = 10**9
+
+
+@contextlib.asynccontextmanager
+async def limited(
+    folder: Path, *limits: tuple[Unit, Period, int], script: Any = None, **backend: Any
+) -> AsyncIterator[tuple[Rig, Control]]:
+    """A rig whose key (node 3) stands under these limits of its team (node 2)."""
+    folder.mkdir(exist_ok=True)
+    with Control(folder / "control.db") as control:
+        team = control.put_team(control.put_org("demo"), "load")
+        key, _ = control.create_key(team, "me")
+        assert key.path == (1, 2, 3)
+        for unit, period, amount in limits:
+            if (unit, period) == ("nusd", "life"):
+                control.set_cap(team, amount)
+            else:
+                Limits(control).put(team, unit, period, amount)
+        async with rig(*([] if script is None else [script]), **backend) as r:
+            r.purse = Allotments(control, EPOCH, patience_s=0.1)  # type: ignore[assignment]
+            r.gateway.use(r.services())
+            yield r, control
+
+
+def released(r: Rig) -> None:
+    assert not any(r.purse.reserved().values())  # type: ignore[attr-defined]
+
+
+def test_an_answer_is_clamped_to_what_a_limit_of_tokens_leaves(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with limited(tmp_path, ("total_tok", "life", 400)) as (r, control):
+            assert (await r.ask(CHAT | {"max_tokens": 5_000})).status == 200
+            (intent,), (end,) = r.journal.intents, r.journal.ends
+            assert intent.output_clamp_tok == 400 - intent.input_bound_tok
+            assert r.engines[0].seen[0].body["max_tokens"] == intent.output_clamp_tok
+            gauge, held = intent.held
+            assert held == 400
+            used = end.usage.prompt_tok + end.usage.output_tok
+            assert end.took == (gauge, used) and end.kept_nusd == 0
+            released(r)
+            await r.purse.tick()  # type: ignore[attr-defined]
+            assert control.summary(2).limits[0].used == used
+
+    run(test())
+
+
+def test_a_limit_of_requests_says_when_it_begins_anew(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with limited(tmp_path, ("requests", "day", 2)) as (r, _):
+            assert [(await r.ask()).status for _ in range(2)] == [200, 200]
+            a = await r.ask()
+            assert (a.status, a.error["code"]) == (429, "limit_reached")
+            assert 0 < int(a.headers["retry-after"]) <= 86_400
+            assert a.headers.get("x-should-retry") != "false"
+            assert "team 'demo/load' has a limit of 2 requests a day: 2 requests used" in a.error["message"]
+            assert len(r.engines[0].seen) == 2, "nothing leaves that was not reserved"
+            released(r)
+
+    run(test())
+
+
+def test_what_can_never_fit_is_not_to_be_tried_again(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with limited(tmp_path, ("input_tok", "minute", 10)) as (r, _):
+            a = await r.ask()
+            assert (a.status, a.error["code"]) == (429, "budget_exceeded")
+            assert a.headers["x-should-retry"] == "false"
+            assert not r.engines[0].seen
+
+    run(test())
+
+
+def test_only_so_many_are_in_flight(tmp_path: Path) -> None:
+    async def test() -> None:
+        go = asyncio.Event()
+
+        async def slow(wire: Wire) -> None:
+            await go.wait()
+            await wire.json(answer_body())
+
+        async with limited(tmp_path, ("concurrency", "life", 1), script=slow) as (r, _):
+            first = asyncio.create_task(r.ask())
+            await until(lambda: len(r.engines[0].seen) == 1)
+            a = await r.ask()
+            assert (a.status, a.error["code"]) == (429, "limit_reached") and a.headers["retry-after"] == "1"
+            go.set()
+            assert (await first).status == 200
+            assert (await r.ask()).status == 200
+            released(r)
+
+    run(test())
+
+
+def test_joules_are_capped_on_the_declared_ceiling(tmp_path: Path) -> None:
+    async def test() -> None:
+        ceiling = Ceiling(input_uj_per_mtok=10**12, output_uj_per_mtok=2 * 10**12, carbon_ug_per_kwh=10**8)
+        # One joule a prompt token, two an output token: 300 J are the prompt's bound and some answer.
+        async with limited(tmp_path, ("energy_uj", "life", 300 * 10**6), ceiling=ceiling) as (r, control):
+            assert (await r.ask(CHAT | {"max_tokens": 1_000})).status == 200
+            (intent,), (end,) = r.journal.intents, r.journal.ends
+            assert intent.output_clamp_tok == (300 - intent.input_bound_tok) // 2
+            joules = end.usage.prompt_tok + 2 * end.usage.output_tok
+            assert end.took[1] == joules * 10**6
+            released(r)
+        async with limited(tmp_path / "b", ("nusd", "life", USD)) as (r, control):
+            Limits(control).put(2, "carbon_ug", "month", 10)
+            a = await r.ask()
+            assert (a.status, a.error["code"]) == (503, "no_ceiling")
+            assert a.headers["x-should-retry"] == "false"
+
+    run(test())
+
+
+def test_what_a_client_left_counts_in_full_against_the_cap_and_is_charged_as_seen(tmp_path: Path) -> None:
+    async def test() -> None:
+        async def endless(wire: Wire) -> None:
+            await wire.stream_head()
+            for _ in range(3):
+                await wire.chunk("x")
+            await asyncio.Event().wait()
+
+        async with limited(tmp_path, ("nusd", "life", USD), script=endless) as (r, _):
+            client = await r.connect()
+            await client.send(STREAM | {"max_tokens": 50})
+            await client.reader.readuntil(b'"x"')
+            client.abort()
+            await until(lambda: bool(r.journal.ends))
+            (intent,), (end,) = r.journal.intents, r.journal.ends
+            assert end.status == "aborted" and 0 < end.charge_nusd < intent.reserved_nusd
+            assert end.charge_nusd + end.kept_nusd == intent.reserved_nusd
+            assert r.purse.used()[2] == intent.reserved_nusd  # type: ignore[attr-defined]
+            released(r)
+            r.more = {"unseen": "delivered"}
+            r.gateway.use(r.services())
+            client = await r.connect()
+            await client.send(STREAM | {"max_tokens": 50})
+            await client.reader.readuntil(b'"x"')
+            client.abort()
+            await until(lambda: len(r.journal.ends) == 2)
+            assert r.journal.ends[1].kept_nusd == 0
+            released(r)
+
+    run(test())
+
+
+def test_near_a_limit_the_engine_counts_the_prompt(tmp_path: Path) -> None:
+    async def test() -> None:
+        counted: list[dict[str, Any]] = []
+
+        async def counting(wire: Wire) -> None:
+            if wire.path.endswith("/input_tokens"):
+                counted.append(wire.body)
+                await wire.json({"input_tokens": 9})
+                return
+            await wire.stream_head()
+            await wire.chunk("x", finish="stop")
+            await wire.usage_chunk(9, 1)
+            await wire.done()
+
+        async with limited(tmp_path, ("input_tok", "life", 20), script=counting, adapter="llama.cpp") as (
+            r,
+            _,
+        ):
+            a = await r.ask(CHAT | {"max_tokens": 5})
+            assert a.status == 200, a.body
+            assert len(counted) == 1 and counted[0]["messages"] == CHAT["messages"]
+            assert "max_tokens" not in counted[0]
+            (intent,) = r.journal.intents
+            assert intent.held[1] == 9 < intent.input_bound_tok
+            released(r)
+            assert (await r.ask(CHAT | {"max_tokens": 5})).status == 200, "11 are left, 9 are needed"
+            a = await r.ask(CHAT | {"max_tokens": 5})
+            assert (a.status, a.error["code"]) == (429, "budget_exceeded")
+            released(r)
+
+    run(test())
+
+
+def test_an_engine_that_cannot_count_just_now_means_the_bound(tmp_path: Path) -> None:
+    async def test() -> None:
+        async def broken(wire: Wire) -> None:
+            await wire.json({"error": "no"}, status=500)
+
+        async with limited(tmp_path, ("input_tok", "life", 20), script=broken, adapter="llama.cpp") as (r, _):
+            a = await r.ask()
+            assert (a.status, a.error["code"]) == (429, "budget_exceeded")
+            released(r)
+
+    run(test())
