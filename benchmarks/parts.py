@@ -201,6 +201,7 @@ async def measure(declaration: str, door: str, *, slices: int, requests: int) ->
     engine = Nowhere()
     way = UpstreamConnection(upstream)
     way.connection_made(engine)
+    way.idle_since_s = upstream.now_s()
     upstream._open.add(way)
     upstream._idle.append(way)
     client = Nowhere()
