@@ -48,6 +48,7 @@ overload: dev ## three times the load that there is, by tiers, 1 and 2 workers (
 
 caps: dev ## spend keys to their caps in every way that leaks; the last line says by how much they were passed
 	@scripts/system-packages.sh postgres
+	-$(PY) benchmarks/caps_rival.py
 	$(PY) benchmarks/caps.py $(ARGS)
 
 chaos: dev weights ## 50 random kills under load; the last line says what was lost and doubled
