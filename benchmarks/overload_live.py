@@ -80,9 +80,7 @@ async def live(seconds: float) -> int:
             seen = await _crowd(factory, tenants, seconds)
         finally:
             await asyncio.to_thread(factory.stop)
-    print(
-        f"embedded engine: a request alone takes {service_s:.2f} s, two slots; 3 x for {seconds:g} s"
-    )
+    print(f"embedded engine: a request alone takes {service_s:.2f} s, two slots; 3 x for {seconds:g} s")
     p95: dict[str, float] = {}
     for tier in ("premium", "free"):
         mine = [s for s in seen if s.tenant.tier == tier]

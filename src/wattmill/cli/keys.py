@@ -41,7 +41,8 @@ def create(
     model: Annotated[list[str] | None, typer.Option(help="Only this model (may be repeated).")] = None,
     pool: Annotated[list[str] | None, typer.Option(help="Only this place (may be repeated).")] = None,
     endpoint: Annotated[
-        list[str] | None, typer.Option(help="Only chat, completions, embeddings, responses or messages (may be repeated).")
+        list[str] | None,
+        typer.Option(help="Only chat, completions, embeddings, responses or messages (may be repeated)."),
     ] = None,
     privacy: Annotated[
         str, typer.Option(help="Class of its data: public, internal or private.")
