@@ -102,10 +102,20 @@ def booked_nusd(one: Factory, run: object, expected: int) -> int:
     return found
 
 
-def agent(one: Factory, door: str, stream: bool, budget: str) -> tuple[dict[str, object], float]:
+def agent(
+    one: Factory, door: str, stream: bool, budget: str, max_tokens: int
+) -> tuple[dict[str, object], float]:
     """Run the example as its user would; return what it says and how long it took."""
     argv = [sys.executable, str(ROOT / "examples" / "runaway_agent.py"), "--json", "--model", "scripted"]
-    argv += ["--door", door, "--budget", budget, *(["--stream"] if stream else [])]
+    argv += [
+        "--door",
+        door,
+        "--budget",
+        budget,
+        "--max-tokens",
+        str(max_tokens),
+        *(["--stream"] if stream else []),
+    ]
     env = {**environment(), "WATTMILL_BASE_URL": one.url + "/v1", "WATTMILL_API_KEY": one.key}
     began_s = time.monotonic()
     done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
@@ -118,6 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--workers", default="1,2")
     parser.add_argument("--budget-usd", default="0.05")
+    parser.add_argument("--max-tokens", type=int, default=500, help="of each answer")
     parser.add_argument("--doors", default=",".join(DOORS))
     args = parser.parse_args()
     cap_nusd = round(float(args.budget_usd) * 1e9)
@@ -134,7 +145,7 @@ def main() -> None:
             log, lines = Path(temp) / "place.log", 0
             for door in args.doors.split(","):
                 for stream in (False, True):
-                    said, took_s = agent(one, door, stream, f"{args.budget_usd} USD")
+                    said, took_s = agent(one, door, stream, f"{args.budget_usd} USD", args.max_tokens)
                     place, lines = made(log, lines)
                     over = max(0, place.nusd - cap_nusd)
                     overshoot += over
@@ -152,7 +163,8 @@ def main() -> None:
                     print(
                         f"{workers:7} {door:10} {'streamed' if stream else 'whole':8} {place.calls:5} "
                         f"{took_s:7.1f} {place.nusd / 1e9:12.9f} {place.nusd / cap_nusd:7.1%} {over:9}  "
-                        f"{said['stopped_by']}, {said['last_end']} after {place.last_tok} of 64 tokens"
+                        f"{said['stopped_by']}, {said['last_end']} after {place.last_tok} of "
+                        f"{args.max_tokens} tokens"
                     )
     for failure in failures:
         print("FAILED", failure)
