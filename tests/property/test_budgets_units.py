@@ -386,7 +386,7 @@ def test_what_is_shrunk_is_free_at_once_and_the_rest_settles_as_ever(rig: Rig) -
 def test_idle_nodes_are_forgotten_and_come_back_with_what_they_used(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wattmill.ledger.budgets.QUIET_TICKS", 2)
+    monkeypatch.setattr("wattmill.ledger.holdings.QUIET_TICKS", 2)
     rig.limit("requests", "life", 100)
 
     async def main() -> None:
@@ -483,8 +483,14 @@ def test_a_ticket_is_answered_by_a_report_and_not_by_time(rig: Rig) -> None:
     assert isinstance(first, Denied) and not first.final and first.ticket
     again = control.lease(other, [Ask(node, 5, 5, 0, first.ticket)])
     assert isinstance(again, Denied) and not again.final
-    assert control.recalls(one) == {node}
+    ticket = control.recalls(one)[node]
     control.report(one, {node: Holding(0, cap, 0)})
+    asked = control.lease(other, [Ask(node, 5, 5, 0, first.ticket)])
+    assert isinstance(asked, Denied) and not asked.final, "it was told without knowing of the recall"
+    later = control.lease(epoch(), [Ask(node, 5, 5, 0)])
+    assert isinstance(later, Denied) and later.ticket > ticket
+    control.report(one, {node: Holding(0, cap, 0, ticket)})
+    assert set(control.recalls(one)) == {node}, "the later one waits for an answer of its own"
     last = control.lease(other, [Ask(node, 5, 5, 0, first.ticket)])
     assert isinstance(last, Denied) and last.final
     control.report(one, {node: Holding(0, cap - 5, 0)})

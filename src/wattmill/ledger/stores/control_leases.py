@@ -182,33 +182,38 @@ def report(db: Db, epoch: str, holdings: Mapping[int, Holding]) -> None:
     Totals, not differences: telling the same twice changes nothing.
     """
     refuse_closed(db, epoch)
-    (ticket,) = db.execute("SELECT number FROM ticket", {}).fetchone()
     for gauge, told in holdings.items():
         if told.used > told.keep:
             raise ValueError(f"gauge {gauge}: used {told.used} cannot exceed kept {told.keep}")
         db.execute(
             "UPDATE lease SET used = CASE WHEN used > :used THEN used ELSE :used END, "
             "granted = CASE WHEN granted < :keep THEN granted ELSE :keep END, "
-            "idle = :idle, told = :ticket WHERE epoch = :epoch AND gauge = :gauge",
+            "idle = :idle, told = CASE WHEN told > :answers THEN told ELSE :answers END "
+            "WHERE epoch = :epoch AND gauge = :gauge",
             {
                 "epoch": epoch,
                 "gauge": gauge,
                 "used": told.used,
                 "keep": told.keep,
                 "idle": told.idle,
-                "ticket": ticket,
+                "answers": told.answers,
             },
         )
-        db.execute(
-            "DELETE FROM recall WHERE epoch = :epoch AND gauge = :gauge", {"epoch": epoch, "gauge": gauge}
-        )
+        if told.answers:
+            db.execute(
+                "DELETE FROM recall WHERE epoch = :epoch AND gauge = :gauge AND ticket <= :answers",
+                {"epoch": epoch, "gauge": gauge, "answers": told.answers},
+            )
 
 
-def recalls(db: Db, epoch: str) -> frozenset[int]:
-    """Return the gauges of which others need what this epoch holds idle. Raises `EpochClosed`."""
+def recalls(db: Db, epoch: str) -> dict[int, int]:
+    """Return the gauges of which others need what this epoch holds idle, each with the ticket that a report
+    of what is held from now on answers. Raises `EpochClosed`."""
     refuse_closed(db, epoch)
-    rows = db.execute("SELECT gauge FROM recall WHERE epoch = :epoch", {"epoch": epoch}).fetchall()
-    return frozenset(gauge for (gauge,) in rows)
+    rows = db.execute(
+        "SELECT gauge, (SELECT number FROM ticket) FROM recall WHERE epoch = :epoch", {"epoch": epoch}
+    ).fetchall()
+    return dict(rows)
 
 
 def renew(db: Db, epoch: str, now_us: int, term_us: int, place: str) -> None:
@@ -371,8 +376,10 @@ def _recall(db: Db, gauge: int, *, but: str) -> int:
     """Ask all other workers what they hold of a gauge, and for what is idle. Returns the ticket."""
     db.execute("UPDATE ticket SET number = number + 1", {})
     db.execute(
-        "INSERT INTO recall (epoch, gauge) SELECT epoch, gauge FROM lease "
-        "WHERE gauge = :gauge AND epoch <> :but AND granted > used ON CONFLICT (epoch, gauge) DO NOTHING",
+        "INSERT INTO recall (epoch, gauge, ticket) "
+        "SELECT epoch, gauge, (SELECT number FROM ticket) FROM lease "
+        "WHERE gauge = :gauge AND epoch <> :but AND granted > used "
+        "ON CONFLICT (epoch, gauge) DO UPDATE SET ticket = excluded.ticket",
         {"gauge": gauge, "but": but},
     )
     return int(db.execute("SELECT number FROM ticket", {}).fetchone()[0])

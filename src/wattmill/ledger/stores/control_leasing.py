@@ -79,7 +79,7 @@ class Leasing:
         with self.writing(durable=False) as db:
             control_leases.report(db, epoch, holdings)
 
-    def recalls(self, epoch: str) -> frozenset[int]:
+    def recalls(self, epoch: str) -> dict[int, int]:
         """Return gauges of which others need what `epoch` holds idle; `report` answers them."""
         if self.shared is not None:
             return self.shared.recalls(epoch)

@@ -141,6 +141,7 @@ class Holding(msgspec.Struct, frozen=True):
     used: int
     keep: int  # total that it keeps granted; the rest of the grant returns. Never raises a grant
     idle: int
+    answers: int = 0  # the ticket that came with its recall, if this is the answer to one
 
 
 class LeaseHolder(msgspec.Struct, frozen=True, kw_only=True):

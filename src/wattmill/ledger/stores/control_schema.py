@@ -72,7 +72,7 @@ CREATE TABLE lease (
     granted INTEGER NOT NULL,
     used INTEGER NOT NULL,
     idle INTEGER NOT NULL,  -- as last told by its worker: a hint for people, no part of the law
-    told INTEGER NOT NULL,  -- the ticket that was the newest when its worker last told
+    told INTEGER NOT NULL,  -- the ticket that was the newest when its worker last looked for recalls
     PRIMARY KEY (epoch, gauge),
     CHECK (used >= 0 AND granted >= used)
 ) STRICT, WITHOUT ROWID;
@@ -80,7 +80,9 @@ CREATE INDEX lease_gauge ON lease (gauge);
 -- All closed epochs folded into one row per gauge.
 CREATE TABLE spent (gauge INTEGER PRIMARY KEY, used INTEGER NOT NULL) STRICT;
 CREATE TABLE recall (
-    epoch TEXT NOT NULL, gauge INTEGER NOT NULL, PRIMARY KEY (epoch, gauge)
+    epoch TEXT NOT NULL, gauge INTEGER NOT NULL,
+    ticket INTEGER NOT NULL,  -- the newest that asks for an answer
+    PRIMARY KEY (epoch, gauge)
 ) STRICT, WITHOUT ROWID;
 -- Grows with each recall: who told after it was given has told what it holds now.
 CREATE TABLE ticket (one INTEGER PRIMARY KEY CHECK (one = 1), number INTEGER NOT NULL) STRICT;
@@ -153,7 +155,7 @@ ALTER TABLE key ADD COLUMN tier TEXT;
     + """
 INSERT INTO lease SELECT epoch, node, granted_nusd, used_nusd, idle_nusd, 0 FROM old_lease;
 INSERT INTO spent SELECT node, used_nusd FROM old_spent;
-INSERT INTO recall SELECT epoch, node FROM old_recall;
+INSERT INTO recall SELECT epoch, node, 1 FROM old_recall;
 DROP TABLE old_lease;
 DROP TABLE old_spent;
 DROP TABLE old_recall;

@@ -98,10 +98,10 @@ class Leases:
             told = {self._gauge(gauge): holding for gauge, holding in holdings.items()}
             control_leases.report(db, epoch, told)
 
-    def recalls(self, epoch: str) -> frozenset[int]:
+    def recalls(self, epoch: str) -> dict[int, int]:
         with self._reading() as db:
             found = control_leases.recalls(db, epoch)
-        return frozenset(self._gauge_here(gauge) for gauge in found if self._knows(gauge))
+        return {self._gauge_here(gauge): ticket for gauge, ticket in found.items() if self._knows(gauge)}
 
     def renew(self, epoch: str, term_us: int, place: str = "") -> None:
         with self._writing() as db:

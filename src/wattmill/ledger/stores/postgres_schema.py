@@ -30,7 +30,9 @@ CREATE TABLE lease (
 );
 CREATE INDEX lease_gauge ON lease (gauge);
 CREATE TABLE spent (gauge bigint PRIMARY KEY, used bigint NOT NULL);
-CREATE TABLE recall (epoch text NOT NULL, gauge bigint NOT NULL, PRIMARY KEY (epoch, gauge));
+CREATE TABLE recall (
+    epoch text NOT NULL, gauge bigint NOT NULL, ticket bigint NOT NULL, PRIMARY KEY (epoch, gauge)
+);
 CREATE TABLE ticket (one integer PRIMARY KEY CHECK (one = 1), number bigint NOT NULL);
 INSERT INTO ticket VALUES (1, 1);
 CREATE TABLE term (
