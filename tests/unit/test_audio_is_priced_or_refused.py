@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from wattmill.distribution.exchange import _audio_without_price
+from wattmill.distribution.placing import _audio_without_price
 from wattmill.distribution.spec import BackendModel
 from wattmill.distribution.wire import Draft, parse
 from wattmill.vocab.price import Price
