@@ -172,6 +172,7 @@ class Factory:
             admin=self.settings.admin,
             host=self.settings.host,
             journal=self.settings.journal,
+            budgets=msgspec.structs.replace(new.budgets, store=self.settings.budgets.store),
         )
         later = [
             name
@@ -183,6 +184,7 @@ class Factory:
                 ("[admin] port", new.admin.port or kept.admin.port, kept.admin.port),
                 ("[host]", new.host, kept.host),
                 ("[journal]", new.journal, kept.journal),
+                ("[budgets] store", new.budgets.store, kept.budgets.store),
             )
             if asked != has
         ]

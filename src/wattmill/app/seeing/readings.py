@@ -16,7 +16,7 @@ from wattmill.app.running.state import FactoryState, read_state
 from wattmill.app.running.worker_control import Answer, ask
 from wattmill.app.runs.minding import RunLine, all_runs
 from wattmill.ledger.stores.control import Control
-from wattmill.ledger.stores.control_records import Budget, Node
+from wattmill.ledger.stores.control_records import Budget, CapsUnavailable, Node
 from wattmill.ledger.stores.sqlite_tiers import TierSums
 from wattmill.power.live.proc import process_cpu_s, process_rss_bytes
 
@@ -171,12 +171,16 @@ def read_workers(home: Home, state: FactoryState | None, *, metrics: bool = Fals
 
 def read_control(home: Home, control: Control | None) -> tuple[dict[int, Node], list[Budget]]:
     """Return the tree of spenders and their money; empty if there is no control database yet."""
-    if control is not None:
-        return control.nodes(runs=False), control.summaries(runs=False)
-    if not home.control_db.exists():
-        return {}, []
-    with Control(home.control_db) as own:
-        return own.nodes(runs=False), own.summaries(runs=False)
+    if control is None:
+        if not home.control_db.exists():
+            return {}, []
+        with Control(home.control_db) as own:
+            return read_control(home, own)
+    nodes = control.nodes(runs=False)
+    try:
+        return nodes, control.summaries(runs=False)
+    except CapsUnavailable:  # a shared store that is away: its figures are unknown, the rest is not
+        return nodes, []
 
 
 def read_runs(home: Home, control: Control | None) -> list[RunLine]:

@@ -148,7 +148,8 @@ class Leasing:
     def summaries(self, *, runs: bool = True) -> list[Budget]:
         """Return the money of all nodes, of one moment. Without `runs`: down to the keys only."""
         if self.shared is not None:
-            return self.shared.summaries()
+            found = self.shared.summaries()
+            return found if runs else [budget for budget in found if budget.kind in ("org", "team", "key")]
         with self.reading() as db:
             return self._with_limits(db, control_leases.budgets(db, runs=runs))
 
