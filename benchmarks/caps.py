@@ -88,6 +88,7 @@ class Bench:
 
     def __init__(self, folder: Path, setting: Setting, url: str | None, *, hedges: bool = False) -> None:
         self.setting = setting
+        self.mark = "h" if hedges else "c"  # a shared store knows spenders of both by their names
         self.folder = folder
         self.log = folder / "engines.log"
         self.engines = {
@@ -174,7 +175,7 @@ class Bench:
         **how: object,
     ) -> Cell:
         self.cells += 1
-        name = tag = f"c{self.cells}"
+        name = tag = f"{self.mark}{self.cells}"
         # Room for some sixty requests, or for two thirds of a large crowd: somebody is always refused.
         one = 50 * PRICES.input_nusd + MAX_TOKENS * PRICES.output_nusd
         cap = cap_nusd or one * max(60, fan_out * 2 // 3)
@@ -203,6 +204,8 @@ class Bench:
             told.codes + alone.codes, told.served + alone.served, alone.last_floor_nusd, alone.last_code
         )
         cell = Cell(scenario, fan_out, self.setting.name, cap, spent, counted, both, time.monotonic() - began)
+        if not both.served:
+            cell.wrong.append("nothing was served at all")
         if cell.overshoot_nusd:
             cell.wrong.append(f"the cap was passed by {cell.overshoot_nusd} nano-dollars")
         if counted < spent:

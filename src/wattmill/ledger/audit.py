@@ -391,7 +391,7 @@ def _caps(books: Books, parents: Mapping[int, int | None], used: Mapping[int, in
         return Check(name=name, holds=True, detail=f"{waiting} corrections are on their way to the caps")
     more = sum(used.get(node, 0) > nusd for node, nusd in sums.items())
     detail = f"{len(sums)} nodes" + (
-        f"; {more} count more: a journal's tail died with the machine" if more else ""
+        f"; {more} count more: what nobody saw, or a journal's tail that died" if more else ""
     )
     broken = (
         f"node {n}: caps {used.get(n, 0)} nUSD, books {b}" for n, b in sums.items() if used.get(n, 0) < b
