@@ -61,6 +61,18 @@ def test_an_answer_is_clamped_to_what_a_limit_of_tokens_leaves(tmp_path: Path) -
     run(test())
 
 
+def test_an_answer_is_clamped_to_what_a_limit_of_dollars_a_day_leaves(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with limited(tmp_path, ("nusd", "day", 3_000_000)) as (r, _):
+            assert (await r.ask(CHAT | {"max_tokens": 1_000})).status == 200
+            (intent,) = r.journal.intents
+            assert intent.reserved_nusd <= 3_000_000
+            assert intent.output_clamp_tok == r.engines[0].seen[0].body["max_tokens"] < 1_000
+            released(r)
+
+    run(test())
+
+
 def test_a_limit_of_requests_says_when_it_begins_anew(tmp_path: Path) -> None:
     async def test() -> None:
         async with limited(tmp_path, ("requests", "day", 2)) as (r, _):

@@ -13,7 +13,9 @@ import pytest
 
 from wattmill.ledger.budgets import Allotments
 from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_limits import Limits
 from wattmill.ledger.stores.control_records import EpochClosed
+from wattmill.vocab.budget import Spend
 from wattmill.vocab.refusal import Refusal
 
 USD = 1_000_000_000
@@ -111,6 +113,55 @@ def test_a_request_may_take_less_than_it_asks_for_but_not_less_than_its_floor(co
         assert not isinstance(grant, Refusal) and grant.nusd == 3 * USD
         money.settle(grant, 2 * USD)
         assert isinstance(await money.lease(path, 5 * USD, 2 * USD), Refusal)
+
+    asyncio.run(main())
+
+
+def test_a_limit_of_dollars_a_day_lowers_a_grant_as_a_cap_does(control: Control) -> None:
+    path = branch(control, 10)
+    Limits(control).put(path[1], "nusd", "day", 3 * USD)
+
+    async def main() -> None:
+        money = purse(control)
+        grant = await money.lease(path, 5 * USD, 2 * USD)
+        assert not isinstance(grant, Refusal) and grant.nusd == 3 * USD
+        money.settle(grant, 2 * USD)
+        assert isinstance(await money.lease(path, 5 * USD, 2 * USD), Refusal)
+
+    asyncio.run(main())
+
+
+def test_a_minute_that_ends_while_the_database_is_asked_grants_nothing_of_the_next(control: Control) -> None:
+    path = branch(control, 10)
+    Limits(control).put(path[-1], "requests", "minute", 1)
+    minute_us, slow = 60_000_000, threading.Event()
+    now_us = control.wall_us() // minute_us * minute_us + minute_us
+    one = Spend(1, 1, 1, None, None)
+
+    async def main() -> None:
+        nonlocal now_us
+        granted, told = asyncio.Event(), asyncio.Event()
+
+        async def run(call: Callable[..., Any], *args: Any) -> Any:
+            answer = call(*args)
+            if call.__name__ == "lease" and slow.is_set():
+                granted.set()
+                await told.wait()
+            return answer
+
+        money = purse(control, run_in_thread=run, wall_us=lambda: now_us)
+        assert not isinstance(await money.lease(path, one, one), Refusal)
+        now_us += minute_us
+        slow.set()
+        waiting = asyncio.create_task(money.lease(path, one, one))
+        await granted.wait()
+        now_us += minute_us
+        assert money.reserve(path, one) is None, "this turns to the new minute"
+        slow.clear()
+        told.set()
+        grants = [await waiting, *[await money.lease(path, one, one) for _ in range(3)]]
+        good = [grant for grant in grants if not isinstance(grant, Refusal)]
+        assert [grant.part("requests") for grant in good] == [1]
 
     asyncio.run(main())
 

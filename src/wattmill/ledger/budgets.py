@@ -29,6 +29,7 @@ from wattmill.vocab.refusal import Refusal
 
 CHUNK_REQUESTS = 32
 """At least so many requests of the asking one's size, before the demand of a gauge is known."""
+_NUSD = UNITS.index("nusd")
 
 
 class Allotments(Holdings):
@@ -172,7 +173,10 @@ class Allotments(Holdings):
         if way.dials and now_us >= way.turns_us:
             self._turn_dials(way, now_us)
         needs = [(a, worst.nusd, floor.nusd) for a in way.money]
-        needs += [(d.allotment, worst.of(d.unit) or 0, floor.of(d.unit) or 0) for d in way.dials]
+        present = [d.allotment for d in way.dials]
+        needs += [
+            (a, worst.of(d.unit) or 0, floor.of(d.unit) or 0) for a, d in zip(present, way.dials, strict=True)
+        ]
         # What is here is set aside while the database is asked, so that no later request slips in between.
         held = [max(0, min(allotment.free, want)) for allotment, want, _ in needs]
         asks = [
@@ -201,8 +205,12 @@ class Allotments(Holdings):
         self._credit(answer)
         if any(allotment.free < least for allotment, _, least in needs):
             return None  # an allotment of a period that ended while we asked, or a lowered limit: ask again
-        nusd = min(worst.nusd, *(allotment.free for allotment in way.money))
+        if any(d.allotment is not a for a, d in zip(present, way.dials, strict=True)):
+            return None  # somebody turned a dial while we asked: nothing was granted of its new period
         parts = [(d.allotment, d.unit, min(worst.of(d.unit) or 0, d.allotment.free)) for d in way.dials]
+        # A limit of dollars per day binds what may be spent now just as a cap does.
+        dollars = [amount for _, unit, amount in parts if unit == _NUSD]
+        nusd = min(worst.nusd, *(allotment.free for allotment in way.money), *dollars)
         return _take(nusd, way.money, parts)
 
     def _remember(self, denied: Denied, floor: int) -> Refused:
