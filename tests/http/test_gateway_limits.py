@@ -205,6 +205,25 @@ def test_near_a_limit_the_engine_counts_the_prompt(tmp_path: Path) -> None:
     run(test())
 
 
+def test_what_one_place_counted_says_nothing_of_another(tmp_path: Path) -> None:
+    async def place(wire: Wire, tokens: int) -> None:
+        if wire.path.endswith("/input_tokens"):
+            await wire.json({"input_tokens": tokens})
+        else:
+            await wire.json({"error": "no"}, status=500)
+
+    async def test() -> None:
+        async with rig(lambda w: place(w, 5), lambda w: place(w, 60), adapter="llama.cpp") as r:
+            r.purse.cap_nusd = 400_000  # 40 tokens: of the first place's, and not of the second's
+            a = await r.ask(CHAT | {"max_tokens": 1, "messages": [{"role": "user", "content": "word " * 20}]})
+            assert (a.status, a.error["code"]) == (429, "budget_exceeded")
+            assert [i.pool for i in r.journal.intents] == ["p0"]
+            assert [w.path.rpartition("/")[2] for w in r.engines[1].seen] == ["input_tokens"]
+            assert r.purse.held_nusd == 0
+
+    run(test())
+
+
 def test_an_engine_that_cannot_count_just_now_means_the_bound(tmp_path: Path) -> None:
     async def test() -> None:
         async def broken(wire: Wire) -> None:

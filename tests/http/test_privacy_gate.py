@@ -19,6 +19,7 @@ from wattmill.app.declared.privacy_settings import (
     PatternRule,
     PrivacySettings,
 )
+from wattmill.app.doors.side import side_doors
 from wattmill.app.gates.privacy import PrivacyGate
 from wattmill.distribution.privacy.texts import unreadable
 from wattmill.vocab.fact import Refused
@@ -394,3 +395,39 @@ def test_every_door_is_guarded(path: str, asked: dict[str, Any], stream: bool) -
         assert said == f"to {MAIL}!" and "EMAIL_1" not in text
 
     guarded(REDACT, test)
+
+
+@pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/v1/responses/input_tokens"])
+def test_a_prompt_that_is_only_counted_goes_no_further_than_one_that_is_answered(path: str) -> None:
+    asks: list[Any] = []
+
+    async def counting(wire: Wire) -> None:
+        await wire.json({"input_tokens": 9})
+
+    async def count(settings: PrivacySettings, **headers: str) -> tuple[Any, Rig]:
+        async with rig(counting, adapter="llama.cpp") as r:
+            r.more = {"gates": (PrivacyGate(settings, {}),), "side_doors": side_doors(r.gateway, None)}  # type: ignore[arg-type]
+            services = r.services()
+            plain = services.route
+            services.route = lambda ask, caller, prompt: asks.append(ask) or plain(ask, caller, prompt)  # type: ignore[func-returns-value]
+            r.gateway.use(services)
+            words = {"input": MAIL} if "responses" in path else {"messages": asking(MAIL)["messages"]}
+            answer = await r.ask({"model": "m", **words}, path=path, headers=list(headers.items()))
+            return answer, r
+
+    async def main() -> None:
+        for rules in (REDACT, hooked()):
+            answer, r = await count(rules)
+            assert answer.json["counted_by"] == "bound" and not r.engines[0].seen
+        answer, r = await count(
+            PrivacySettings(classes={"private": ClassRule(residency=("eu",), operators=("own",))}),
+            **{"x-wattmill-privacy": "private", "x-wattmill-residency": "eu,ch"},
+        )
+        assert answer.json["counted_by"] == "place:p0" and len(r.engines[0].seen) == 1
+        assert (asks[-1].privacy, asks[-1].residency, asks[-1].operators) == (
+            "private",
+            frozenset({"eu"}),
+            frozenset({"own"}),
+        )
+
+    run(main())

@@ -14,6 +14,7 @@ import msgspec
 from wattmill.distribution.doors.door import MESSAGES, Door
 from wattmill.distribution.doors.fields import encode
 from wattmill.distribution.side_door import SideAnswer, SideRequest
+from wattmill.distribution.understanding import rules_of
 from wattmill.distribution.upstream_conn import Handle
 from wattmill.distribution.wire import draft_of, read_body
 from wattmill.models.bound import input_bound_tok
@@ -45,6 +46,10 @@ async def count(gateway: Gateway, door: Door, request: SideRequest) -> SideAnswe
     refusal = out_of_scope(caller, endpoint=door.name)
     if refusal is not None:
         return refusal
+    rules = rules_of(request.headers, caller)
+    if isinstance(rules, Refusal):
+        return rules
+    privacy, residency = rules
     body = read_body(request.body)
     if isinstance(body, Refusal):
         return body
@@ -71,8 +76,17 @@ async def count(gateway: Gateway, door: Door, request: SideRequest) -> SideAnswe
         input_bound_tok=bound,
         max_output_tok=1,
         needs=draft.needs,
-        privacy=caller.privacy,
+        privacy=privacy,
+        residency=residency,
+        operators=caller.operators,
     )
+    for gate in services.gates:
+        bound_by = getattr(gate, "for_counting", None)
+        if bound_by is not None:
+            told: Request | None = bound_by(ask, caller)
+            if told is None:  # the text may not leave unread, and nothing here reads it
+                return _answer(door, bound, "bound", "declared")
+            ask = told
     route = services.route(ask, caller, None)
     if isinstance(route, Refusal):
         return route

@@ -37,6 +37,7 @@ class ExchangeState:
 
     __slots__ = (
         "_asking",
+        "_counted_at",
         "_counted_tok",
         "_gate",
         "_kept",
@@ -118,6 +119,7 @@ class ExchangeState:
         self._kept: Callable[[], None] | None = None  # tells the answer that went on, if none better comes
         self._lease: asyncio.Task[None] | None = None
         self._counted_tok: int | None = None  # the prompt's length, by the engine's own word
+        self._counted_at = ""  # where: another place may have another tokenizer
         self._asking: PromptCount | None = None
         gateway.in_flight += 1
         http.conn.client = self  # type: ignore[assignment]  # an `Exchange`: the class is written in parts

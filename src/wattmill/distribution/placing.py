@@ -83,6 +83,8 @@ class Placing(Understanding):
         A `rival` of an attempt that is under way is not worth asking the shared caps: it reserves at once or
         is refused."""
         services, ask = self.services, self.ask
+        if self._counted_tok is not None and self._counted_at != candidate.pool:
+            self._counted_tok = None
         part = self.continuing
         if part is not None:
             body = adapter.continues(self.endpoint, part.draft.body, part.text) if adapter.continues else None
@@ -257,6 +259,7 @@ class Placing(Understanding):
             self._asking = None
             bound = self.ask.input_bound_tok
             self._counted_tok = bound if count is None else min(count, bound)
+            self._counted_at = candidate.pool
             self.guarded(self._again)
 
         self._asking = PromptCount(told)

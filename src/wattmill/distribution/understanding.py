@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,7 +15,7 @@ from wattmill.distribution.wire import Draft, draft_of, parse, read_body
 from wattmill.models.bound import input_bound_tok
 from wattmill.models.spec import TokenizerBound
 from wattmill.units import US_PER_S
-from wattmill.vocab.caller import PRIVACY_CLASSES, out_of_scope
+from wattmill.vocab.caller import PRIVACY_CLASSES, Caller, out_of_scope
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.request import Request
 
@@ -22,6 +23,34 @@ if TYPE_CHECKING:
     pass
 
 _PLAIN = TokenizerBound()
+
+
+def rules_of(headers: Mapping[bytes, bytes], caller: Caller) -> tuple[str, frozenset[str] | None] | Refusal:
+    """Return the class of a request's data and the regions it may go to. A header may say more than the key,
+    never less."""
+    privacy, residency = caller.privacy, caller.residency
+    said = headers.get(b"x-wattmill-privacy")
+    if said is not None:
+        asked = said.decode("latin-1").strip().lower()
+        if asked not in PRIVACY_CLASSES:
+            return Refusal(
+                code="bad_header",
+                message="header 'x-wattmill-privacy' must be one of "
+                f"{', '.join(PRIVACY_CLASSES)}, got {asked[:64]!r}",
+                param="x-wattmill-privacy",
+            )
+        privacy = max(privacy, asked, key=PRIVACY_CLASSES.index)
+    regions = headers.get(b"x-wattmill-residency")
+    if regions is not None:
+        named = frozenset(region.strip() for region in regions.decode("latin-1").lower().split(","))
+        if "" in named:
+            return Refusal(
+                code="bad_header",
+                message="header 'x-wattmill-residency' must be names of regions, such as 'eu,ch'",
+                param="x-wattmill-residency",
+            )
+        residency = named if residency is None else residency & named
+    return privacy, residency
 
 
 class Understanding(ExchangeState):
@@ -58,29 +87,10 @@ class Understanding(ExchangeState):
         if isinstance(draft, Refusal):
             return draft
         self.draft = draft
-        privacy = caller.privacy
-        said = http.headers.get(b"x-wattmill-privacy")
-        if said is not None:
-            asked = said.decode("latin-1").strip().lower()
-            if asked not in PRIVACY_CLASSES:
-                return Refusal(
-                    code="bad_header",
-                    message="header 'x-wattmill-privacy' must be one of "
-                    f"{', '.join(PRIVACY_CLASSES)}, got {asked[:64]!r}",
-                    param="x-wattmill-privacy",
-                )
-            privacy = max(privacy, asked, key=PRIVACY_CLASSES.index)  # a request may say more, never less
-        residency = caller.residency
-        regions = http.headers.get(b"x-wattmill-residency")
-        if regions is not None:
-            named = frozenset(region.strip() for region in regions.decode("latin-1").lower().split(","))
-            if "" in named:
-                return Refusal(
-                    code="bad_header",
-                    message="header 'x-wattmill-residency' must be names of regions, such as 'eu,ch'",
-                    param="x-wattmill-residency",
-                )
-            residency = named if residency is None else residency & named
+        rules = rules_of(http.headers, caller)
+        if isinstance(rules, Refusal):
+            return rules
+        privacy, residency = rules
         steps = http.headers.get(b"x-wattmill-escalate", b"0").strip()
         if len(steps) != 1 or not steps.isdigit():
             return Refusal(

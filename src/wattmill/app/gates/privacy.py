@@ -112,6 +112,11 @@ class PrivacyGate:
         if task is not None:
             task.cancel()
 
+    def for_counting(self, ask: Request, caller: Caller) -> Request | None:
+        """Return a question for the length of a prompt, bound by its class; None where rules or hooks would
+        have to read the text first: then no place is asked."""
+        return None if self.guard_of(caller) is not None else self._placed(ask)
+
     # ---- who
 
     def guard_of(self, caller: Caller) -> Guard | None:
@@ -271,19 +276,20 @@ class PrivacyGate:
 
     def _bind(self, x: Exchange, guard: Guard | None) -> Refusal | None:
         """Narrow where the request may go by its final class; put guardrails on its answer."""
-        ask = x.ask
-        residency, operators = self._places[ask.privacy]
-        if residency is not None or operators is not None:
-            x.ask = ask = msgspec.structs.replace(
-                ask,
-                residency=_both(ask.residency, residency),
-                operators=_both(ask.operators, operators),
-            )
+        x.ask = ask = self._placed(x.ask)
         if guard is not None and guard.outputs and ask.endpoint != "embeddings":
             # They see placeholders: the tap that puts originals back comes after them.
             assert x.caller is not None
             x.taps = [*(self._output(ask, x.caller, hook) for hook in guard.outputs), *x.taps]
         return None
+
+    def _placed(self, ask: Request) -> Request:
+        residency, operators = self._places[ask.privacy]
+        if residency is None and operators is None:
+            return ask
+        return msgspec.structs.replace(
+            ask, residency=_both(ask.residency, residency), operators=_both(ask.operators, operators)
+        )
 
     def _output(self, ask: Request, caller: Caller, hook: Hook) -> OutputGuard:
         declared, function = hook.declared, hook.function

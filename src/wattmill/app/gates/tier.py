@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from wattmill.vocab.caller import PRIVACY_CLASSES
+from wattmill.vocab.caller import PRIVACY_CLASSES, Caller
 from wattmill.vocab.refusal import Refusal
+from wattmill.vocab.request import Request
 from wattmill.vocab.tier import Tier
 
 if TYPE_CHECKING:
@@ -61,6 +62,14 @@ class TierGate:
             privacy=privacy,
         )
         return None
+
+    def for_counting(self, ask: Request, caller: Caller) -> Request:
+        """Return a question for the length of a prompt, in the class that the key's tier promises."""
+        tier = self._tiers.get(caller.tier)
+        if tier is None or tier.privacy is None:
+            return ask
+        privacy = max(ask.privacy, tier.privacy, key=PRIVACY_CLASSES.index)
+        return msgspec.structs.replace(ask, privacy=privacy)
 
     def left(self, x: Exchange) -> None:
         pass
