@@ -194,6 +194,23 @@ def test_a_store_without_room_says_so(tmp_path: Path) -> None:
     served(tmp_path, test, limits=KeptLimits(item_mib=1, scope_mib=1, total_mib=1))
 
 
+def test_a_batch_does_not_slip_out_of_a_run(tmp_path: Path) -> None:
+    async def test(d: Doors) -> None:
+        file = (await d.upload(json.dumps(LINE).encode()))["id"]
+        asked = {"input_file_id": file, "endpoint": CHAT, "completion_window": "24h"}
+        for path, headers in (
+            ("/run/run-1/v1/batches", []),
+            ("/v1/batches", [("x-wattmill-run", "run-1")]),
+            ("/v1/batches", [("baggage", "wattmill.run=run-1")]),
+        ):
+            told = await d.r.ask(asked, path=path, headers=headers)
+            assert (told.status, told.error["code"]) == (400, "field_refused")
+        others = await d.r.ask(asked, path="/v1/batches", headers=[("baggage", "a=1")])
+        assert others.status == 200
+
+    served(tmp_path, test)
+
+
 def test_only_so_many_batches_of_a_key_run(tmp_path: Path) -> None:
     async def test(d: Doors) -> None:
         file = (await d.upload(json.dumps(LINE).encode()))["id"]

@@ -24,6 +24,7 @@ from wattmill.app.batches.spec import (
 )
 from wattmill.app.batches.upload import read_form
 from wattmill.app.kept.spec import KeptUnavailable, NoRoom
+from wattmill.app.runs.named import named
 from wattmill.distribution.side_door import SideAnswer, SideDoor, SideRequest
 from wattmill.units import US_PER_S
 from wattmill.vocab.caller import PRIVACY_CLASSES, out_of_scope
@@ -195,6 +196,9 @@ def _batches(shelf: BatchShelf, woken: Callable[[], None]) -> _Serve:
 
 
 async def _create(shelf: BatchShelf, asked: _Asked) -> SideAnswer | Refusal:
+    refusal = _in_a_run(asked.request)
+    if refusal is not None:
+        return refusal
     try:
         new = _new(asked.request.body)
     except msgspec.MsgspecError as error:
@@ -242,6 +246,28 @@ async def _create(shelf: BatchShelf, asked: _Asked) -> SideAnswer | Refusal:
     )
     await shelf.add_batch(asked.node, batch)
     return SideAnswer(_encode(batch_object(batch)))
+
+
+def _in_a_run(request: SideRequest) -> Refusal | None:
+    """A batch outlives the run that began it, and its lines are asked by the key alone: a run's budget would
+    not hold them, so it is not made there."""
+    said = named(request.headers)
+    if isinstance(said, Refusal):
+        return said
+    if said[0] is not None:
+        return Refusal(
+            code="field_refused",
+            message="a batch is not part of a run, whose budget would not hold it: send POST /v1/batches "
+            "without the run (its URL, header x-wattmill-run and baggage), and the key pays",
+            param="x-wattmill-run",
+        )
+    if request.caller.requires_run:
+        return Refusal(
+            code="run_required",
+            message=f"key {request.caller.name!r} serves nothing outside of a run, and a batch is not part "
+            "of one; use another key for batches",
+        )
+    return None
 
 
 async def _cancel(shelf: BatchShelf, asked: _Asked, id: str) -> SideAnswer | Refusal:
