@@ -285,3 +285,24 @@ def test_a_hedge_that_is_cancelled_while_it_connects_has_used_nothing() -> None:
             r.assert_balanced()
 
     run(test())
+
+
+def test_a_defect_before_a_hedge_has_left_books_no_end_of_what_never_began() -> None:
+    async def test() -> None:
+        async with rig(silent, well, **VLLM) as r:
+            use(r)
+            plain = r.journal.append_intent
+
+            def broken(fact: Any) -> None:
+                if fact.attempt:
+                    raise RuntimeError("a defect")
+                plain(fact)
+
+            r.journal.append_intent = broken  # type: ignore[method-assign]
+            assert (await r.ask()).status == 500
+            assert [type(error) for error in r.logged] == [RuntimeError]
+            assert [end.seq for end in r.journal.ends] == [intent.seq for intent in r.journal.intents]
+            assert len(r.purse.grants) == 2 and r.purse.held_nusd == 0
+            assert r.gateway.state("p1").busy == 0
+
+    run(test())

@@ -322,6 +322,9 @@ class Attempt:
 
     def lose(self) -> None:
         """Another attempt at the same request had content first."""
+        if not self.written:  # a defect kept it from leaving: there is no intent that could end
+            self.release()
+            return
         self._abort()
         usage, source = self.so_far(worked=True)
         self.book("failed", usage, source, error=HEDGE_LOST)
