@@ -17,6 +17,8 @@ from wattmill.app.gates.cache import CacheGate
 from wattmill.app.kept.shelf import Shelf
 from wattmill.app.kept.store import KeptStore
 from wattmill.ledger.rating import rate
+from wattmill.vocab.caller import Caller
+from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.usage import Usage
 
 SAME = {"temperature": 0}
@@ -274,5 +276,30 @@ def test_embeddings_are_cached_too(tmp_path: Path) -> None:
             await until(lambda: c.shelf._memory)
             again = await c.r.ask(ask, path="/v1/embeddings")
             assert again.headers["x-wattmill-pool"] == "cache" and again.body == first.body
+
+    run(test())
+
+
+def test_a_key_gets_nothing_from_its_teams_cache_that_it_may_not_ask_for(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with caching(tmp_path / "kept.db", scope="team") as c:
+            services = c.r.services()
+            plain_identify, plain_route = services.identify, services.route
+            less = Caller(key=5, name="o/t/less", path=(1, 2, 5), models=frozenset({"other"}))
+
+            def identify(header: bytes | None, wall_us: int) -> Any:
+                return less if header == b"Bearer less" else plain_identify(header, wall_us)
+
+            def route(ask: Any, caller: Caller, prompt: object) -> Any:
+                no = Refusal(code="out_of_scope", message="not this model")
+                return no if caller is less else plain_route(ask, caller, prompt)  # type: ignore[arg-type]
+
+            services.identify, services.route = identify, route
+            c.r.gateway.use(services)
+            assert (await c.r.ask(CHAT | SAME)).status == 200
+            await until(lambda: c.shelf._memory)
+            assert "x-wattmill-cache" in (await c.r.ask(CHAT | SAME)).headers
+            refused = await c.r.ask(CHAT | SAME, key="less")
+            assert (refused.status, refused.error["code"]) == (403, "out_of_scope")
 
     run(test())

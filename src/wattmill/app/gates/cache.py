@@ -63,6 +63,8 @@ class CacheGate:
         assert caller is not None
         if not applies(self._models, ask.model):
             return None
+        if caller.models is not None and ask.model not in caller.models:
+            return None  # whoever shares the cache may ask for it; the policy refuses this key
         if self._teams is not None and caller.name.rpartition("/")[0] not in self._teams:
             return None
         if self._rules.when == "deterministic" and not is_deterministic(ask, body):
