@@ -67,6 +67,17 @@ def test_a_childs_grant_is_no_more_than_its_parents_have_left(rig: Rig) -> None:
     assert child.path == (*parent.path, child.node)
 
 
+def test_opening_a_run_does_not_read_all_that_ever_were(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def everything(self: Control, **_: object) -> None:
+        raise AssertionError("a factory has more runs than it has room to read at each new one")
+
+    monkeypatch.setattr(Control, "nodes", everything)
+    run, _ = rig.runs.open(rig.key.id, cap_nusd=9 * USD)
+    assert run.cap_nusd == 4 * USD
+    with pytest.raises(NoSuch):
+        rig.runs.open(rig.key.id, parent=99_999, cap_nusd=USD)
+
+
 def test_depth_and_fan_out_hold_when_a_run_is_opened(rig: Rig) -> None:
     rig.limits.put(rig.team, "depth", "life", 2)
     rig.limits.put(rig.key.id, "fan_out", "life", 2)

@@ -19,7 +19,7 @@ from wattmill.ledger.stores import control_tenants as tenants
 from wattmill.ledger.stores.control_leases import full_name
 from wattmill.ledger.stores.control_limits import check_shape, grow, put_limit
 from wattmill.ledger.stores.control_records import Budget, ControlError, NoSuch, Run, RunState
-from wattmill.ledger.tenancy import new_secret, path_of, secret_hash
+from wattmill.ledger.tenancy import new_secret, secret_hash
 from wattmill.vocab.budget import Period, Unit
 
 if TYPE_CHECKING:
@@ -171,10 +171,16 @@ class Runs:
 
 def remainder_nusd(control: Control, node: int) -> int | None:
     """Return the dollars that every cap from `node` upwards still leaves, as last told; None: no cap."""
-    tree = control.nodes()
-    if node not in tree:
+    with control.reading() as db:  # upwards only: a factory has far more runs below than nodes above
+        above = db.execute(
+            "WITH RECURSIVE up(id, parent, cap_nusd) AS (SELECT id, parent, cap_nusd FROM node WHERE id = ? "
+            "UNION ALL SELECT node.id, node.parent, node.cap_nusd FROM node JOIN up ON node.id = up.parent) "
+            "SELECT id, cap_nusd FROM up",
+            (node,),
+        ).fetchall()
+    if not above:
         raise NoSuch(f"no node {node} in the budget tree")
-    left = [control.summary(at).left_nusd for at in path_of(tree, node) if tree[at].cap_nusd is not None]
+    left = [control.summary(at).left_nusd for at, cap_nusd in above if cap_nusd is not None]
     return min((nusd for nusd in left if nusd is not None), default=None)
 
 
