@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -11,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from wattmill.ledger.amounts import amount_of
 from wattmill.ledger.budgets import Allotments
+from wattmill.ledger.refusing import over_limit
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_limits import Limits
-from wattmill.ledger.stores.control_records import EpochClosed
-from wattmill.vocab.budget import Spend
+from wattmill.ledger.stores.control_records import Denied, EpochClosed
+from wattmill.vocab.budget import METERED, Period, Spend, Unit
 from wattmill.vocab.refusal import Refusal
 
 USD = 1_000_000_000
@@ -98,7 +101,7 @@ def test_a_refusal_names_the_cap_that_binds_and_the_way_out(
         assert (refused.code, refused.status) == ("budget_exceeded", 429)
         assert guilty in refused.message
         assert "cap of 2.000000 USD" in refused.message and "at least 2.000000 USD" in refused.message
-        assert f"wattmill budget set {guilty.split(chr(39))[1]} USD" in refused.message
+        assert f"wattmill budget set {guilty.split(chr(39))[1]} 'AMOUNT USD'" in refused.message
         assert not any(money.reserved().values()), "a refused request leaves nothing reserved at any node"
 
     asyncio.run(main())
@@ -355,3 +358,15 @@ def test_a_worker_that_was_declared_dead_learns_it(control: Control) -> None:
         assert isinstance(refused, Refusal) and refused.code == "draining"
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("period", ["life", "day"])
+@pytest.mark.parametrize("unit", METERED)
+def test_the_way_out_that_a_refusal_names_is_one_that_budget_set_reads(unit: Unit, period: Period) -> None:
+    denied = Denied(
+        gauge=1, kind="team", name="demo/load", unit=unit, period=period, cap=4, used=4, leased=0,
+        available=0, ticket=0, final=True,
+    )  # fmt: skip
+    refused = over_limit(denied, 2, 1, reserved=0, now_us=0, asked=True)
+    (said,) = re.findall(r"wattmill budget set demo/load '(.*)'", refused.message)
+    assert amount_of(said.replace("AMOUNT", "5"))[:2] == (unit, period)

@@ -11,6 +11,15 @@ from wattmill.vocab.budget import Unit
 from wattmill.vocab.refusal import Refusal
 
 _PER = {"life": "", "minute": " a minute", "hour": " an hour", "day": " a day", "month": " a month"}
+_WRITTEN: dict[Unit, str] = {  # as `wattmill budget set` reads them
+    "nusd": "USD",
+    "total_tok": "tokens",
+    "input_tok": "input_tokens",
+    "output_tok": "output_tokens",
+    "concurrency": "concurrent",
+    "energy_uj": "J",
+    "carbon_ug": "g",
+}
 _SOON_S = 1.0
 
 
@@ -78,8 +87,8 @@ def amount_text(unit: Unit, amount: int) -> str:
             return f"{amount} at a time"
         case "requests":
             return f"{amount} requests"
-        case _:
-            return f"{amount}"
+        case "depth" | "fan_out":
+            return f"{unit} {amount}"
 
 
 def _limit_words(denied: Denied) -> str:
@@ -89,11 +98,8 @@ def _limit_words(denied: Denied) -> str:
 
 
 def _example(denied: Denied) -> str:
-    if denied.unit == "nusd" and denied.period == "life":
-        return "USD"
     per = "" if denied.period == "life" else f"/{denied.period}"
-    unit = {"nusd": "USD", "energy_uj": "J", "carbon_ug": "g"}.get(denied.unit, denied.unit)
-    return f"'AMOUNT {unit}{per}'"
+    return f"'AMOUNT {_WRITTEN.get(denied.unit, denied.unit)}{per}'"
 
 
 def _instant(at_us: int) -> str:

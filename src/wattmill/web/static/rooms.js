@@ -48,7 +48,7 @@ function Tenants({ f }) {
   return html`<div class="wide" tabindex="0" role="region" aria-label="Spend by tenant"><table><thead><tr><th scope="col">Who</th><th scope="col" class="n">Today</th><th scope="col" class="n">Used</th><th scope="col" class="n">Cap</th><th scope="col"><span class="unseen">of cap</span></th><th scope="col" class="n">Share</th></tr></thead>
     <tbody>${f.spenders.map((s) => html`<tr key=${s.id}><td class=${`depth-${s.depth}`}>${s.tone && html`<i class=${`swatch tone-${s.tone}`} aria-hidden="true"></i>`}${s.name}</td><td class="n"><${Fig} plain f=${s.today} name=${`${s.name}, today`} /></td><td class="n"><${Fig} plain f=${s.used} name=${`${s.name}, used`} /></td><td class="n"><${Fig} plain f=${s.cap} /></td><td><${Cap} f=${s.cap_used} none /></td><td class="n"><${Fig} plain f=${s.cap_used} name=${`${s.name}, share of cap`} /></td></tr>`)}</tbody></table></div>
     ${f.runs.length > 0 && html`<${Runs} runs=${f.runs} now=${f.at_us} />`}
-    <p class="note">A cap is hard: what could pass it is refused before it leaves. <code>wattmill budget set ORG/TEAM --usd 5</code> changes one.</p>`;
+    <p class="note">A cap is hard: what could pass it is refused before it leaves. <code>wattmill budget set ORG/TEAM 5</code> changes one.</p>`;
 }
 
 const Runs = ({ runs, now }) => html`<h3>Open runs</h3><div class="wide" tabindex="0" role="region" aria-label="Open runs"><table><thead><tr><th scope="col">Run</th><th scope="col">State</th><th scope="col">Opened</th><th scope="col" class="n">Spent</th><th scope="col" class="n">Cap</th><th scope="col"><span class="unseen">of cap</span></th><th scope="col" class="n">Share</th></tr></thead>
