@@ -52,6 +52,7 @@ def test_another_key_learns_nothing_of_a_run(rig: Rig) -> None:
     with pytest.raises(NoSuch) as unknown:
         rig.runs.find("run-never-was", other.id)
     assert str(mine.value) == str(unknown.value)
+    assert not rig.runs.live(other.id) and len(rig.runs.live(rig.key.id)) == len(rig.runs.live()) == 1
     with pytest.raises(NoSuch):
         rig.runs.open(other.id, parent=rig.runs.find(id).node)
 

@@ -116,16 +116,12 @@ class Runs:
 
     def live(self, key: int | None = None) -> list[Run]:
         """Return the runs that are open or paused, of one key or of all, oldest first."""
-        return [run for run, _ in self.live_with_tokens() if key is None or run.key == key]
-
-    def live_with_tokens(self) -> list[tuple[Run, bytes]]:
-        """Return open and paused runs with the hashes of their ids: what a worker knows runs by."""
         with self._control.reading() as db:
             rows = db.execute(
-                _COLUMNS.replace(" FROM run", ", token FROM run", 1)
-                + "WHERE state IN ('open', 'paused') ORDER BY run.node"
+                _COLUMNS + "WHERE state IN ('open', 'paused') AND (?1 IS NULL OR key = ?1) ORDER BY run.node",
+                (key,),
             ).fetchall()
-            return [(_run(db, row[:-1]), row[-1]) for row in rows]
+            return [_run(db, row) for row in rows]
 
     def set_state(self, node: int, state: RunState, reason: str | None = None) -> Run:
         """Pause, resume, stop or close a run. What is stopped or closed stays so; a closed one's children
