@@ -118,7 +118,8 @@ def test_a_thousand_at_once_on_a_cap_worth_fifty_overspend_nothing(
         assert sum(told["statuses"].values()) == 1000
         assert set(told["statuses"]) == {"200", "429"}, told
         assert told["statuses"]["200"] >= 40, told  # and the cap was no excuse to serve nobody
-        assert "budget_exceeded" in told["first_error"]
+        # Spent, or held by requests in flight: then waiting may cure it.
+        assert "budget_exceeded" in told["first_error"] or "limit_reached" in told["first_error"]
 
 
 def charged(factory: Factory, attempts: int) -> int:

@@ -16,14 +16,16 @@ from msgspec.structs import replace
 
 from board_factory import BoardFactory
 from board_fixture import a_busy_factory
+from wattmill.app.declared.tier_settings import PRESETS
 from wattmill.app.home import Home
 from wattmill.app.seeing.factory_metrics import FACTORY_METRICS
 from wattmill.app.seeing.figures import assemble
 from wattmill.app.seeing.readings import WorkerReading
 from wattmill.distribution.metrics import BY_NAME, METRICS
+from wattmill.distribution.privacy.patterns import BUILT_IN
 from wattmill.ledger.stores.control_records import Node
 from wattmill.vocab.refusal import CODES
-from wattmill.vocab.request import ENDPOINTS
+from wattmill.vocab.request import ENTRIES
 from wattmill.vocab.usage import TOKEN_CLASSES
 from wattmill.web.prometheus import Memory, text
 
@@ -152,10 +154,15 @@ def test_the_page_stays_small_with_many_places_and_tenants() -> None:
     r = a_busy_factory()
     assert r.state is not None
     closed = {
-        "endpoint": ENDPOINTS,
+        "endpoint": ENTRIES,
         "status": ("2xx", "4xx", "5xx", "gone"),
         "class": TOKEN_CLASSES,
         "code": CODES,
+        "kind": ("near_identical", "context_growth", "fan_out", "retry_storm"),
+        "action": ("warn", "slow", "pause", "stop", "redact", "raise"),
+        "outcome": ("started", "refused", "won", "lost", "admitted", "full", "timeout", "gone"),
+        "tier": (*PRESETS, "batch"),
+        "pattern": (*BUILT_IN, *(f"own-{n}" for n in range(50))),
     }
     closed["pool"] = [f"place-{n}" for n in range(100)]
     snapshot = {
