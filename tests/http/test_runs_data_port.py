@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,35 @@ def test_many_that_ask_for_an_unknown_run_at_once_are_one_look_up(tmp_path: Path
             g.runs.desk._read = lambda id: (looks.append(id), read(id))[1]  # type: ignore[func-returns-value,method-assign]
             answers = await asyncio.gather(*(g.ask(CHAT, path=g.in_run(opened)) for _ in range(20)))
             assert {a.status for a in answers} == {200} and len(looks) == 1
+
+    run(test())
+
+
+def test_who_guesses_ids_holds_up_nobody_else(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with runs_rig(tmp_path) as f:
+            mine = await f.open()
+            plain, looked = f.runs.desk._read, 0
+
+            def slow(id: str) -> Any:
+                nonlocal looked
+                looked += 1
+                time.sleep(0.01)
+                return plain(id)
+
+            f.runs.desk._read = slow  # type: ignore[method-assign]
+
+            async def guess(n: int) -> None:
+                for turn in range(6):
+                    answer = await f.ask(CHAT, key="other", path=f"/run/run-{n}-{turn}/v1/chat/completions")
+                    assert answer.error["code"] == "unknown_run", "its own turn comes too"
+
+            async with asyncio.TaskGroup() as group:
+                for n in range(64):
+                    group.create_task(guess(n))
+                await until(lambda: looked > 8)
+                assert (await f.ask(CHAT, path=f.in_run(mine))).status == 200
+                assert looked < 200, "it did not have to wait for all of them"
 
     run(test())
 

@@ -29,7 +29,8 @@ MAX_KNOWN = 8_192
 MAX_UNKNOWN = 1_024
 UNKNOWN_US = US_PER_S  # how long an id that nobody opened is not asked for again
 MAX_STEPS_KNOWN = 2 * MAX_STEPS
-MAX_LOOKUPS = 32  # at once; further ones are told to come back
+MAX_LOOKUPS = 32  # at once; further ones wait
+MAX_LOOKUPS_OF_KEY = 8  # so that who guesses ids holds up nobody else
 
 _log = logging.getLogger("wattmill.runs")
 
@@ -72,6 +73,8 @@ class Desk:
         self._tasks: set[asyncio.Task[None]] = set()
         self._holding: set[int] = set()  # nodes whose new state is being written down
         self._lookups: dict[str, asyncio.Task[Known | Refusal]] = {}
+        self._room = asyncio.Semaphore(MAX_LOOKUPS)
+        self._turns: weakref.WeakValueDictionary[int, asyncio.Semaphore] = weakref.WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -107,7 +110,7 @@ class Desk:
         token = _hashed(id)
         known = self._known.get(token)
         if known is None:
-            found = await self._looked_up(id, token)
+            found = await self._looked_up(id, token, caller.key)
             if isinstance(found, Refusal):
                 return found
             known = found
@@ -115,19 +118,22 @@ class Desk:
             return known if known.run.key == caller.key else UNKNOWN
         return self.judge(known, caller)
 
-    async def _looked_up(self, id: str, token: str) -> Known | Refusal:
-        task = self._lookups.get(token)
-        if task is None:
-            if len(self._lookups) >= MAX_LOOKUPS:
-                return Refusal(
-                    code="overloaded",
-                    message=f"{MAX_LOOKUPS} unknown runs are being looked up already",
-                    retry_after_s=1.0,
-                )
-            task = asyncio.get_running_loop().create_task(self._look_up(id, token))
-            self._lookups[token] = task
-            task.add_done_callback(lambda _: self._lookups.pop(token, None))
-        return await asyncio.shield(task)
+    async def _looked_up(self, id: str, token: str, key: int) -> Known | Refusal:
+        turn = self._turns.get(key)
+        if turn is None:
+            turn = self._turns[key] = asyncio.Semaphore(MAX_LOOKUPS_OF_KEY)
+        async with turn, self._room:
+            known = self._known.get(token)  # somebody else may have asked meanwhile
+            if known is not None:
+                return known
+            if self._wall_us() < self._unknown.get(token, 0):
+                return UNKNOWN
+            task = self._lookups.get(token)
+            if task is None:
+                task = asyncio.get_running_loop().create_task(self._look_up(id, token))
+                self._lookups[token] = task
+                task.add_done_callback(lambda _: self._lookups.pop(token, None))
+            return await asyncio.shield(task)
 
     async def step(self, known: Known, asked: NewStep) -> None:
         """Learn the step of a run, made if it is new. One that a limit forbids counts at the run itself."""
