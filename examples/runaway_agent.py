@@ -131,7 +131,7 @@ def main() -> None:
     with wattmill.run(args.budget, label="runaway agent") as run:
         ask = DOORS[args.door](run, args.model, args.stream, args.max_tokens)
         found = look_for_ever(ask, most_calls=args.most_calls, say=say)
-        found |= {"run": run.refresh()["node"], "spent_usd": str(run.spent_usd), "budget": args.budget}
+        found |= {"run": run.refresh()["node"], "spent_usd": f"{run.spent_usd:f}", "budget": args.budget}
     if args.json:
         print(json.dumps(found))
     else:
