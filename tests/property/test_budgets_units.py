@@ -6,10 +6,12 @@ import asyncio
 import random
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ from wattmill.ledger.period import window_at
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_limits import Limits
 from wattmill.ledger.stores.control_records import Ask, CapsUnavailable, Denied, Holding
-from wattmill.vocab.budget import METERED, UNITS, Limit, Period, Spend, Unit, gauge_of
+from wattmill.vocab.budget import METERED, UNITS, Limit, Period, Spend, Unit, gauge_of, limit_of
 from wattmill.vocab.refusal import Refusal
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
@@ -27,7 +29,6 @@ from private_postgres import NoPostgres, PrivatePostgres
 
 START_US = 1_795_254_300_000_000  # a minute begins
 MINUTE_US = 60_000_000
-COUNTED: tuple[Unit, ...] = METERED[1:]
 
 
 class Clock:
@@ -100,12 +101,14 @@ async def take(purse: Allotments, path: tuple[int, ...], worst: Spend, floor: Sp
     if not isinstance(grant, Refusal):
         words = (grant.nusd, *grant.held, *grant.took(worst))
         assert all(type(word) is int for word in words), "a journal keeps integers only"
+        of_period = grant.part("nusd")
+        assert of_period is None or grant.nusd <= of_period, "dollars of a period bind like a cap's"
     return grant
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    limits=st.dictionaries(st.sampled_from(COUNTED), st.integers(0, 4_000), min_size=1, max_size=4),
+    limits=st.dictionaries(st.sampled_from(METERED), st.integers(0, 4_000), min_size=1, max_size=4),
     workers=st.integers(1, 3),
     requests=st.integers(1, 40),
     seed=st.integers(0, 2**16),
@@ -119,23 +122,27 @@ def test_no_limit_of_any_unit_is_ever_passed(
         rig = Rig(folder, None)
         gauges = {}
         for unit, amount in limits.items():
-            limit = rig.limit(unit, "life", amount)
+            limit = rig.limit(unit, "month" if unit == "nusd" else "life", amount)
             assert limit is not None
-            gauges[unit] = gauge_of(limit.id, unit, 0)
+            gauges[unit] = limit.id
         purses = [rig.purse(epoch(), patience_s=0.02) for _ in range(workers)]
 
         def check() -> None:
             for unit, amount in limits.items():
-                gauge = gauges[unit]
-                out = sum(p.reserved().get(gauge, 0) + p.used().get(gauge, 0) for p in purses)
-                assert out <= amount, unit
+                out: Counter[int] = Counter()
+                for p in purses:
+                    for part in (p.reserved(), p.used()):
+                        out.update({at: n for at, n in part.items() if limit_of(at) == gauges[unit]})
+                assert all(total <= amount for total in out.values()), unit
 
         async def one(purse: Allotments) -> None:
-            worst = Spend(*(rng.randint(0, 900) for _ in range(5)))
-            grant = await take(purse, rig.path, worst)
+            most = [rng.randint(0, 900) for _ in range(5)]
+            worst, part = Spend(*most), rng.choice((1, 3))
+            grant = await take(purse, rig.path, worst, Spend(*(n // part for n in most)))
             check()
             if isinstance(grant, Refusal):
                 return
+            worst = msgspec.structs.replace(worst, nusd=grant.nusd)
             await asyncio.sleep(0)
             used = Spend(
                 *(
