@@ -98,7 +98,7 @@ class ExchangeState:
         self.ask: Request
         self.route: Route
         self.attempt: Attempt | None = None
-        self.served: Attempt | None = None  # the one that gave the answer
+        self.served: Attempt | None = None  # the one that gave the answer, until gates are left
         self.hedge: Hedge | None = None  # made where hedges are declared
         self.continuing: Continuation | None = None  # of an answer that broke off
         self.attempts = 0
@@ -208,6 +208,7 @@ class ExchangeState:
             self.hedge.over()
         if self._gate:
             self._leave_gates()
+        self.served = None  # a ring of references would be left to the collector, ten objects a request
         gateway.metrics.answered(self.entry, pool, status)
 
     def _leave_gates(self) -> None:

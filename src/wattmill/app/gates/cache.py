@@ -18,6 +18,7 @@ from wattmill.app.gates.answer_shelf import AnswerShelf, Cached
 from wattmill.app.gates.cache_key import applies, cache_key, is_deterministic, may_be_stored, wishes
 from wattmill.app.gates.recording import Recorder, told_again
 from wattmill.distribution import answers
+from wattmill.distribution.attempt import Attempt
 from wattmill.distribution.exchange import Exchange
 from wattmill.distribution.gate import WAIT, Waiting
 from wattmill.distribution.spec import BackendModel
@@ -111,10 +112,10 @@ class CacheGate:
         asked.gone = True
         if asked.recorder is not None:
             # The last events of a stream pass the taps after this, in the same step of the loop.
-            asyncio.get_running_loop().call_soon(self._keep, x, asked, asked.recorder)
+            asyncio.get_running_loop().call_soon(self._keep, x, x.served, asked, asked.recorder)
 
-    def _keep(self, x: Exchange, asked: _Asked, recorder: Recorder) -> None:
-        served, answer = x.served, recorder.answer
+    def _keep(self, x: Exchange, served: Attempt | None, asked: _Asked, recorder: Recorder) -> None:
+        answer = recorder.answer
         if served is None or answer is None or served.usage is None or x.continuing is not None:
             return
         if served.usage_source != "measured" or x.capped:
