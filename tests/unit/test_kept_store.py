@@ -379,3 +379,34 @@ def test_deleting_everything_leaves_claims_that_run(store: KeptStore) -> None:
     store.put(item("c"))
     assert store.delete_all() == 2
     assert store.get("idempotency", 3, "runs") is not None
+
+
+def test_what_one_of_two_stores_of_a_process_writes_is_seen_after_another_process_has_looked(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "kept.db"
+    look = (
+        "import sys; from pathlib import Path; from wattmill.app.kept.store import KeptStore\n"
+        "store = KeptStore(Path(sys.argv[1])); print(sum(n for n, _ in store.held().values())); store.close()"
+    )
+
+    def seen() -> int:
+        return int(subprocess.run([sys.executable, "-c", look, path], check=True, capture_output=True).stdout)
+
+    now_us = time.time_ns() // 1_000
+    first, second = KeptStore(path), KeptStore(path)
+    for n, store in enumerate((first, second, first)):
+        item = Item(
+            kind="cache",
+            node=2,
+            data_class="internal",
+            id=f"{n:064x}",
+            created_us=now_us,
+            expires_us=now_us + 10**9,
+            meta=b"",
+            body=b"x",
+        )
+        store.put(item)
+        assert seen() == n + 1, "the log that it was written to was removed by the process that looked"
+    first.close()
+    second.close()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from pathlib import Path
 
 from wattmill.app.kept.spec import ROW_BYTES, WrongKeptFormat
+from wattmill.ledger.stores.private_file import make_private
 
 FORMAT = 1
 """Version of the tables. A newer file is refused, never guessed at."""
@@ -53,7 +53,7 @@ def connect(path: Path, *, busy_s: float) -> sqlite3.Connection:
     Deleted bytes are overwritten (`secure_delete`), and what stood in the write-ahead log goes with its next
     checkpoint, which every deletion asks for.
     """
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    make_private(path)
     db = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA secure_delete = ON")

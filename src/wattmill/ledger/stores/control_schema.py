@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from pathlib import Path
+
+from wattmill.ledger.stores.private_file import make_private
 
 FORMAT = 2
 """Version of the tables. An older file is brought up to it when it is opened, in one transaction; a newer one
@@ -174,7 +175,7 @@ def connect(path: Path, *, busy_s: float) -> sqlite3.Connection:
     The connection may be used by any thread, one at a time. SQLite gives its -wal and -shm files the
     permissions of the main file.
     """
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    make_private(path)
     db = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
     try:
         _set_wal(db, busy_s)
