@@ -1,4 +1,4 @@
-"""A request leaves no ring of references behind: at thousands a second the collector would be at work all day."""
+"""A request leaves no ring of references behind: at thousands a second the collector would never rest."""
 
 from __future__ import annotations
 
