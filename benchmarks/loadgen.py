@@ -11,8 +11,10 @@ import argparse
 import array
 import asyncio
 import collections
+import itertools
 import json
 import os
+import random
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,12 +24,17 @@ import uvloop
 
 now_ns = time.perf_counter_ns
 
+ASKS = 64  # different requests, in turn
+TEXT = """how many joules does a token need when the batch is full and the night is cool why price rack water
+heat grid cost queue model answer train prompt cache power cloud edge meter agent budget route stream value"""
+WORDS = TEXT.split()
+
 
 class Run:
     """What all connections share, and what came of it."""
 
-    def __init__(self, *, request: bytes, requests: int, seconds: float, stream: bool) -> None:
-        self.request = request
+    def __init__(self, *, asks: list[bytes], requests: int, seconds: float, stream: bool) -> None:
+        self.asks = itertools.cycle(asks)
         self.stream = stream
         self.left = requests
         self.deadline_ns = now_ns() + int(seconds * 1e9) if seconds else 0
@@ -82,7 +89,7 @@ class Client(asyncio.Protocol):
         self.size = 0
         self.seen_ns = 0
         self.asked_ns = now_ns()
-        self.transport.write(self.run.request)
+        self.transport.write(next(self.run.asks))
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.busy:
@@ -141,16 +148,19 @@ def request_bytes(
     stream: bool,
     max_tokens: int,
     extra: dict[str, Any],
+    seed: int,
 ) -> bytes:
-    """Return a whole HTTP request whose body is `size` bytes (or as small as it can be)."""
+    """Return a whole HTTP request whose body is `size` bytes (or as small as it can be). Each seed has
+    words of its own: a thousand users do not say the same; a crowd that does is looked at as a runaway."""
     body: dict[str, Any] = {"model": model, "max_tokens": max_tokens}
     if stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     body |= extra
     body["messages"] = [{"role": "system", "content": "You are brief."}, {"role": "user", "content": ""}]
     pad = size - len(json.dumps(body, separators=(",", ":")))
-    words = "How many joules does a token need when the batch is full and the night is cool? "
-    body["messages"][1]["content"] = (words * (max(0, pad) // len(words) + 1))[: max(1, pad)]
+    draw = random.Random(seed)
+    words = " ".join(draw.choices(WORDS, k=max(1, pad) // 4 + 1))
+    body["messages"][1]["content"] = words[: max(1, pad)]
     payload = json.dumps(body, separators=(",", ":")).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {key}\r\n"
@@ -171,17 +181,21 @@ def percentile_ms(values: array.array[int], share: float) -> float | None:
 async def drive(args: argparse.Namespace) -> dict[str, Any]:
     url = urlsplit(args.url)
     stream = args.stream
-    request = request_bytes(
-        host=url.netloc,
-        path=url.path,
-        key=args.key,
-        model=args.model,
-        size=args.size,
-        stream=stream,
-        max_tokens=args.max_tokens,
-        extra=json.loads(args.extra),
-    )
-    run = Run(request=request, requests=args.requests or 1 << 60, seconds=args.seconds, stream=stream)
+    asks = [
+        request_bytes(
+            host=url.netloc,
+            path=url.path,
+            key=args.key,
+            model=args.model,
+            size=args.size,
+            stream=stream,
+            max_tokens=args.max_tokens,
+            extra=json.loads(args.extra),
+            seed=seed,
+        )
+        for seed in range(ASKS)
+    ]
+    run = Run(asks=asks, requests=args.requests or 1 << 60, seconds=args.seconds, stream=stream)
     loop = asyncio.get_running_loop()
     run.open = args.connections
     began_ns, cpu_s = now_ns(), time.process_time()
@@ -209,7 +223,7 @@ async def drive(args: argparse.Namespace) -> dict[str, Any]:
         "gap_p99_ms": percentile_ms(run.gap_ns, 0.99),
         "chunks": run.chunks,
         "chunks_per_read": round(run.chunks / run.reads, 3) if run.reads else None,
-        "request_bytes": len(request),
+        "request_bytes": len(asks[0]),
         "answer_bytes": run.answer_bytes // answers if answers else None,
         "load_cpu_s": round(time.process_time() - cpu_s, 4),
     }

@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import itertools
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -85,6 +87,8 @@ CACHE = """
 [cache]
 models = ["mock"]
 when = "always"
+memory_mib = 1
+ttl_s = 1
 """
 LIMITS = PLAIN.replace(
     'cap_usd = "900000"',
@@ -105,7 +109,8 @@ PARTS: dict[str, tuple[str, str]] = {
     "the door /v1/messages": (PLAIN + OFF, "messages"),
 }
 
-TEXT = "x" * 880
+ASKS = 2_048  # different requests, in turn: more than a cache of one MiB holds
+TEXT = "@" * 880  # replaced by words of its own in each request
 BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": (
         "/v1/chat/completions",
@@ -187,6 +192,17 @@ def prepare(folder: Path, declaration: str) -> tuple[Any, str]:
     return home, key
 
 
+def asked(path: str, body: dict[str, Any], key: str, seed: int) -> bytes:
+    """Return a request whose text is its own: a crowd that says the same is a cache's or a runaway's case."""
+    text = "".join(random.Random(seed).choices("abcdefgh ", k=len(TEXT)))
+    data = json.dumps(body, separators=(",", ":")).replace(TEXT, text).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {key}\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    )
+    return head.encode() + data
+
+
 async def measure(declaration: str, door: str, *, slices: int, requests: int) -> float:
     """Return the smallest CPU time of a slice, in microseconds a request."""
     from wattmill.app.worker import Worker
@@ -208,11 +224,7 @@ async def measure(declaration: str, door: str, *, slices: int, requests: int) ->
     conn = Connection(server, server.limits())
     conn.connection_made(client)
     path, body = BODIES[door]
-    data = json.dumps(body, separators=(",", ":")).encode()
-    ask = (
-        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {key}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
-    ).encode() + data
+    asks = itertools.cycle([asked(path, body, key, seed) for seed in range(ASKS)])
     told = json.dumps(ANSWER, separators=(",", ":")).encode()
     answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(told)
     answer += told
@@ -225,7 +237,7 @@ async def measure(declaration: str, door: str, *, slices: int, requests: int) ->
 
     async def once() -> None:
         client.written.clear()
-        conn.data_received(ask)
+        conn.data_received(next(asks))
         while not client.written:
             serve()
             await asyncio.sleep(0.001)
@@ -236,7 +248,7 @@ async def measure(declaration: str, door: str, *, slices: int, requests: int) ->
         raise SystemExit(f"not served: {client.written[-1][:400]!r}")
     for _ in range(4):  # let the purse learn the demand, and lease ahead of it
         for _ in range(requests):
-            conn.data_received(ask)
+            conn.data_received(next(asks))
             serve()
             if conn.current is not None:  # it waits, for a lease
                 while conn.current is not None:
@@ -251,7 +263,7 @@ async def measure(declaration: str, door: str, *, slices: int, requests: int) ->
         waits = 0
         began = time.thread_time()
         for _ in range(requests):
-            conn.data_received(ask)
+            conn.data_received(next(asks))
             serve()
             if conn.current is not None:
                 waits += 1

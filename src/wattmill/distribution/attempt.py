@@ -502,8 +502,9 @@ class Attempt:
     def _learn(self, usage: Usage | None, now: float, prefill_us: int | None, decode_us: int | None) -> None:
         state = self.upstream.state
         state.good()
-        if usage is None or self.first_s is None:
+        if usage is None or self.first_s is None or not state.lessons:
             return
+        state.lessons -= 1
         streamed = self.streamed  # else the first content that was seen is the last
         others = (self.beside + state.busy) / 2
         state.observe(

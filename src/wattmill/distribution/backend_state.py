@@ -14,6 +14,11 @@ _NEW = 0.2  # weight of a new measurement
 _FEWEST_TOK = 8  # a speed from fewer tokens is mostly overhead
 
 
+LESSONS = 32
+"""So many attempts of a sweep (0.1 s) are learned from. A fast place ends thousands, and what the last ones would
+teach is known by then; each lesson costs as much as a decision."""
+
+
 class BackendState(Breaker):
     """One pool as one worker sees it. Speeds are None until measured, and of one request alone: prefill's is
     exponentially weighted with 0.2 for the newest, decode's is fitted against the load."""
@@ -24,6 +29,7 @@ class BackendState(Breaker):
         "cell",
         "elsewhere",
         "last_error",
+        "lessons",
         "linger_s",
         "lingering",
         "overhead_s",
@@ -46,6 +52,7 @@ class BackendState(Breaker):
         self.lingering = 0  # of these, aborted ones
         self.serving = 0  # of these, running ones
         self.last_error: str | None = None
+        self.lessons = LESSONS  # how many more attempts are learned from before the next sweep
         self.ahead_tok = 0  # upper bound on the prompts that were sent and have no answer yet
         self.prompts: prompts.PromptPace | None = None
         self.prefill_tok_per_s: float | None = None

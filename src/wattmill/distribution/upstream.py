@@ -14,7 +14,7 @@ import base64
 import ssl
 from urllib.parse import urlsplit
 
-from wattmill.distribution.backend_state import BackendState
+from wattmill.distribution.backend_state import LESSONS, BackendState
 from wattmill.distribution.metrics import PoolCounts
 from wattmill.distribution.spec import Backend
 from wattmill.distribution.upstream_conn import Handle, Sink, UpstreamConnection
@@ -213,6 +213,7 @@ class Upstream:
     def sweep(self, now_s: float) -> None:
         """Watch time-outs, drop connections that idled for long, and probe a pool that is down."""
         self._swept_s = now_s
+        self.state.lessons = LESSONS
         idle = self._idle
         while idle and now_s - idle[0].idle_since_s > _KEEP_IDLE_S:
             old = idle.pop(0)

@@ -80,7 +80,10 @@ class RunawayGate:
         if action == "off":
             return None
         x.gateway.metrics.count("wattmill_runaway_total", verdict.kind, action)
-        x.services.journal.append_note(seen(x.seq, self._clock.wall_us(), x.path, x.below, verdict, action))
+        if action != "warn" or _is_news(verdict.count):
+            x.services.journal.append_note(
+                seen(x.seq, self._clock.wall_us(), x.path, x.below, verdict, action)
+            )
         x.head_lines += b"x-wattmill-runaway: %b; rule=%b; calls=%d\r\n" % (
             action.encode(),
             verdict.rule.encode(),
@@ -116,6 +119,12 @@ class RunawayGate:
             del self._held[subject]
             return None
         return _runaway(reason, until_s - now_s)
+
+
+def _is_news(count: int) -> bool:
+    """Say whether a warning is written down: each of the first, then at 16, 32, 64 ... calls, so that a storm
+    does not fill the journal too. The header and the metric tell every one."""
+    return count <= 8 or count & (count - 1) == 0
 
 
 def seen(
