@@ -15,8 +15,8 @@ _FEWEST_TOK = 8  # a speed from fewer tokens is mostly overhead
 
 
 LESSONS = 32
-"""So many attempts of a sweep (0.1 s) are learned from. A fast place ends thousands, and what the last ones would
-teach is known by then; each lesson costs as much as a decision."""
+"""So many attempts of a sweep (0.1 s) are learned from: a fast place ends thousands, and what the last ones
+would teach is known by then. Each lesson costs as much as a decision."""
 
 
 class BackendState(Breaker):
