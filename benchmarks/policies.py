@@ -28,7 +28,7 @@ from wattmill.twin.bound.lp import Solved, capacity_per_s, lower_bound
 from wattmill.twin.bound.search import Found, better_schedule
 from wattmill.twin.bound.terms import terms
 from wattmill.twin.factory import Dispatcher, simulate
-from wattmill.twin.gateway import Gateway
+from wattmill.twin.gateway import Gateway, chats
 from wattmill.twin.report import Result, Slo, result
 from wattmill.twin.spec import Place, StepLaw, Work
 from wattmill.twin.workload import at_rate, from_csv, from_jsonl, with_privacy
@@ -74,12 +74,11 @@ def traces(most: int | None) -> dict[str, tuple[list[Work], tuple[Place, ...]]]:
 
 
 def dispatchers(places: Sequence[Place]) -> Iterator[tuple[str, Callable[[], Dispatcher]]]:
-    for name, policy in POLICIES.items():
+    asks = chats(model=MODEL, caller=CALLER, weights=WEIGHTS)
+    for name in POLICIES:
         yield (
             name,
-            lambda policy=policy: Gateway(
-                policy, places, model=MODEL, caller=CALLER, weights=WEIGHTS, seed=SEED
-            ),
+            lambda name=name: Gateway(places, asks=asks, weights=WEIGHTS, seed=SEED, policy=name),
         )
     for name, rival in RIVALS.items():
         yield name, lambda rival=rival: rival(places, model=MODEL, caller=CALLER, seed=SEED)

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from tiny_places import MODEL, batch, stream, works
 
-import wattmill.app.fleet
+import wattmill.app.worker
+import wattmill.distribution.gateway
+from wattmill.app.declared.policy_named import policy_named
 from wattmill.scheduling.policies import POLICIES
 from wattmill.scheduling.spec import Weights
 from wattmill.twin.factory import simulate
-from wattmill.twin.gateway import Gateway
+from wattmill.twin.gateway import Gateway, chats
 from wattmill.twin.report import Slo, result
 from wattmill.twin.spec import Place, Work
 from wattmill.twin.workload import at_rate, rate_per_s, with_privacy
@@ -27,12 +29,20 @@ PLACES = [batch("a", usd_out=0.2, kv_tok=65_536, slots=8), batch("b", cache_bloc
 
 
 def gateway(places: list[Place] = PLACES, policy: str = "cheapest-adequate", **more: bool) -> Gateway:
-    return Gateway(POLICIES[policy], places, model=MODEL, caller=CALLER, weights=WEIGHTS, seed=3, **more)
+    asks = chats(model=MODEL, caller=CALLER, weights=WEIGHTS)
+    return Gateway(places, asks=asks, weights=WEIGHTS, seed=3, policy=policy, **more)
 
 
-def test_the_twin_asks_the_function_that_the_gateway_asks() -> None:
-    assert wattmill.app.fleet.POLICIES is POLICIES
-    assert gateway()._policy is wattmill.app.fleet.POLICIES["cheapest-adequate"]
+def test_the_router_that_a_worker_calls_is_the_one_that_the_twin_calls() -> None:
+    """One object decides, learns and sees in both: the class, its methods and the policies behind them."""
+    assert wattmill.app.worker.FleetView is wattmill.twin.gateway.FleetView
+    assert wattmill.app.worker.Memory is wattmill.twin.gateway.Memory
+    asked = gateway()
+    assert type(asked.view) is wattmill.app.worker.FleetView
+    assert asked.view._policy_of(CALLER)[0] is policy_named("cheapest-adequate")
+    assert type(asked.life[0]) is wattmill.distribution.gateway.BackendState
+    # Whatever name a worker knows stands for the same function in the twin, and for the replay.
+    assert all(asked.view._policy_called(name)[0] is policy_named(name) for name in POLICIES)
 
 
 @settings(deadline=None, max_examples=40)
@@ -44,18 +54,15 @@ def test_each_decision_of_the_twin_replays_from_what_it_says(trace: list[Work]) 
 
     def watched(now_us: int) -> None:
         refresh(now_us)
-        fleets[asked.fleet.id] = asked.fleet
+        fleets[asked.view.fleet.id] = asked.view.fleet
 
     asked.refresh = watched  # type: ignore[method-assign]
     simulate(trace, PLACES, asked, refresh_us=50_000)
     assert len(asked.decisions) == len(trace)
-    for ask, route in asked.decisions:
+    for ask, caller, route in asked.decisions:
         assert isinstance(route, Route)
-        again = POLICIES[route.policy](
-            ask, CALLER, fleets[route.snapshot], busy=route.busy, weights=WEIGHTS,
-            now_s=route.now_s, draw=route.draw, hints=route.hints,
-        )  # fmt: skip
-        assert again == route
+        fleet = fleets[route.snapshot]
+        assert asked.view.again(ask, caller, route, fleet=fleet, weights=WEIGHTS) == route
 
 
 @settings(deadline=None, max_examples=40)
@@ -63,7 +70,7 @@ def test_each_decision_of_the_twin_replays_from_what_it_says(trace: list[Work]) 
 def test_what_is_in_line_comes_out_of_it(trace: list[Work]) -> None:
     asked = gateway()
     simulate(trace, PLACES, asked)
-    assert [(life.ahead_tok, life.serving, life.busy) for life in asked._life] == [(0, 0, 0)] * 3
+    assert [(life.ahead_tok, life.serving, life.busy) for life in asked.life] == [(0, 0, 0)] * 3
 
 
 def crowd(count: int, every_us: int, privacy: str = "internal") -> list[Work]:
@@ -86,7 +93,7 @@ def test_it_learns_that_prompts_wait_for_each_other_in_a_batch_but_not_at_a_boug
     for place, least, most in ((PLACES[0], 0.4, 1.0), (stream(slots=100), 0.0, 0.1)):
         asked = gateway([place])
         simulate(crowd(600, 60_000), [place], asked)
-        assert least <= asked.fleet.pools[0].ahead_share <= most
+        assert least <= asked.view.fleet.pools[0].ahead_share <= most
 
 
 def test_a_run_in_figures() -> None:

@@ -12,15 +12,17 @@ import pytest
 from typer.testing import CliRunner
 
 from wattmill import __version__
-from wattmill.app import fleet as fleets
-from wattmill.app.fleet import FleetView
+from wattmill.app.declared.policy_named import policy_named
+from wattmill.app.dice import dice
 from wattmill.app.home import Home
-from wattmill.app.memory import Memory
 from wattmill.app.seeing.replay import replay
 from wattmill.cli.replay import replay_app
 from wattmill.distribution.backend_state import BackendState
 from wattmill.ledger.journal import Journal
+from wattmill.scheduling import fleet as fleets
 from wattmill.scheduling.cascade import Signals
+from wattmill.scheduling.fleet import FleetView
+from wattmill.scheduling.memory import Memory
 from wattmill.scheduling.ranking import Look, Place
 from wattmill.scheduling.spec import Fleet, Pool, Weights
 from wattmill.vocab.caller import Caller
@@ -106,13 +108,18 @@ def ask(number: int = 1, **changes: object) -> Request:
     return msgspec.structs.replace(base, **changes)
 
 
+def memory_of(worker: int) -> Memory:
+    draws = dice(5, worker=worker)
+    return Memory(expected_output_tok=128, seed=draws.seed, draw=draws.draw)
+
+
 class Rig:
     def __init__(self, *pools: Pool, journal: object | None = None, **more: object) -> None:
         self.pools = pools or (pool("edge"), pool("cloud", charge_out_nusd_per_mtok={"m": 600_000_000}))
         self.life = {p.name: Life() for p in self.pools}
         self.clock = Clock()
         self.journal = journal or Notes()
-        self.memory = Memory(expected_output_tok=128, seed=5)
+        self.memory = memory_of(0)
         self.weights = more.pop("weights", Weights())
         self.view = self.fresh(**more)
 
@@ -120,7 +127,7 @@ class Rig:
         first = self.view.fleet.id + 1 if hasattr(self, "view") else 1
         self.view = FleetView(
             pools=self.pools, life=self.life, weights=self.weights, journal=self.journal, clock=self.clock,
-            first_id=first, memory=self.memory, **more,
+            first_id=first, memory=self.memory, named=policy_named, version=__version__, **more,
         )  # fmt: skip
         return self.view
 
@@ -260,7 +267,7 @@ def test_the_same_seed_explores_the_same_requests_and_workers_do_not_explore_in_
 
     def draws(worker: int) -> list[float]:
         rig = Rig(weights=weights)
-        rig.memory = Memory(expected_output_tok=128, seed=5, worker=worker)
+        rig.memory = memory_of(worker)
         rig.fresh()
         return [r.draw for n in range(50) if isinstance(r := rig.view.route(ask(n), CALLER), Route)]
 
@@ -367,7 +374,13 @@ def test_a_decision_that_was_not_what_its_inputs_say_is_named(home: Home) -> Non
     journal = worked(home, 50)
     rig = Rig(journal=journal)
     rig.view = FleetView(
-        pools=rig.pools, life=rig.life, weights=rig.weights, journal=journal, clock=rig.clock, first_id=1_000
+        pools=rig.pools,
+        life=rig.life,
+        weights=rig.weights,
+        journal=journal,
+        clock=rig.clock,
+        first_id=1_000,
+        version=__version__,
     )
     answer = rig.view.route(ask(), CALLER)
     assert isinstance(answer, Route)
@@ -414,7 +427,13 @@ def test_the_command_ends_with_1_and_names_the_request_that_differs(home: Home) 
     journal = worked(home, 20)
     rig = Rig(journal=journal)
     rig.view = FleetView(
-        pools=rig.pools, life=rig.life, weights=rig.weights, journal=journal, clock=rig.clock, first_id=1_000
+        pools=rig.pools,
+        life=rig.life,
+        weights=rig.weights,
+        journal=journal,
+        clock=rig.clock,
+        first_id=1_000,
+        version=__version__,
     )
     answer = rig.view.route(ask(), CALLER)
     assert isinstance(answer, Route)

@@ -20,16 +20,17 @@ from typing import Any
 
 import msgspec
 
+from wattmill import __version__
 from wattmill.app.declared.declaration import restored
 from wattmill.app.declared.plan import Prices, backends, cards, fleet_pools, route_weights
+from wattmill.app.declared.policy_named import policy_named
 from wattmill.app.declared.prices_in_force import prices_in_force
 from wattmill.app.declared.settings import Settings
 from wattmill.app.declared.tier_settings import default_tier
-from wattmill.app.fleet import FleetView
+from wattmill.app.dice import dice
 from wattmill.app.home import Home
 from wattmill.app.identify import Entry, Keyring, read_entries
 from wattmill.app.joules import JoulesPerToken
-from wattmill.app.memory import Memory
 from wattmill.app.running import lifeline
 from wattmill.app.running.clock import LiveClock
 from wattmill.app.running.engine_endpoints import EngineEndpoint, read_endpoints
@@ -50,6 +51,8 @@ from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import EpochClosed
 from wattmill.models.engines.adapter import ADAPTERS
 from wattmill.power.live.proc import process_cpu_s, process_rss_bytes
+from wattmill.scheduling.fleet import FleetView
+from wattmill.scheduling.memory import Memory
 
 POLL_S = 0.25
 _PRICES_S = 15.0  # a price may begin to hold without anything being written
@@ -118,10 +121,9 @@ class Worker:
             self._gateway, limits=lambda: self._declared.settings.gateway.limits, clock=self._clock
         )
         self._fleet: FleetView | None = None
+        draws = dice(settings.routing.seed, worker=number)
         self._memory = Memory(
-            expected_output_tok=settings.routing.expected_output_tok,
-            seed=settings.routing.seed,
-            worker=number,
+            expected_output_tok=settings.routing.expected_output_tok, seed=draws.seed, draw=draws.draw
         )
         self._started_us = self._clock.wall_us()
         self._prices_at_s = self._clock.now()
@@ -232,10 +234,12 @@ class Worker:
             journal=self._journal,
             clock=self._clock,
             policy=settings.routing.policy,
+            named=policy_named,
             memory=self._memory,
             affinity=settings.routing.prefix_affinity,
             signals=settings.routing.cascade,
             first_id=self._fleet.fleet.id + 1 if self._fleet is not None else 1,
+            version=__version__,
         )
         doors = WorkerDoors(settings, self._kept.shelf, self._gateway, self._clock.wall_us)
         self._gateway.use(

@@ -1,163 +1,186 @@
-"""The gateway's decision in the twin: the same policy function, fed with what a gateway would have seen.
+"""The gateway's decision in the twin: the gateway's own view of its fleet, fed with a simulated life.
 
-What it learns from, it learns by the gateway's own rules: speeds, pace under load and how far expected times
-to first token are off (`distribution.backend_state`), how long answers are (`scheduling.lengths`), which
-beginnings went where and what came of it (`scheduling.prefix`). The engines give no times of their own. The
-view of the fleet is made anew on every refresh; load is counted at once, since one gateway sends all
-requests.
+Views, what is learned, hints and the decision are `scheduling.fleet.FleetView`, and the state of a place is
+`distribution.backend_state.BackendState`, as in a worker. What stands here is the life: when a request
+leaves, answers and ends. The engines give no times of their own. The view is made anew on every refresh; load
+is counted at once, since one gateway sends all requests.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import msgspec
-
+from wattmill import __version__
 from wattmill.distribution.backend_state import BackendState
-from wattmill.scheduling.lengths import Lengths
-from wattmill.scheduling.prefix import LENGTHS, Prefix, Prefixes, hit_share
-from wattmill.scheduling.spec import Fleet, Policy, Pool, Weights
+from wattmill.ports import Journal
+from wattmill.scheduling.fleet import FleetView
+from wattmill.scheduling.memory import Memory
+from wattmill.scheduling.policies import POLICIES
+from wattmill.scheduling.prefix import LENGTHS, Prefix
+from wattmill.scheduling.spec import Policy, Weights
 from wattmill.twin.spec import BLOCK_TOK, Place, Served, Work
 from wattmill.units import PS_PER_S, US_PER_S
 from wattmill.vocab.caller import Caller
+from wattmill.vocab.fact import Fact
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.request import Request
-from wattmill.vocab.route import Hints, Route
+from wattmill.vocab.route import Route
+from wattmill.vocab.usage import Usage
 
-_DEAD_BAND = 0.1  # a measured figure that moved by less is the same figure
-_FEWEST_SHARED_TOK = 32
+Asks = Callable[[int, Work], tuple[Request, Caller]]
+"""Return what the client of a piece of work (by its index in the trace) asks for, and who it is."""
 
 
-class _Asked:
+class SimulatedClock:
+    """The instant of the simulation, on both hands; it stands still until it is set."""
+
+    def __init__(self, start_us: int = 0) -> None:
+        self.us = start_us
+
+    def now(self) -> float:
+        return self.us / US_PER_S
+
+    def wall_us(self) -> int:
+        return self.us
+
+
+class Untold:
+    """A journal that nobody will read: there is always room in it."""
+
+    epoch = "twin"
+
+    def append_intent(self, fact: Fact) -> None:
+        pass
+
+    def append_end(self, fact: Fact) -> None:
+        pass
+
+    def append_note(self, fact: Fact) -> bool:
+        return True
+
+
+class _Sent(NamedTuple):
     """What was known of one request when it left."""
 
-    __slots__ = ("ahead_tok", "input_tok", "others", "shared_tok", "ttft_s")
-
-    def __init__(self, input_tok: int, ahead_tok: int, others: int, ttft_s: float, shared_tok: float) -> None:
-        self.input_tok = input_tok
-        self.ahead_tok = ahead_tok
-        self.others = others
-        self.ttft_s = ttft_s
-        self.shared_tok = shared_tok
+    ask: Request
+    caller: Caller
+    route: Route
+    ahead_tok: int  # bound on the prompts there that had no answer yet
+    beside: int  # requests at work there
 
 
 class Gateway:
-    """A `Dispatcher` that asks one of the gateway's policies. Decisions are kept if `keep` is true."""
+    """A `Dispatcher` that asks the gateway's view of the fleet. Decisions are kept if `keep` is true.
+
+    Args:
+        policy: its name; `named` returns those that are not built in.
+        journal: is told of views and callers as a worker's is; None: nobody is.
+        start_us: the instant, since 1970 UTC, at which the trace begins.
+    """
 
     def __init__(
         self,
-        policy: Policy,
         places: Sequence[Place],
         *,
-        model: str,
-        caller: Caller,
+        asks: Asks,
         weights: Weights,
         seed: int,
+        policy: str = "cheapest-adequate",
+        named: Callable[[str], Policy] = POLICIES.__getitem__,
+        journal: Journal | None = None,
+        start_us: int = 0,
         keep: bool = False,
     ) -> None:
-        self._policy = policy
-        self._declared = tuple(place.pool for place in places)
+        self._asks = asks
+        self._start_us = start_us
+        self._clock = SimulatedClock(start_us)
         self._at = {place.pool.name: at for at, place in enumerate(places)}
-        self._model = model
-        self._caller = caller
-        self._weights = weights
-        self._rng = random.Random(seed)
-        self._life = [BackendState(pool.name) for pool in self._declared]
-        self._hits = [0.0] * len(places)
-        self._asked: dict[int, _Asked] = {}
-        self._lengths = Lengths(expected_tok=weights.expected_output_tok)
-        self._prefixes = Prefixes(len(places))
-        self._turn = 0
+        self._slots = [place.pool.slots for place in places]
+        self._sent: dict[int, _Sent] = {}
         self._keep = keep
-        self.decisions: list[tuple[Request, Route | Refusal]] = []
-        self.fleet = Fleet(id=0, at_us=0, pools=self._declared)
+        self.decisions: list[tuple[Request, Caller, Route | Refusal]] = []
+        self.life = [BackendState(place.pool.name) for place in places]
+        self.view = FleetView(
+            pools=tuple([place.pool for place in places]),
+            life={state.pool: state for state in self.life},
+            weights=weights,
+            journal=Untold() if journal is None else journal,
+            clock=self._clock,
+            policy=policy,
+            named=named,
+            memory=Memory(
+                expected_output_tok=weights.expected_output_tok, seed=seed, draw=random.Random(seed).random
+            ),
+            version=__version__,
+        )
 
     def refresh(self, now_us: int) -> None:
-        pools = tuple(map(_viewed, self._declared, self._life, self.fleet.pools, self._hits))
-        if pools != self.fleet.pools:
-            self.fleet = Fleet(id=self.fleet.id + 1, at_us=now_us, pools=pools)
+        self._clock.us = self._start_us + now_us
+        self.view.refresh()
 
     def choose(self, index: int, work: Work, now_us: int, in_flight: Sequence[int]) -> int | str:
-        weights = self._weights
-        prefix = _prefix(work) if work.blocks else ()
-        shared = self._prefixes.shared_bytes(prefix)
-        shared_tok = tuple([round(size / weights.bound_tok_per_tok) for size in shared])
-        hints = Hints(
-            turn=self._turn,
-            output_tok=self._lengths.expected_tok(self._model, self._caller.key),
-            shared_tok=shared_tok,
-            ahead_tok=tuple([life.ahead_tok for life in self._life]),
+        self._clock.us = self._start_us + now_us
+        ask, caller = self._asks(index, work)
+        route = self.view.place(ask, caller, prefix_of_blocks(work) if work.blocks else ())
+        return self.follow(index, ask, caller, route)
+
+    def follow(self, index: int, ask: Request, caller: Caller, route: Route | Refusal) -> int | str:
+        """Send the work where it was decided, and take down what it met there."""
+        if self._keep:
+            self.decisions.append((ask, caller, route))
+        if isinstance(route, Refusal):
+            return route.code
+        at = self._at[route.candidates[0].pool]
+        life = self.life[at]
+        self._sent[index] = _Sent(ask, caller, route, life.asked(ask.input_bound_tok), life.busy)
+        life.took(self._clock.now())
+        return at
+
+    def answered(self, index: int, place: int) -> None:
+        self.life[place].ahead_tok -= self._sent[index].ask.input_bound_tok
+
+    def ended(self, served: Served, work: Work) -> None:
+        at = served.place
+        sent, life = self._sent.pop(served.work), self.life[at]
+        life.gave_back()
+        usage = Usage(prompt_tok=work.input_tok, output_tok=work.output_tok, cached_tok=served.cached_tok)
+        bound_tok = max(1, sent.ask.input_bound_tok)
+        life.observe(
+            computed_tok=work.input_tok - served.cached_tok,
+            output_tok=work.output_tok,
+            ttft_s=(served.first_ps - served.at_ps) / PS_PER_S,
+            decode_s=(served.end_ps - served.first_ps) / PS_PER_S,
+            prefill_us=None,
+            decode_us=None,
+            others=min((sent.beside + life.busy) / 2, self._slots[at] - 1),
+            expected_ttft_s=sent.route.candidates[0].expected_ttft_s,
+            ahead_tok=sent.ahead_tok * work.input_tok / bound_tok,
         )
-        self._turn += 1
+        self.view.learn(sent.ask, sent.caller, sent.route, life.pool, usage)
+
+
+def chats(*, model: str, caller: Caller, weights: Weights) -> Asks:
+    """Return clients that all ask `model` for a streamed chat, with a bound on the prompt as text has it."""
+
+    def asks(index: int, work: Work) -> tuple[Request, Caller]:
         ask = Request(
             id="",
             endpoint="chat",
-            model=self._model,
+            model=model,
             pool=None,
             stream=True,
             input_bound_tok=round(work.input_tok * weights.bound_tok_per_tok),
             max_output_tok=work.max_output_tok,
             privacy=work.privacy,
         )
-        route = self._policy(
-            ask,
-            self._caller,
-            self.fleet,
-            busy=in_flight,
-            weights=weights,
-            now_s=now_us / US_PER_S,
-            draw=self._rng.random(),
-            hints=hints,
-        )
-        if self._keep:
-            self.decisions.append((ask, route))
-        if isinstance(route, Refusal):
-            return route.code
-        best = route.candidates[0]
-        at = self._at[best.pool]
-        if prefix:
-            self._prefixes.send(prefix, at)
-        life = self._life[at]
-        self._asked[index] = _Asked(
-            work.input_tok,
-            life.ahead_tok,
-            life.serving,
-            best.expected_ttft_s,
-            shared_tok[at] if shared_tok else 0.0,
-        )
-        life.ahead_tok += work.input_tok
-        life.took(now_us / US_PER_S)
-        return at
+        return ask, caller
 
-    def answered(self, index: int, place: int) -> None:
-        self._life[place].ahead_tok -= self._asked[index].input_tok
-
-    def ended(self, served: Served, work: Work) -> None:
-        at = served.place
-        asked, life = self._asked.pop(served.work), self._life[at]
-        life.gave_back()
-        ttft_s = (served.first_ps - served.at_ps) / PS_PER_S
-        life.observe(
-            computed_tok=work.input_tok - served.cached_tok,
-            output_tok=work.output_tok,
-            ttft_s=ttft_s,
-            decode_s=(served.end_ps - served.first_ps) / PS_PER_S,
-            prefill_us=None,
-            decode_us=None,
-            others=min((asked.others + life.serving) / 2, self._declared[at].slots - 1),
-            expected_ttft_s=asked.ttft_s,
-            ahead_tok=asked.ahead_tok,
-        )
-        expected_tok = min(asked.shared_tok, float(work.input_tok))
-        if expected_tok >= _FEWEST_SHARED_TOK:
-            self._hits[at] = hit_share(
-                self._hits[at], expected_tok=expected_tok, cached_tok=served.cached_tok
-            )
-        self._lengths.learn(self._model, self._caller.key, work.output_tok)
+    return asks
 
 
-def _prefix(work: Work) -> Prefix:
+def prefix_of_blocks(work: Work) -> Prefix:
     """Return marks of the prompt's beginnings as `scheduling.prefix` would make them of its bytes, about
     four to a token: a block stands for its bytes, so beginnings inside the first block count as the whole of
     it."""
@@ -169,24 +192,3 @@ def _prefix(work: Work) -> Prefix:
         blocks = -(-length // (4 * BLOCK_TOK))
         marks.append(hash((length, work.blocks[:blocks])))
     return tuple(marks)
-
-
-def _viewed(pool: Pool, life: BackendState, was: Pool, hits: float) -> Pool:
-    return msgspec.structs.replace(
-        pool,
-        prefill_tok_per_s=_steady(life.prefill_tok_per_s, was.prefill_tok_per_s, pool.prefill_tok_per_s),
-        decode_tok_per_s=_steady(life.decode_tok_per_s, was.decode_tok_per_s, pool.decode_tok_per_s),
-        slowdown=_steady(life.slowdown, was.slowdown, 0.0),
-        ttft_factor=_steady(life.ttft_factor, was.ttft_factor, 1.0),
-        hit_share=_steady(hits, was.hit_share, 0.0),
-        ahead_share=_steady(life.ahead_share, was.ahead_share, 0.0),
-    )
-
-
-def _steady(measured: float | None, was: float, declared: float) -> float:
-    """Return a measured figure to two digits, or the one that holds while it moved by less than a tenth."""
-    if measured is None or measured <= 0:
-        return declared
-    if abs(measured - was) <= _DEAD_BAND * was:
-        return was
-    return float(f"{measured:.1e}")

@@ -10,7 +10,6 @@ import msgspec
 
 from wattmill.app.declared.settings import Settings
 from wattmill.app.declared.tier_settings import admission_rules, tier_plans
-from wattmill.app.fleet import FleetView
 from wattmill.app.gates.admission import AdmissionGate, Plan
 from wattmill.app.gates.shared_room import SharedRoom
 from wattmill.app.gates.tier import TierGate
@@ -19,6 +18,7 @@ from wattmill.distribution.backend_state import BackendState
 from wattmill.distribution.gate import Gate
 from wattmill.distribution.gateway import Gateway
 from wattmill.ports import Clock
+from wattmill.scheduling.fleet import FleetView
 from wattmill.scheduling.spec import Pool
 from wattmill.vocab.tier import Tier
 

@@ -14,6 +14,7 @@ import msgspec
 from wattmill.app.declared.policy_named import UnknownPolicy, policy_named
 from wattmill.app.home import Home
 from wattmill.app.seeing.decisions import Decision, View, decisions
+from wattmill.scheduling.fleet import decided_again
 from wattmill.scheduling.ranking import expected_carbon_g
 from wattmill.scheduling.spec import Policy
 from wattmill.units import US_PER_S, usd_text
@@ -133,17 +134,7 @@ def _again(report: Report, item: Decision, caller: Caller, view: View, instead: 
 
 
 def _decide(policy: Policy, item: Decision, caller: Caller, view: View) -> Route | Refusal:
-    route = item.route
-    return policy(
-        item.request,
-        caller,
-        view.fleet,
-        busy=route.busy,
-        weights=view.weights,
-        now_s=route.now_s,
-        draw=route.draw,
-        hints=route.hints,
-    )
+    return decided_again(policy, item.request, caller, item.route, fleet=view.fleet, weights=view.weights)
 
 
 def _same(item: Decision, again: Route | Refusal) -> tuple[bool, str]:

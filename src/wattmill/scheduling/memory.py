@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import secrets
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,7 +16,11 @@ from wattmill.vocab.fact import Asker
 
 MOST_ASKERS = 16_384
 _FEWEST_SHARED_TOK = 32  # of a beginning that is so short, what is cached says little
-_SEED_BITS = 53
+
+
+def _never() -> float:
+    """Return a draw that explores nothing."""
+    return 1.0
 
 
 class Known(NamedTuple):
@@ -33,16 +35,16 @@ class Known(NamedTuple):
 class Memory:
     """Bounded, of one worker, never shared: each worker learns from what it sees itself."""
 
-    def __init__(self, *, expected_output_tok: int, seed: int | None = None, worker: int = 0) -> None:
+    def __init__(
+        self, *, expected_output_tok: int, seed: int = 0, draw: Callable[[], float] = _never
+    ) -> None:
+        """`draw` returns numbers uniform in [0, 1); `seed`, what they began with, is told to the journal."""
         self.lengths = Lengths(expected_tok=expected_output_tok)
         self.prefixes = Prefixes(0)
         self.hits: dict[str, float] = {}  # by pool: share of a repeated beginning that is still cached
         self.turn = 0
-        # Workers with one seed must not explore in step, so each has a part of it to itself.
-        self.seed = (
-            secrets.randbits(_SEED_BITS) if seed is None else (seed * 1_000_003 + worker) % 2**_SEED_BITS
-        )
-        self.draw = random.Random(self.seed).random
+        self.seed = seed
+        self.draw = draw
         self._pools: tuple[str, ...] = ()
         self._known: dict[int, Known] = {}
         self._last_asker = 0

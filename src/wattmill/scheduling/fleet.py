@@ -1,4 +1,8 @@
-"""The fleet as the policy sees it: what was declared, corrected by what was measured, in numbered views."""
+"""The fleet as the policy sees it: what was declared, corrected by what was measured, in numbered views.
+
+A worker of the gateway and the twin hold the very same object. What differs is what is handed in: the clock,
+the journal, the life of the places, and the draws of the memory.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,12 @@ from typing import Protocol
 
 import msgspec
 
-from wattmill import __version__
-from wattmill.app.declared.policy_named import policy_named
-from wattmill.app.memory import Memory
 from wattmill.ports import Clock, Journal
 from wattmill.scheduling.cascade import Signals, escalates
 from wattmill.scheduling.filters import visible_models
+from wattmill.scheduling.memory import Memory
 from wattmill.scheduling.policies import POLICIES
-from wattmill.scheduling.prefix import LONGEST_BYTES, prefix_of
+from wattmill.scheduling.prefix import LONGEST_BYTES, Prefix, prefix_of
 from wattmill.scheduling.ranking import expected_output_tok
 from wattmill.scheduling.spec import Fleet, Policy, Pool, Weights
 from wattmill.units import US_PER_S
@@ -56,7 +58,14 @@ class PoolLife(Protocol):
 
 
 class FleetView:
-    """The view of one worker. A view is replaced, never edited; each has an id that decisions name."""
+    """The view of one worker. A view is replaced, never edited; each has an id that decisions name.
+
+    Args:
+        life: of each pool by its name, read anew at every decision and refresh.
+        journal: is told of every view and every caller, so that decisions replay.
+        named: returns the policy of a name that is not built in.
+        version: of the program that decides; the journal is told.
+    """
 
     def __init__(
         self,
@@ -68,9 +77,11 @@ class FleetView:
         clock: Clock,
         first_id: int = 1,
         policy: str = "cheapest-adequate",
+        named: Callable[[str], Policy] = POLICIES.__getitem__,
         memory: Memory | None = None,
         affinity: bool = True,
         signals: Signals = _NO_SIGNALS,
+        version: str = "",
     ) -> None:
         self._declared = pools
         self._life = [life[pool.name] for pool in pools]
@@ -78,6 +89,8 @@ class FleetView:
         self._journal = journal
         self._clock = clock
         self._policy = policy
+        self._named = named
+        self._version = version
         self._memory = memory or Memory(expected_output_tok=weights.expected_output_tok)
         self._memory.begin([pool.name for pool in pools])
         self._at = {pool.name: at for at, pool in enumerate(pools)}
@@ -114,7 +127,7 @@ class FleetView:
                 self._policy,
                 msgspec.msgpack.encode(self._weights),
                 self._memory.seed,
-                __version__,
+                self._version,
             )
         )
 
@@ -122,15 +135,20 @@ class FleetView:
         self, request: Request, caller: Caller, prompt: bytes | msgspec.Raw | None = None
     ) -> Route | Refusal:
         """Decide where `request` goes; `prompt` is its text as it came, for what it shares with others."""
+        prefix: Prefix = ()
+        if self._affinity and prompt is not None and len(prompt) >= _FEWEST_PREFIX_BYTES:
+            prefix = prefix_of(bytes(memoryview(prompt)[:LONGEST_BYTES]), request.model)
+        return self.place(request, caller, prefix)
+
+    def place(self, request: Request, caller: Caller, prefix: Prefix) -> Route | Refusal:
+        """Decide the same by the marks of the prompt's beginnings; () where nothing is to be made of them."""
         if [life.healthy for life in self._life] != self._healthy:
             self.refresh()
         memory, weights = self._memory, self._weights
         known = memory.known(caller, self._policy_of, self._journal, self._clock)
         memory.turn += 1
-        prefix: tuple[int, ...] = ()
         shared: tuple[int, ...] = ()
-        if self._affinity and prompt is not None and len(prompt) >= _FEWEST_PREFIX_BYTES:
-            prefix = prefix_of(bytes(memoryview(prompt)[:LONGEST_BYTES]), request.model)
+        if prefix:
             found = memory.prefixes.shared_bytes(prefix)
             if found:
                 shared = tuple([int(size / weights.bound_tok_per_tok) for size in found])
@@ -154,6 +172,13 @@ class FleetView:
         if prefix and type(answer) is Route:
             memory.prefixes.send(prefix, self._at[answer.candidates[0].pool])
         return answer
+
+    def again(
+        self, request: Request, caller: Caller, route: Route, *, fleet: Fleet, weights: Weights
+    ) -> Route | Refusal:
+        """Take a recorded decision again, with what `route` says it was given, in the view it was given."""
+        policy, _ = self._policy_called(route.policy)
+        return decided_again(policy, request, caller, route, fleet=fleet, weights=weights)
 
     def _ahead(self) -> tuple[int, ...]:
         """Return the prompt tokens that each place has not begun to answer; () where that is none."""
@@ -235,10 +260,12 @@ class FleetView:
         return -1.0 if at is None else self._declared[at].quality.get(model, 0.0)
 
     def _policy_of(self, caller: Caller) -> tuple[Policy, bool]:
-        name = caller.policy or self._policy
+        return self._policy_called(caller.policy or self._policy)
+
+    def _policy_called(self, name: str) -> tuple[Policy, bool]:
         if name in POLICIES:
             return POLICIES[name], name in _TAKES_TURNS
-        return _guarded(name, policy_named(name)), True
+        return _guarded(name, self._named(name)), True
 
     def models(self, caller: Caller) -> list[tuple[str, str]]:
         """Return (id, owner) of what the caller may ask for."""
@@ -250,6 +277,22 @@ class FleetView:
 
 
 Router = Callable[[Request, Caller, bytes | msgspec.Raw | None], Route | Refusal]
+
+
+def decided_again(
+    policy: Policy, request: Request, caller: Caller, route: Route, *, fleet: Fleet, weights: Weights
+) -> Route | Refusal:
+    """Ask `policy` what it says to everything that a recorded `route` was given."""
+    return policy(
+        request,
+        caller,
+        fleet,
+        busy=route.busy,
+        weights=weights,
+        now_s=route.now_s,
+        draw=route.draw,
+        hints=route.hints,
+    )
 
 
 def _guarded(name: str, policy: Policy) -> Policy:
