@@ -1,0 +1,88 @@
+"""A model on an engine on accelerators: how it is split, and what fits into memory beside the weights."""
+
+from __future__ import annotations
+
+import msgspec
+
+from wattmill.compute.spec import Accelerator
+from wattmill.models.architecture import Architecture
+
+_BITS_PER_BYTE = 8.0
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """One replica. It runs on `tp` x `attn_dp` x `pp` devices.
+
+    Attention and dense layers are split `tp` ways inside each of the `attn_dp` ranks, which hold different
+    sequences; routed experts are spread over all devices of a pipeline stage, whole ones over `ep` of them.
+    """
+
+    architecture: Architecture
+    accelerator: Accelerator
+    engine: str  # vllm, sglang, trtllm, llama.cpp ...
+    weight_bits: float  # of the routed experts, or of all matrices where there are none
+    kv_bits: float
+    tp: int = 1
+    pp: int = 1
+    ep: int = 1
+    attn_dp: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("tp", "pp", "ep", "attn_dp"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}; 1 means: not split")
+        for name in ("weight_bits", "kv_bits"):
+            if not 1.0 <= getattr(self, name) <= 32.0:
+                raise ValueError(f"{name} must be between 1 and 32 bits, got {getattr(self, name)}")
+
+    @property
+    def gpus(self) -> int:
+        """Return the devices of one replica."""
+        return self.tp * self.attn_dp * self.pp
+
+    @property
+    def stage_gpus(self) -> int:
+        """Return the devices that share one layer."""
+        return self.tp * self.attn_dp
+
+    @property
+    def kv_split(self) -> int:
+        """Return over how many devices of an attention rank a sequence's cache is spread.
+
+        A latent cache is one vector without heads: each of the `tp` devices holds all of it. Grouped heads
+        are split until each device has one, then repeated.
+        """
+        if self.architecture.kv_lora_rank:
+            return 1
+        return min(self.tp, max(self.architecture.kv_heads, 1))
+
+    @property
+    def weight_bytes_per_gpu(self) -> float:
+        """Return bytes of weights that one device holds."""
+        a = self.architecture
+        split = a.dense_params / self.tp + a.expert_params / self.stage_gpus
+        return split / self.pp * self.weight_bits / _BITS_PER_BYTE
+
+    @property
+    def kv_bytes_per_tok_per_gpu(self) -> float:
+        """Return bytes that one more token of a sequence takes on a device that holds the sequence."""
+        elements = self.architecture.kv_elements_per_tok() / self.pp / self.kv_split
+        return elements * self.kv_bits / _BITS_PER_BYTE
+
+    def kv_bytes_per_tok(self) -> float:
+        """Return bytes that one more token takes in the whole replica, copies included."""
+        return self.kv_bytes_per_tok_per_gpu * self.tp * self.pp
+
+    def kv_tokens(self, *, memory_share: float = 0.9, other_bytes: float = 2e9) -> int:
+        """Return the tokens of cache for which one replica has room; 0 if the weights do not fit.
+
+        `memory_share` of the device is the engine's (0.9: the default of vLLM); `other_bytes` per device go
+        to captured graphs and activations before the cache gets the rest.
+        """
+        room = self.accelerator.memory_bytes * memory_share - other_bytes - self.weight_bytes_per_gpu
+        if room <= 0.0:
+            return 0
+        per_tok = self.kv_bytes_per_tok_per_gpu
+        if per_tok <= 0.0:  # every layer's state has a fixed size: the context length is the bound
+            return self.architecture.max_context_tok * self.attn_dp
+        return int(room / per_tok) * self.attn_dp

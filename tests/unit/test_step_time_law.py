@@ -1,0 +1,109 @@
+"""The step-time law: by hand on one case, and what no coefficients may break."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wattmill.compute.catalogue import accelerator
+from wattmill.models.architectures import architecture
+from wattmill.models.deployment import Deployment
+from wattmill.models.step_time import DATASHEET, Coefficients, Work, seconds, step_s, terms
+
+NOTHING = Coefficients(**dict.fromkeys(Coefficients.__struct_fields__, 0.0))
+
+
+def deployed(model: str, gpu: str = "H100", **split: int) -> Deployment:
+    return Deployment(
+        architecture=architecture(model),
+        accelerator=accelerator(gpu),
+        engine="vllm",
+        weight_bits=8,
+        kv_bits=8,
+        **split,
+    )
+
+
+def test_a_decode_step_of_llama_70b_by_hand():
+    found = terms(deployed("Llama-3.1-70B", tp=4), Work(decode_n=10, context_tok=10_000))
+    assert found.weights == pytest.approx((70.6e9 - 128256 * 8192) / 4 / 3.35e12)
+    assert found.kv == pytest.approx(80 * 2 * 8 * 128 * 10_000 / 4 / 3.35e12)
+    assert found.decode_flop == pytest.approx(2 * 70.6e9 * 10 / (4 * 1979e12))
+    assert found.collective == 2 * 80 * 2  # two a layer, log2(4) stages
+    assert found.link == pytest.approx(2 * 80 * 2 * 3 / 4 * 10 * 8192 * 2 / 450e9)
+    assert (found.layer, found.step, found.sequence) == (80, 1, 10)
+    assert found.experts == found.latent == found.attention == found.prefill_flop == found.mixed == 0
+
+
+def test_a_chunk_pays_for_the_tokens_before_it():
+    found = terms(
+        deployed("Llama-3.1-8B"),
+        Work(prefill_tok=100, prefill_attention_tok2=(300**2 - 200**2) / 2, mixed_steps=1),
+    )
+    assert found.attention == pytest.approx(4 * 32 * 128 * 32 * 25_000 / 989e12)
+
+
+def test_the_law_is_the_sum_of_its_terms():
+    one = step_s(deployed("Llama-3.1-8B"), DATASHEET, decode_n=8, context_tok=8_000)
+    parts = [
+        step_s(
+            deployed("Llama-3.1-8B"),
+            Coefficients(
+                **{f: getattr(DATASHEET, f) if f == name else 0.0 for f in DATASHEET.__struct_fields__}
+            ),
+            decode_n=8,
+            context_tok=8_000,
+        )
+        for name in DATASHEET.__struct_fields__
+    ]
+    assert one == pytest.approx(sum(parts))
+    assert step_s(deployed("Llama-3.1-8B"), NOTHING, decode_n=8, context_tok=8_000) == 0
+
+
+models = st.sampled_from(["Llama-3.1-8B", "DeepSeek-R1", "gpt-oss-120b", "Qwen3.5-397B-A17B", "GLM-5"])
+splits = st.sampled_from([{"tp": 1}, {"tp": 8}, {"tp": 4, "ep": 4}, {"attn_dp": 8, "ep": 8}])
+
+
+@given(models, splits, st.integers(1, 4000), st.integers(1, 30_000))
+def test_more_work_never_takes_less_time(model, split, decode_n, context):
+    d = deployed(model, "B200", **split)
+    less = step_s(d, DATASHEET, decode_n=decode_n, context_tok=decode_n * context)
+    more = step_s(d, DATASHEET, decode_n=decode_n + 1, context_tok=(decode_n + 1) * context)
+    with_prompt = step_s(
+        d,
+        DATASHEET,
+        decode_n=decode_n,
+        context_tok=decode_n * context,
+        prefill_tok=100,
+        prefill_attention_tok2=5_000,
+    )
+    # Evening out over ranks may win back a little of what one more sequence costs.
+    assert more >= less * 0.999
+    assert with_prompt > less
+
+
+@given(models, st.integers(1, 2000), st.integers(1, 20_000), st.integers(2, 50))
+def test_many_equal_steps_are_the_law_of_their_sum(model, decode_n, context, steps):
+    d = deployed(model, "H200", tp=8)
+    touched = d.architecture.experts_touched(decode_n)
+    one = Work(decode_n=decode_n, context_tok=decode_n * context, touched=touched)
+    many = Work(
+        steps=steps,
+        decode_n=decode_n * steps,
+        context_tok=decode_n * context * steps,
+        touched=touched * steps,
+    )
+    assert seconds(terms(d, many), DATASHEET) == pytest.approx(steps * seconds(terms(d, one), DATASHEET))
+
+
+def test_spreading_a_latent_cache_by_attention_ranks_reads_less_of_it():
+    work = Work(decode_n=800, context_tok=800 * 4_000)
+    copied = terms(deployed("DeepSeek-R1", "H200", tp=8), work)
+    spread = terms(deployed("DeepSeek-R1", "H200", attn_dp=8, ep=8), work)
+    assert spread.kv < copied.kv / 5
+    assert spread.weights > copied.weights * 7  # each rank reads the dense layers whole
+
+
+def test_the_fullest_expert_rank_sets_the_pace():
+    work = Work(decode_n=64, context_tok=64_000)
+    even, uneven = deployed("DeepSeek-R1", "H200", tp=8), deployed("DeepSeek-R1", "H200", tp=8, ep=8)
+    assert terms(uneven, work).decode_flop > terms(even, work).decode_flop
