@@ -5,6 +5,7 @@ microjoules (`_uj`), whole tokens (`_tok`); instants on the wall are whole micro
 """
 
 from decimal import ROUND_HALF_EVEN, Decimal
+from fractions import Fraction
 
 NUSD_PER_USD = 1_000_000_000
 TOK_PER_MTOK = 1_000_000
@@ -17,6 +18,27 @@ S_PER_H = 3_600
 J_PER_KWH = 3_600_000
 G_PER_KG = 1_000
 UG_PER_G = 1_000_000
+W_PER_KW = 1_000
+W_PER_MW = 1_000_000
+W_PER_GW = 1_000_000_000
+J_PER_MWH = 3_600_000_000
+S_PER_DAY = 86_400
+H_PER_YEAR = 8_760
+S_PER_YEAR = 31_536_000  # 365 days: the year of rates and plans
+
+SI_PREFIX = {
+    "n": Fraction(1, 1_000_000_000),
+    "µ": Fraction(1, 1_000_000),
+    "u": Fraction(1, 1_000_000),
+    "m": Fraction(1, 1_000),
+    "k": Fraction(1_000),
+    "M": Fraction(1_000_000),
+    "G": Fraction(1_000_000_000),
+    "T": Fraction(1_000_000_000_000),
+    "P": Fraction(1_000_000_000_000_000),
+    "E": Fraction(1_000_000_000_000_000_000),
+}
+"""Exact, so that arithmetic that was published can be checked to its last digit."""
 
 
 def nusd_from_usd(usd: Decimal | int | str) -> int:

@@ -25,9 +25,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "kept": ("wattmill.cli.kept", "Show and delete what is kept for tenants: cached answers, files ..."),
     "prices": ("wattmill.cli.prices", "Show and import prices."),
     "models": ("wattmill.cli.models", "Fetch and list weights."),
+    "check-claim": ("wattmill.cli.check_claim", "Hold published arithmetic against itself."),
     "doctor": ("wattmill.cli.doctor", "Say what this machine can do and measure."),
 }
-"""name -> (module, one line). The module has a `typer.Typer` called `<name>_app`."""
+"""name -> (module, one line). The module has a `typer.Typer` called `app_name(name)`."""
 
 
 def main() -> None:
@@ -45,12 +46,17 @@ def main() -> None:
         hint = f" Did you mean `wattmill {near[0]}`?" if near else " `wattmill --help` lists them."
         print(f"wattmill: no command {args[0]!r}.{hint}", file=sys.stderr)
         raise SystemExit(2)
-    app = getattr(importlib.import_module(entry[0]), f"{args[0]}_app")
+    app = getattr(importlib.import_module(entry[0]), app_name(args[0]))
     app(args=args[1:], prog_name=f"wattmill {args[0]}")
+
+
+def app_name(command: str) -> str:
+    """Return what a command's application is called in its module."""
+    return command.replace("-", "_") + "_app"
 
 
 def overview() -> str:
     """Return the help page: every command with its one line."""
     lines = ["wattmill: the operating system of a token factory", "", "  wattmill COMMAND --help", ""]
-    lines += [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    lines += [f"  {name:<11} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(lines)

@@ -17,7 +17,7 @@ import typer.main
 from wattmill.app.declared.pool_settings import Usd
 from wattmill.app.declared.schema import settings_schema
 from wattmill.app.seeing.factory_metrics import FACTORY_METRICS
-from wattmill.cli.main import COMMANDS
+from wattmill.cli.main import COMMANDS, app_name
 from wattmill.distribution.metrics import METRICS
 from wattmill.vocab.refusal import CODES
 
@@ -257,7 +257,7 @@ def cli_page() -> str:
         "",
     ]
     for name, (module, summary) in COMMANDS.items():
-        app = getattr(importlib.import_module(module), f"{name}_app")
+        app = getattr(importlib.import_module(module), app_name(name))
         lines += _command_section(f"wattmill {name}", typer.main.get_command(app), summary)
     return "\n".join(lines).rstrip() + "\n"
 
