@@ -121,7 +121,7 @@ def booked(home: Path) -> list[Booked]:
         "SELECT epoch.name, attempt.seq - attempt.back, attempt.seq, name.text, attempt.status, "
         "attempt.source, "
         "attempt.prefill_tok + attempt.cached_tok, attempt.output_tok, attempt.charge_nusd, "
-        "epoch.start_us + attempt.ended_us, doubt.state FROM attempt "
+        "epoch.start_us + attempt.ended_us, nullif(doubt.state, 'uncounted') FROM attempt "
         "JOIN epoch ON epoch.id = attempt.epoch JOIN shape ON shape.id = attempt.shape "
         "JOIN name ON name.id = shape.pool "
         "LEFT JOIN doubt ON doubt.epoch = attempt.epoch AND doubt.seq = attempt.seq ORDER BY attempt.id",

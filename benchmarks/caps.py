@@ -247,7 +247,8 @@ def book_again(bench: Bench) -> None:
 SCENARIOS: dict[str, dict[str, object]] = {
     "success": {},
     "429 then retry": {"first_fault": "status_429"},
-    "500 after tokens": {"fault": "reset_half"},
+    "500 after tokens": {"fault": "spent_500"},
+    "reset after tokens": {"fault": "reset_half"},
     "aborted stream": {"leaves_after": 3, "delay_ms": 3.0},
     "kill -9": {"during": kill_a_worker, "delay_ms": 10.0},
     "journal booked twice": {"between": book_again},

@@ -15,7 +15,8 @@ and is the `id` of the answer. Prompt tokens are the bytes of the JSON of `messa
 Behaviour can be asked for in the body: `mock_delay_ms`, and `mock_fault`: "reset_0" (no byte), "reset_1"
 (after one token), "reset_half", "garbage" (malformed SSE in the middle), "no_usage", "hang" (no byte,
 ever). `mock_faults` is the same by engine: {"a": "reset_half", "c": "status_503"}. With it there are also
-"status_N" (an error answer), "silent_0", "silent_1", "silent_half" (nothing more comes, the connection
+"status_N" (an error answer at once), "spent_N" (every token is made, streamed or not, and then comes a whole
+error answer), "silent_0", "silent_1", "silent_half" (nothing more comes, the connection
 stays), "garbage_0", "garbage_1", "garbage_half", and "slow" (the first token comes `mock_slow_ms` late).
 Of an answer that is not streamed, 1 is its first byte and half is the middle of its bytes.
 
@@ -178,11 +179,13 @@ class Connection(asyncio.Protocol):
             self.cut()
             return
         if fault.startswith("status_"):
-            status = int(fault[7:])
-            body = b'{"error":{"message":"scripted","type":"server_error"}}'
-            self.log.line(f"E {self.engine_id} cut")
-            head = b"HTTP/1.1 %d Scripted\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-            self.transport.write(head % (status, len(body)) + body)
+            self.refuse(int(fault[7:]))
+            return
+        if fault.startswith("spent_"):
+            for index in range(wanted):
+                await asyncio.sleep(self.delay_of(ask))
+                self.log.line(f"T {self.engine_id} {index}")
+            self.refuse(int(fault[6:]))
             return
         if fault == "slow":
             await asyncio.sleep(ask.mock_slow_ms / 1000)
@@ -190,6 +193,12 @@ class Connection(asyncio.Protocol):
             await self.stream(ask, fault, prompt=prompt, wanted=wanted, chat=chat)
         else:
             await self.answer(ask, fault, prompt=prompt, wanted=wanted, chat=chat)
+
+    def refuse(self, status: int) -> None:
+        body = b'{"error":{"message":"scripted","type":"server_error"}}'
+        self.log.line(f"E {self.engine_id} cut")
+        head = b"HTTP/1.1 %d Scripted\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        self.transport.write(head % (status, len(body)) + body)
 
     def delay_of(self, ask: Ask) -> float:
         return self.delay_s if ask.mock_delay_ms is None else ask.mock_delay_ms / 1000

@@ -32,6 +32,7 @@ def caps(*args: str) -> str:
     [
         ("2 workers", "success"),
         ("1 worker", "aborted stream"),
+        ("1 worker", "500 after tokens"),
         ("1 worker", "kill -9"),
     ],
 )

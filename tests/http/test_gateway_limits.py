@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from gateway_rig import CHAT, EPOCH, STREAM, Rig, Wire, answer_body, rig, run, until
 
 from wattmill.ledger.budgets import Allotments
@@ -232,6 +233,54 @@ def test_an_engine_that_cannot_count_just_now_means_the_bound(tmp_path: Path) ->
         async with limited(tmp_path, ("input_tok", "life", 20), script=broken, adapter="llama.cpp") as (r, _):
             a = await r.ask()
             assert (a.status, a.error["code"]) == (429, "budget_exceeded")
+            released(r)
+
+    run(test())
+
+
+BROKEN = b'{"error":{"message":"CUDA error"}}'
+BUSY = b'{"error":{"message":"loading model"}}'
+
+
+@pytest.mark.parametrize("asked", [CHAT, STREAM])
+@pytest.mark.parametrize(
+    ("adapter", "status", "body", "known"),
+    [
+        ("openai-compatible", 500, BROKEN, False),
+        ("openai-compatible", 502, b"<html>bad gateway</html>", False),
+        ("openai-compatible", 504, b"", False),
+        ("openai-compatible", 204, b"", False),
+        ("openai-compatible", 424, BROKEN, False),
+        ("openai-compatible", 503, b"upstream connect error or disconnect/reset before headers", False),
+        ("openai-compatible", 503, BUSY, True),
+        ("openai-compatible", 429, BUSY, True),
+        ("openai-compatible", 400, BROKEN, True),
+        ("llama.cpp", 500, BROKEN, False),
+        ("llama.cpp", 503, BUSY, True),
+        ("openai-compatible", 529, BUSY, False),
+        ("anthropic", 529, BUSY, True),
+    ],
+)
+def test_an_error_after_the_request_was_sent_counts_as_reserved_unless_nothing_can_have_been_made(
+    tmp_path: Path, asked: dict[str, Any], adapter: str, status: int, body: bytes, known: bool
+) -> None:
+    async def test() -> None:
+        async def broken(wire: Wire) -> None:
+            head = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+            await wire.send(head % (status, len(body)) + body)
+
+        async with limited(
+            tmp_path, ("nusd", "life", USD), ("output_tok", "day", 500), script=broken, adapter=adapter
+        ) as (r, _):
+            assert (await r.ask(asked | {"max_tokens": 50})).status >= 400
+            (intent,), (end,) = r.journal.intents, r.journal.ends
+            assert (end.status, end.usage, end.charge_nusd) == ("failed", None, 0)
+            assert end.usage_source == ("none" if known else "unmetered")
+            assert end.kept_nusd == (0 if known else intent.reserved_nusd)
+            assert end.took[1::2] == ((0,) if known else (50,))
+            assert r.purse.used().get(2, 0) == end.kept_nusd  # type: ignore[attr-defined]
+            told = r.gateway.snapshot().get("wattmill_unmetered_total", [])
+            assert told == ([] if known else [[["p0"], 1]])
             released(r)
 
     run(test())

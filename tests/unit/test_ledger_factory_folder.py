@@ -285,6 +285,38 @@ def test_what_ended_with_nothing_counted_can_be_reconciled_too(factory: Factory)
     assert holds(audit_home(factory.home))
 
 
+@pytest.mark.parametrize("rule", ["worst", "none", "engine"])
+def test_what_failed_with_nothing_counted_is_settled_without_charging_its_client(
+    factory: Factory, rule: str
+) -> None:
+    meter = Journal(factory.home.journal, kind="meter", worker=0, wall_us=lambda: NOW)
+    meter.append_note(EngineCount("edge", "one", factory.now, 0, 0, True))
+    seq = factory.intent()
+    factory.end(
+        seq, None, status="failed", usage_source="unmetered", kept_nusd=300_000, cost_nusd=300_000, error="e"
+    )
+    factory.gateway.close()
+    factory.book()
+    with Control(factory.home.control_db) as control:
+        assert {b.used_nusd for b in control.summaries()} == {300_000}, "nobody knows what was made"
+    if rule == "engine":
+        meter.append_note(EngineCount("edge", "one", factory.now + 9_000_000, 44, 33, True))
+        factory.restart()
+        factory.book()
+    else:
+        command = [sys.executable, "-m", "wattmill", "reconcile", "--home", str(factory.home.root)]
+        subprocess.run([*command, factory.id(seq), "--by", rule], capture_output=True, check=True)
+    made = {"worst": 300_000, "none": 0, "engine": rate(factory.price, Usage(44, 33))}[rule]
+    with Books(factory.home.ledger_db) as books:
+        assert books.doubts() == []
+        (row,) = books.recent()
+        assert (row.status, row.charge_nusd, row.cost_nusd) == ("failed", 0, made)
+        assert books.balances().get(("nusd", f"key:{factory.path[-1]}"), 0) == 0
+    with Control(factory.home.control_db) as control:
+        assert {b.used_nusd for b in control.summaries()} == {made}
+    assert holds(audit_home(factory.home))
+
+
 def test_a_late_end_record_wins_over_doubt_and_over_its_settlement(factory: Factory) -> None:
     seq = factory.intent()
     epoch = factory.gateway.folder

@@ -3,8 +3,9 @@
 What is charged (`book`): the tenant pays for what was produced once something reached it, whether the answer
 finished, was aborted by the client, cut at its clamp, or broke off in the middle. An attempt that failed
 before it gave anything is charged 0; its cost leg is what it used. Where an answer's tokens could not be
-counted at all (`unmetered`) and the attempt did not fail, charge and cost stay at the reservation, as for an
-attempt in doubt, until reconciled: a cap that has been spent is never given back on a guess.
+counted at all (`unmetered`) the cost stays at the reservation, as for an attempt in doubt, until reconciled:
+a cap that has been spent is never given back on a guess. So does the charge, unless the attempt failed. An
+error status is such an end too, if its engine may have worked before it gave it (`Adapter.made_nothing`).
 """
 
 from __future__ import annotations
@@ -281,13 +282,15 @@ class Attempt:
 
     def _engine_said_no(self) -> None:
         """The engine answered with another status than 200."""
-        words = self.upstream.redacted(words_of(b"".join(self._error)))
+        body = b"".join(self._error)
+        words = self.upstream.redacted(words_of(body))
         said = judge_status(self.pool, self.status, words, self.retry_after)
         if said.unwell:
             self._unwell(f"status {self.status}")
         if self.retry_after is not None and self.status in (429, 503):
             self.upstream.state.rest(self.exchange.services.clock.now(), self.retry_after)
-        self.book("failed", None, "none", error=said.refusal.code)
+        nothing = self.adapter.made_nothing(self.status, body)
+        self.book("failed", None, "none" if nothing else "unmetered", error=said.refusal.code)
         self.exchange.attempt_failed(self, said.refusal, final=said.final)
 
     def _lost(self, kind: str, text: str) -> None:

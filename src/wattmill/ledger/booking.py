@@ -163,11 +163,12 @@ class Bookkeeper:
             db.alarm(
                 end.at_us, "unmetered", f"tokens of {start.pool} that nobody counted", epoch.name, end.seq
             )
-            if end.status != "failed":
+            if end.status != "failed" or end.kept_nusd:
                 # Its end is known, its tokens are not: it can be reconciled like what is in doubt.
+                told = msgspec.structs.replace(start, held=gauges.standing_after(start, end))
                 db.db.execute(
                     "INSERT INTO doubt VALUES (?,?,?,?,?,'uncounted',?)",
-                    (tx, epoch.id, start.seq, start.pool, encoder.encode(start), end.at_us),
+                    (tx, epoch.id, start.seq, start.pool, encoder.encode(told), end.at_us),
                 )
 
     def _insert_attempt(
@@ -325,12 +326,12 @@ class Bookkeeper:
         return len(mine)
 
     def doubts(self, pool: str | None = None) -> list[tuple[int, Opened]]:
-        """Return (attempt id, what is known) of everything that is in doubt now at `pool`; without one, at
-        all places, and what ended with nothing counted as well."""
+        """Return (attempt id, what is known) of everything that is in doubt now, or ended with nothing
+        counted, at `pool` or at all places."""
         self.db.flush()
         rows = self.db.db.execute(
-            "SELECT attempt, body FROM doubt WHERE CASE WHEN ?1 IS NULL THEN state IN ('open', 'uncounted') "
-            "ELSE state = 'open' AND pool = ?1 END ORDER BY attempt",
+            "SELECT attempt, body FROM doubt WHERE state IN ('open', 'uncounted') "
+            "AND (?1 IS NULL OR pool = ?1) ORDER BY attempt",
             (pool,),
         )
         return [(attempt, _decode_opened(body)) for attempt, body in rows]
@@ -389,6 +390,11 @@ class Bookkeeper:
             (attempt,),
         ).fetchone()
         place = next(text for text, id in db.names.items() if id == pool)
+        if body is not None and STATUSES[status] == "failed":
+            # Its client saw nothing, and pays nothing: what was made counts against the caps alone.
+            end = msgspec.structs.replace(
+                end, status="failed", charge_nusd=0, overrun_nusd=0, kept_nusd=end.charge_nusd
+            )
         usage = end.usage
         new = token_postings(place, f"key:{key}", usage) if usage is not None else []
         new += money_postings(place, f"key:{key}", end.charge_nusd, end.cost_nusd, end.overrun_nusd)

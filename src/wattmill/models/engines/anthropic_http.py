@@ -12,6 +12,7 @@ import msgspec
 
 from wattmill.models.engines.contract import (
     BOUNDED,
+    BUSY,
     CAP,
     DROP,
     STREAM_FIELDS,
@@ -220,6 +221,7 @@ def _schema_only(value: object) -> str | None:
 
 ANTHROPIC = Adapter(
     name="anthropic",
+    busy=BUSY | {529},  # its `overloaded_error`
     always_stream=False,
     capabilities=frozenset({"chat", "tools", "json_schema", "vision"}),
     rules={

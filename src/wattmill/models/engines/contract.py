@@ -29,6 +29,18 @@ class Rule(msgspec.Struct, frozen=True):
     cap: bool = False
 
 
+BEFORE_WORK = frozenset(
+    {*range(300, 309), *range(400, 408), *range(409, 424), 425, 426, 428, 429, 431, 451, 501, 505}
+)
+"""Statuses that are given instead of work. Not among them: 408 and 499 (who gave up on whom?), 424 (TGI's
+word for a generation that broke off), 500, 502, 504 and the rest (something was asked to work, and what it did
+is not said), and answers of 2xx other than 200."""
+
+BUSY = frozenset({503})
+"""A refusal before work if the engine itself says it, in its own form. From what stands before an engine the
+same status can mean a connection that broke while it worked."""
+
+
 class Counters(msgspec.Struct, frozen=True):
     """An engine's own totals since it started. Token totals are None where the engine keeps none."""
 
@@ -66,6 +78,8 @@ class Adapter:
     continues: Callable[[Endpoint, Body, str], Body | None] | None = None  # asks it to go on after a text
     count_path: str | None = None  # below the pool's base address: counts the prompt of a chat exactly
     native_count_path: str | None = None  # the same for a request in its own protocol
+    before_work: frozenset[int] = BEFORE_WORK  # statuses by which it says that it has made nothing
+    busy: frozenset[int] = BUSY  # the same, if the body is its own
 
     def check(self, endpoint: Endpoint, body: Body) -> Refusal | None:
         """Return why this engine may not be sent `body`, or None. `endpoint` is where it would go."""
@@ -124,6 +138,11 @@ class Adapter:
             out.pop("stream_options", None)
         return _encode(out)
 
+    def made_nothing(self, status: int, body: bytes) -> bool:
+        """Say whether an answer other than 200 proves that no token was computed for the request. If not, it
+        may have been worked on to its end: nobody knows."""
+        return status in self.before_work or (status in self.busy and _is_own_words(body))
+
     def counters(self, text: bytes) -> Counters | None:
         """Read the engine's own totals from its answer on `counters_path`; None if they are not there."""
         totals: dict[str, int] = {}
@@ -164,6 +183,24 @@ class Adapter:
 
 
 _encode = msgspec.json.Encoder().encode
+
+
+class _Words(msgspec.Struct, gc=False):
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    detail: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET  # of what is built on FastAPI
+    message: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_words = msgspec.json.Decoder(_Words).decode
+
+
+def _is_own_words(body: bytes) -> bool:
+    """Whether an error's body is one that engines write: proxies send HTML, or a line of text."""
+    try:
+        said = _words(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    return not (said.error is said.detail is said.message is msgspec.UNSET)
 
 
 def _refused(engine: str, name: str, why: str) -> Refusal:

@@ -299,7 +299,9 @@ def read_answer(adapter: Adapter, endpoint: Endpoint, body: bytes) -> Reading:
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
         return Reading(None, "unmetered", failure=f"the engine's answer cannot be read: {e}")
     if said.error is not None:
-        return Reading(None, "none", failure=f"the engine sent an error: {_message_of(_encode(said.error))}")
+        return Reading(
+            None, "unmetered", failure=f"the engine sent an error: {_message_of(_encode(said.error))}"
+        )
     finish = said.choices[-1].finish_reason if said.choices else None
     usage: Usage | None = None
     failure: str | None = None
