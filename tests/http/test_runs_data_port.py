@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from runs_rig import Declared, runs_rig, second_worker
 
 from wattmill.app.runs.minding import find_run, pause, resume, stop, top_up
 from wattmill.app.runs.settings import RunawaySettings, RunSettings
+from wattmill.distribution.gate import WAIT
 from wattmill.vocab.fact import Refused, RunawaySeen
 
 pytestmark = pytest.mark.timeout(60)
@@ -572,5 +574,86 @@ def test_sub_runs_that_open_sub_runs_are_a_storm(tmp_path: Path) -> None:
             await asyncio.gather(*f.runs.desk._tasks)
             await f.tick()
             assert (await f.ask(CHAT, path=f.in_run(alive[0] if alive else top))).status == 410
+
+    run(test())
+
+
+class Lock:
+    """A gate that keeps each request waiting, as a queue does."""
+
+    name = "lock"
+
+    def __init__(self) -> None:
+        self.waiting: list[Any] = []
+
+    def enter(self, x: Any) -> Any:
+        self.waiting.append(x)
+        return WAIT
+
+    def left(self, x: Any) -> None: ...
+
+
+ENDS = {"stopped": 410, "paused": 429, "revoked": 401}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("door", ["/v1/chat/completions", "/v1/messages"])
+def test_what_ends_while_a_request_waits_at_a_later_gate_keeps_it_from_being_served(
+    tmp_path: Path, end: str, door: str
+) -> None:
+    async def test() -> None:
+        async with runs_rig(tmp_path) as f:
+            opened, lock = await f.open(), Lock()
+            f.r.gateway.use(dataclasses.replace(f.r.gateway.services, gates=(f.runs.run_gate(), lock)))
+            asking = asyncio.create_task(f.ask(CHAT, path=f.in_run(opened, door)))
+            await until(lambda: bool(lock.waiting))
+            if end == "revoked":
+                f.control.revoke_key(f.control.keys()[0].id)
+            else:
+                found = find_run(f.control, str(opened["node"]))
+                (stop if end == "stopped" else pause)(f.control, found, "enough")
+            await f.tick()
+            lock.waiting[0].go_on()
+            answer = await asking
+            assert not f.r.engines[0].seen and not f.r.journal.intents, "nothing may be asked for it"
+            assert answer.status == ENDS[end], answer.body
+
+    run(test())
+
+
+@pytest.mark.parametrize("when", ["leased", "failed over", "answered by a gate"])
+def test_a_run_that_was_stopped_is_asked_for_at_no_further_place(tmp_path: Path, when: str) -> None:
+    async def test() -> None:
+        go = asyncio.Event()
+
+        async def fails_late(wire: Wire) -> None:
+            await go.wait()
+            await wire.json({"error": {"message": "no"}}, status=503)
+
+        async with runs_rig(tmp_path, fails_late, well) as f:
+            opened, lock = await f.open(), Lock()
+            if when == "answered by a gate":
+                f.r.gateway.use(dataclasses.replace(f.r.gateway.services, gates=(f.runs.run_gate(), lock)))
+            elif when == "leased":
+                lease = f.purse.lease
+
+                async def later(*args: Any) -> Any:
+                    grant = await lease(*args)
+                    lock.waiting.append(grant)
+                    await go.wait()
+                    return grant
+
+                f.purse.lease = later  # type: ignore[method-assign]
+            asking = asyncio.create_task(f.ask(CHAT, path=f.in_run(opened)))
+            await until(lambda: bool(lock.waiting or f.r.engines[0].seen))
+            stop(f.control, find_run(f.control, str(opened["node"])), "enough")
+            await f.tick()
+            go.set()
+            if when == "answered by a gate":
+                lock.waiting[0].answer_with(b"HTTP/1.1 200 OK\r\n", b"{}")
+            answer = await asking
+            assert answer.error["code"] == "run_ended" and not f.r.engines[1].seen
+            assert len(f.r.journal.intents) == (1 if when == "failed over" else 0)
+            assert not any(f.purse.reserved().values())
 
     run(test())

@@ -53,7 +53,14 @@ class Exchange(TryingAgain):
     def go_on(self, refusal: Refusal | None = None) -> None:
         """A gate that kept this request waiting lets it pass, or refuses it."""
         if not self.over:
-            self.guarded(self._pass_gates) if refusal is None else self.guarded(self.refuse, refusal)
+            self.guarded(self._went_on, refusal)
+
+    def _went_on(self, refusal: Refusal | None) -> None:
+        refusal = refusal or self._let_in_still()
+        if refusal is None:
+            self._pass_gates()
+        else:
+            self.refuse(refusal)
 
     def answer_with(self, head: bytes, body: bytes, *, outer: bool = False) -> None:
         """A gate answers by itself: no engine is asked. `head`: status line and headers with line ends.
@@ -61,6 +68,10 @@ class Exchange(TryingAgain):
         `body` is a chat's (or that of the endpoint); the door tells it in its own words, unless it was
         recorded by an `outer` tap."""
         if not self.over:
+            refusal = self._let_in_still()
+            if refusal is not None:
+                self.refuse(refusal)
+                return
             if self.door is not None and not outer:
                 now_s = self.services.clock.wall_us() // US_PER_S
                 body = retold(self.door, body, stream=self.draft.stream, now_s=now_s)

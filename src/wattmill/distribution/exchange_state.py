@@ -62,6 +62,7 @@ class ExchangeState:
         "gateway",
         "head_lines",
         "hedge",
+        "holds",
         "http",
         "id",
         "over",
@@ -94,6 +95,7 @@ class ExchangeState:
         self.caller: Caller | None = None
         self.path: tuple[int, ...] = ()  # who pays: the nodes down to the key, or to a run or step below it
         self.below = 0  # how many of them are below the key
+        self.holds: Callable[[], Refusal | None] | None = None  # says whether its run still serves
         self.draft: Draft
         self.ask: Request
         self.route: Route

@@ -57,6 +57,14 @@ class Placing(Understanding):
             )
         self.refuse(self.failure)
 
+    def _try_on(self) -> None:
+        """Try the next candidate after a wait: for an allotment, a count, or another place's answer."""
+        refusal = self._let_in_still()
+        if refusal is not None:
+            self.refuse(refusal)
+        else:
+            self._try_next()
+
     def _place(self, candidate: Candidate) -> tuple[Backend, BackendModel, Adapter] | Refusal | None:
         """Return what is known of a candidate's place now, None if it is gone."""
         backend = self.services.backends.get(candidate.pool)
@@ -147,10 +155,15 @@ class Placing(Understanding):
                 return
             self.failure = answer
             if not self.over:
-                self._try_next()
+                self._try_on()
             return
         if self.over:  # the client left while we asked
             self.services.purse.settle(answer, NOTHING)
+            return
+        refusal = self._let_in_still()
+        if refusal is not None:
+            self.services.purse.settle(answer, NOTHING)
+            self.refuse(refusal)
             return
         choices = self.ask.choices
         room = output_room(self.services, answer, backend, model, self.input_tok, clamp * choices)
@@ -268,7 +281,7 @@ class Placing(Understanding):
     def _again(self) -> None:
         if not self.over:
             self._next -= 1
-            self._try_next()
+            self._try_on()
 
 
 def _no_tier_price(pool: str, tier: str) -> Refusal:

@@ -62,6 +62,8 @@ class TryingAgain(Placing):
         token, and its worst case can be reserved at once."""
         if self.attempts >= self.services.resilience.attempts or self.continuing is not None:
             return
+        if self._let_in_still() is not None:
+            return
         rivals = [
             c
             for c in self.route.candidates
@@ -98,7 +100,7 @@ class TryingAgain(Placing):
             assert self.failure is not None
             self.refuse(self.failure)
         else:
-            self._try_next()
+            self._try_on()
 
     def continues_elsewhere(self, attempt: Attempt, refusal: Refusal) -> bool:
         """`attempt` is booked as failed and the client has seen a part: go on elsewhere, if that is declared
@@ -119,7 +121,7 @@ class TryingAgain(Placing):
         if not self._may_try_again(attempt.pool):
             return False
         self.gateway.metrics.count("wattmill_continuations_total", attempt.pool)
-        self._try_next()
+        self._try_on()
         return True
 
     # ---- a larger model
@@ -145,7 +147,7 @@ class TryingAgain(Placing):
         self._kept = tell
         self.spent_nusd += attempt.charge_nusd
         self.gateway.metrics.count("wattmill_escalations_total", attempt.pool)
-        self._try_next()
+        self._try_on()
 
     # ---- whether there is another try
 

@@ -129,6 +129,15 @@ class Understanding(ExchangeState):
         )
         return None
 
+    def _let_in_still(self) -> Refusal | None:
+        """Look again, after a wait, at what can end meanwhile: the caller's key, and its run."""
+        services, http = self.services, self.http
+        key = http.headers.get(b"authorization") if self.door is None else self.door.door.key_of(http.headers)
+        caller = key if isinstance(key, Refusal) else services.identify(key, services.clock.wall_us())
+        if isinstance(caller, Refusal):
+            return caller
+        return None if self.holds is None else self.holds()
+
     # ---- through a door
 
     def _kept_waiting(self) -> bool:

@@ -7,6 +7,7 @@ covers all of them. A run that this worker does not know yet is looked up off th
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -94,6 +95,7 @@ class RunGate:
         one = (known.steps.get(step) if step is not None else None) or known
         x.path, x.below = one.run.path, one.run.depth
         self.nodes[x] = known.run.node
+        x.holds = partial(self._desk.still, known, _caller_of(x))
         if self._stages.shares:
             self._tell(x)
 
@@ -102,6 +104,11 @@ class RunGate:
         if stage is not None:
             x.head_lines += stage.line
             x.ask = msgspec.structs.replace(x.ask, frugal=True)
+
+
+def _caller_of(x: Exchange) -> Caller:
+    assert x.caller is not None
+    return x.caller
 
 
 def _new_step(known: Known, step: str | None) -> bool:

@@ -104,6 +104,11 @@ class Desk:
                 return not_open(one.run)
         return known
 
+    def still(self, known: Known, caller: Caller) -> Refusal | None:
+        """Return why `caller` may not use `known` any more, or None."""
+        now = self.judge(known, caller)
+        return now if isinstance(now, Refusal) else None
+
     async def look_up(self, id: str, caller: Caller, *, ended_too: bool = False) -> Known | Refusal:
         """Return the run `id`, from the control database if it is unknown here. Those who ask for the same
         one at the same time ask once."""
