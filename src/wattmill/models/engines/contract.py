@@ -33,8 +33,8 @@ BEFORE_WORK = frozenset(
     {*range(300, 309), *range(400, 408), *range(409, 424), 425, 426, 428, 429, 431, 451, 501, 505}
 )
 """Statuses that are given instead of work. Not among them: 408 and 499 (who gave up on whom?), 424 (TGI's
-word for a generation that broke off), 500, 502, 504 and the rest (something was asked to work, and what it did
-is not said), and answers of 2xx other than 200."""
+word for a generation that broke off), 500, 502, 504 and the rest (something was asked to work, and does not
+say what it did), and answers of 2xx other than 200."""
 
 BUSY = frozenset({503})
 """A refusal before work if the engine itself says it, in its own form. From what stands before an engine the
