@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import books
-from chaos_verdict import Arrival, judge, read_client_log, read_engine_log
+from chaos_verdict import judge, read_client_log, read_engine_log
 
 INPUT_NUSD_PER_MTOK = 150_000_000
 OUTPUT_NUSD_PER_MTOK = 600_000_000
@@ -76,29 +76,6 @@ def double_charges(
     return found
 
 
-def that_were_read(
-    arrivals: list[Arrival], log: Path, attempts: collections.Counter[tuple[str, str]]
-) -> list[Arrival]:
-    """Leave out repetitions of requests that were reset before a byte of an answer: on a kept connection that
-    cannot be told from one that was closed before the request was read, so it is sent once more as the same
-    attempt. `attempts` counts what is booked by label and place."""
-    unread = {
-        line.split(" ")[1]
-        for line in log.read_text().splitlines()
-        if line.startswith("F ") and " reset_0 " in line
-    }
-    surplus = collections.Counter((one.label, one.pool) for one in arrivals)
-    surplus.subtract(attempts)
-    kept: list[Arrival] = []
-    for one in arrivals:
-        place = (one.label, one.pool)
-        if one.engine_id in unread and not one.output_tok and surplus[place] > 0:
-            surplus[place] -= 1
-        else:
-            kept.append(one)
-    return kept
-
-
 def causes(home: Path) -> dict[str, int]:
     with sqlite3.connect(f"file:{home / 'ledger.db'}?mode=ro", uri=True) as db:
         rows = db.execute(
@@ -138,9 +115,7 @@ def main() -> int:
     args = parser.parse_args()
     clients = read_client_log(args.client_log)
     intents, booked = list(books.intents(args.home)), books.booked(args.home)
-    label_of = {(one.epoch, one.seq): one.label or "?" for one in intents}
-    made = collections.Counter((label_of.get((one.epoch, one.seq), "?"), one.pool) for one in booked)
-    arrivals = that_were_read(read_engine_log(args.engine_log), args.engine_log, made)
+    arrivals = read_engine_log(args.engine_log)
     # A continued answer has several attempts that gave a part each: its tokens are compared below.
     continued = {
         label

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import msgspec
 import pytest
 from gateway_rig import CHAT, STREAM, Client, Engine, Rig, Wire, answer_body, rig, run, until, well
 
+from wattmill.app.running.clock import LiveClock
 from wattmill.distribution.spec import Backend
 from wattmill.distribution.upstream import BadBackendError, Upstream
 
@@ -57,7 +60,10 @@ def test_connections_are_kept_and_used_again() -> None:
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_a_kept_connection_that_was_dying_is_replaced_once_as_the_same_attempt(how: str) -> None:
+@pytest.mark.parametrize("asked", [CHAT, STREAM])
+def test_a_request_that_a_dying_kept_connection_may_have_carried_is_booked_and_reserved_anew(
+    how: str, asked: dict[str, Any]
+) -> None:
     async def fragile(wire: Wire) -> None:
         await well(wire)
         # The next request on this connection is read, and the connection ends without a byte.
@@ -66,11 +72,113 @@ def test_a_kept_connection_that_was_dying_is_replaced_once_as_the_same_attempt(h
 
     async def test() -> None:
         async with rig(fragile) as r:
-            for body in (CHAT, STREAM, CHAT):
+            for body in (CHAT, asked):
                 assert (await r.ask(body)).status == 200
-            assert r.engines[0].connections == 3
-            assert len(r.journal.intents) == 3 and all(e.status == "finished" for e in r.journal.ends)
+            assert r.engines[0].connections == 2
+            _, lost, second = r.journal.intents
+            assert (lost.request, second.request, second.attempt) == (lost.seq, lost.seq, 1)
+            assert [(e.status, e.error) for e in r.journal.ends] == [
+                ("finished", None),
+                ("failed", "stale"),
+                ("finished", None),
+            ]
+            end = r.journal.ends[1]
+            assert (end.charge_nusd, end.kept_nusd) == (0, lost.reserved_nusd), "it may have been worked on"
+            assert len(r.purse.grants) == 3 and r.gateway.state("p0").healthy
             r.assert_balanced()
+
+    run(test())
+
+
+def test_a_place_that_gives_up_each_connection_is_asked_again_only_once() -> None:
+    async def fragile(wire: Wire) -> None:
+        await well(wire)
+        await wire.reader.readuntil(b"\r\n\r\n")
+        wire.writer.close()
+
+    async def test() -> None:
+        async with rig(fragile, well) as r:
+            await asyncio.gather(*(r.ask() for _ in range(3)))  # three connections are kept
+            before = len(r.journal.intents)
+            a = await r.ask()
+            assert a.status == 200 and a.headers["x-wattmill-pool"] == "p1"
+            assert [i.pool for i in r.journal.intents[before:]] == ["p0", "p0", "p1"]
+            r.assert_balanced()
+
+    run(test())
+
+
+class Wanted:
+    """A sink that only remembers."""
+
+    def __init__(self) -> None:
+        self.handle: Any = None
+        self.said: list[str] = []
+        self.over = asyncio.Event()
+
+    def on_head(self, status: int, headers: dict[bytes, bytes]) -> None: ...
+
+    def on_body(self, data: bytes) -> None: ...
+
+    def on_end(self) -> None:
+        self.said.append("end")
+        self.over.set()
+
+    def on_lost(self, kind: str, text: str) -> None:
+        self.said.append(kind)
+        self.over.set()
+
+
+@pytest.mark.parametrize(
+    ("how", "sent_again"),
+    [("closed before", True), ("read, then closed", False), ("read in part, then closed", False)],
+)
+def test_only_what_no_engine_can_have_read_is_sent_again_under_one_reservation(
+    how: str, sent_again: bool
+) -> None:
+    """The engine's thread and the gateway's loop take turns, so that each order of events is exact."""
+    body = b"x" * 300_000
+
+    async def test() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as engine:
+            url = f"http://127.0.0.1:{engine.getsockname()[1]}"
+            up = Upstream(Backend(pool="p", adapter="openai", base_url=url, models={}), clock=LiveClock())
+
+            engine.settimeout(3)
+
+            def serve() -> socket.socket:
+                conn = engine.accept()[0]
+                conn.settimeout(5)
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += conn.recv(65_536)
+                left = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
+                left -= len(head.partition(b"\r\n\r\n")[2])
+                while left:
+                    left -= len(conn.recv(65_536))
+                conn.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+                return conn
+
+            first, second = Wanted(), Wanted()
+            up.post("/a", b"{}", first, up.now_s())
+            conn = await asyncio.to_thread(serve)
+            await first.over.wait()
+            again = asyncio.get_running_loop().run_in_executor(None, serve)
+            if how == "closed before":
+                conn.close()
+                time.sleep(0.02)  # its end is here, and the loop has not looked
+                up.post("/a", body, second, up.now_s())
+            else:
+                up.post("/a", body, second, up.now_s())
+                time.sleep(0.01)
+                conn.recv(100 if "part" in how else 10_000_000)
+                conn.close()
+            await asyncio.wait_for(second.over.wait(), 5)
+            assert second.said == (["end"] if sent_again else ["stale"])
+            if not sent_again:
+                up.post("/a", b"{}", Wanted(), up.now_s())  # lets the thread end
+            (await again).close()
+            up.close()
 
     run(test())
 
@@ -350,8 +458,6 @@ def test_the_gateway_itself_serves_tls(certificate: tuple[Path, Path]) -> None:
 )
 def test_an_address_that_cannot_be_used_says_why(more: dict[str, Any], part: str) -> None:
     async def test() -> None:
-        from wattmill.app.running.clock import LiveClock
-
         with pytest.raises(BadBackendError, match=part) as caught:
             Upstream(Backend(pool="p", adapter="openai", models={}, **more), clock=LiveClock())
         assert "'p'" in str(caught.value) and "b: c" not in str(caught.value)

@@ -298,7 +298,7 @@ class Attempt:
         code = (
             "upstream_timeout" if kind == "timeout" else "overloaded" if kind == "busy" else "upstream_failed"
         )
-        if kind != "busy":
+        if kind not in ("busy", "stale"):
             self._unwell(text, surely_down=kind == "connect")
         if kind in ("connect", "busy"):
             self.sent = False
@@ -319,7 +319,7 @@ class Attempt:
         usage, source = self.so_far(worked=worked)
         self.book("failed", usage, source, error=error)
         if not self.committed:
-            self.exchange.attempt_failed(self, refusal, final=False)
+            self.exchange.attempt_failed(self, refusal, final=False, again=error == "stale")
         elif not self.exchange.continues_elsewhere(self, refusal):
             self._broken_off(refusal)
 

@@ -36,6 +36,7 @@ class ExchangeState:
     """What the steps of an exchange share. `over` is final: what comes later changes nothing."""
 
     __slots__ = (
+        "_asked_again",
         "_asking",
         "_counted_at",
         "_counted_tok",
@@ -117,6 +118,7 @@ class ExchangeState:
         self._gate = 0  # how many gates were entered
         self._next = 0
         self._tried: tuple[str, ...] = ()  # places that failed
+        self._asked_again = False  # a place whose kept connection had been given up
         self._new_route: Route | None = None  # decided and not yet written down
         self._kept: Callable[[], None] | None = None  # tells the answer that went on, if none better comes
         self._lease: asyncio.Task[None] | None = None

@@ -85,16 +85,23 @@ class TryingAgain(Placing):
             )
             return
 
-    def attempt_failed(self, attempt: Attempt, refusal: Refusal, *, final: bool) -> None:
-        """`attempt` is booked as failed and the client has seen nothing of it."""
+    def attempt_failed(self, attempt: Attempt, refusal: Refusal, *, final: bool, again: bool = False) -> None:
+        """`attempt` is booked as failed and the client has seen nothing of it. `again`: that says nothing
+        against its place, which is asked once more, as a further attempt."""
         pool = attempt.pool
         self.failure = refusal
-        self._tried += (pool,)
+        again = again and not self._asked_again and attempt is self.attempt and self._last_was(pool)
         if self.hedge is not None and self.hedge.failed(attempt):
+            self._tried += (pool,)
             if not final:
                 return  # the other one may still answer
             assert self.attempt is not None
             self.attempt.lose()
+        elif again:
+            self._asked_again = True
+            self._next -= 1
+        else:
+            self._tried += (pool,)
         self.attempt = None
         if final or not self._may_try_again(pool):
             assert self.failure is not None
@@ -150,6 +157,10 @@ class TryingAgain(Placing):
         self._try_on()
 
     # ---- whether there is another try
+
+    def _last_was(self, pool: str) -> bool:
+        """Whether the candidate that was tried last is `pool`."""
+        return self._next > 0 and self.route.candidates[self._next - 1].pool == pool
 
     def _may_try_again(self, failed: str) -> bool:
         """Say whether there is a further place, and a token for trying it; else `failure` says why not."""

@@ -1,10 +1,11 @@
 """The way to one pool: its connections, kept and reused, and what is known of its health.
 
 **Sending again.** A kept connection may have been closed by the engine just before we wrote: the request was
-never read, and a new connection gets it, once, as the same attempt. This is done only when the connection was
-reused, when not one byte of an answer came, and when it ended within a round trip (and 20 ms) of the write:
-so long the news of a close may have been on its way. One that breaks later had a working engine behind it:
-that is a failed attempt with an end of its own, and the next attempt is a new record.
+never read, and a new connection gets it as the same attempt. This is done only where the kernel proves it:
+the connection was ended in order, no byte of the request having been acknowledged and none of an answer sent.
+Whatever else ends had, perhaps, a working engine behind it: that is a failed attempt with an end of its own,
+and the next attempt, at the same place if the connection had been given up (`stale`), is a new record with a
+reservation of its own.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
+import sys
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import httptools
@@ -14,12 +16,31 @@ if TYPE_CHECKING:
     from wattmill.distribution.upstream import Upstream
 
 _HEAD_LIMIT = 65_536
-_STALE_S = 0.02  # and a round trip: so late a kept connection may still turn out to have been closed
+_STALE_S = 0.02  # and a round trip: a kept connection that ends so soon had been given up by its engine
 _REST_S = 1.0  # for what an engine still sends after all the content was there
 _READ_BYTES = 65_536
 _shared = memoryview(bytearray(_READ_BYTES))
 """Every upstream connection of the process reads into this buffer: bytes are parsed before the loop reads on.
 It bounds what one read can add to a slow client's memory."""
+
+
+_TCP_INFO = getattr(socket, "TCP_INFO", None)
+_BYTES_ACKED = struct.Struct("=Q")  # of Linux' struct tcp_info, since 4.1; the opening counts as one
+_BYTES_ACKED_AT = 120
+
+
+def acknowledged_bytes(sock: socket.socket | None) -> int | None:
+    """Return how many of the bytes that were written to `sock` its peer's kernel has acknowledged; None: this
+    system does not tell."""
+    if sock is None or _TCP_INFO is None or not sys.platform.startswith("linux"):
+        return None
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _BYTES_ACKED_AT + _BYTES_ACKED.size)
+    except OSError:
+        return None
+    if len(info) < _BYTES_ACKED_AT + _BYTES_ACKED.size:
+        return None
+    return max(0, int(_BYTES_ACKED.unpack_from(info, _BYTES_ACKED_AT)[0]) - 1)
 
 
 class Handle(Protocol):
@@ -51,7 +72,8 @@ class Sink(Protocol):
     def on_end(self) -> None: ...
 
     def on_lost(self, kind: str, text: str) -> None:
-        """`kind`: "connect", "busy", "reset", "timeout", "protocol"."""
+        """`kind`: "connect", "busy", "reset", "timeout", "protocol"; "stale": a kept connection was given up,
+        and whether the request was read before that is not known."""
 
 
 class UpstreamConnection(asyncio.BufferedProtocol):
@@ -59,6 +81,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     written = True
     __slots__ = (
+        "_before_bytes",
         "_chunked",
         "_complete",
         "_head_given",
@@ -70,6 +93,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_parts",
         "_raw_head",
         "_status",
+        "_wrote_bytes",
         "alive",
         "dead",
         "deadline_s",
@@ -101,6 +125,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.doubted = False  # the last sweep found it silent for too long
         self.got_byte = False
         self.sent_s = self.last_s = self.idle_since_s = 0.0
+        self._wrote_bytes = self._before_bytes = 0  # in all, and before the present request
         self._parser: Any = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
         self._reset()
@@ -123,6 +148,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.request = request
         self.sent_s = self.last_s = now_s
         self.moved = False
+        self._before_bytes = self._wrote_bytes
+        self._wrote_bytes += len(request)
         sink.handle = self
         self.transport.write(request)
 
@@ -258,13 +285,27 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if self._status and not self._length and not self._chunked and exc is None:
             sink.on_end()  # a body that ends with its connection
             return
-        waited_s = self.owner.now_s() - self.sent_s
-        if self.request is not None and self.reused and waited_s < _STALE_S + self.round_trip_s:
-            request, self.request = self.request, None
-            self.owner.send_again(request, sink)
-            return
+        request, self.request = self.request, None
+        kind = "reset"
+        if self.reused and request is not None:
+            if exc is None and self._was_not_taken():
+                self.owner.send_again(request, sink)
+                return
+            if self.owner.now_s() - self.sent_s < _STALE_S + self.round_trip_s:
+                kind = "stale"
         before = "before its first byte" if not self.got_byte else "in mid-answer"
-        sink.on_lost("reset", f"the engine closed the connection {before}" + (f" ({exc})" if exc else ""))
+        sink.on_lost(kind, f"the engine closed the connection {before}" + (f" ({exc})" if exc else ""))
+
+    def _was_not_taken(self) -> bool:
+        """Whether the connection was ended in order, and the end acknowledged no byte of the present request:
+        then it was decided on before the request came, and what comes later is read by nobody.
+
+        A reset does not acknowledge what was read before it, and TLS hides how long the request is: there the
+        answer is no."""
+        if self.transport.get_extra_info("sslcontext") is not None:
+            return False
+        taken = acknowledged_bytes(self.transport.get_extra_info("socket"))
+        return taken is not None and taken <= self._before_bytes
 
     # ---- the parser's side
 
