@@ -169,4 +169,5 @@ def cap_for(*, free_w: float, idle_w: float, slowdown: float, compute_share: flo
         )
     stretched = slowdown - 1.0 + compute_share
     clock = LEAST_CLOCK if compute_share == 0.0 else max(compute_share / stretched, LEAST_CLOCK)
-    return idle_w + (free_w - idle_w) * min(clock, 1.0) ** CLOCK_EXPONENT
+    dynamic: float = min(clock, 1.0) ** CLOCK_EXPONENT
+    return idle_w + (free_w - idle_w) * dynamic

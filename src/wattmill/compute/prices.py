@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from functools import cache
 from importlib.resources import files
-from typing import Literal, cast
+from typing import Literal
 
 import msgspec
 
@@ -112,7 +112,7 @@ def _price(row: dict[str, str]) -> GpuPrice:
         gpu=row["gpu"],
         accelerator=row["accelerator"] or None,
         gpus_rented=int(row["gpus_rented"]) if row["gpus_rented"] else None,
-        kind=cast(PriceKind, row["kind"]),
+        kind=row["kind"],
         provider=row["provider"],
         usd_per_gpu_h=float(row["usd_per_gpu_h"]),
         all_in_w_per_gpu=float(row["all_in_kw_per_gpu"]) * W_PER_KW if row["all_in_kw_per_gpu"] else None,
