@@ -47,11 +47,13 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
-def wattmill(*args: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+def wattmill(
+    *args: str, timeout_s: float = 60.0, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run one command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "wattmill", *args],
-        env=environment(),
+        env={**environment(), **(env or {})},
         capture_output=True,
         text=True,
         timeout=timeout_s,
@@ -216,7 +218,8 @@ class Factory:
 
     def new_key(self, name: str, *, cap_usd: str) -> str:
         """Make a key and wait until the gateway knows it."""
-        made = wattmill("keys", "create", TEAM, name, "--cap", cap_usd, "--json", "--home", str(self.home))
+        argv = ("keys", "create", TEAM, name, "--cap", cap_usd, "--json", "--home", str(self.home))
+        made = wattmill(*argv, env=self.env)
         found = KEY.search(made.stdout)
         if made.returncode or found is None:
             raise RuntimeError(

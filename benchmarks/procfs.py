@@ -24,6 +24,22 @@ def cpu_ns(pid: int) -> int:
     return total
 
 
+def kernel_s(pid: int) -> float:
+    """Return the seconds that the kernel worked for `pid` so far, in ticks of a hundredth."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[12]) * TICK_S
+
+
+def switches(pid: int) -> tuple[int, int]:
+    """Return how often threads of `pid` went to sleep by themselves, and were put aside for others."""
+    slept = ousted = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        for line in Path(f"/proc/{pid}/task/{task}/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            slept += int(value) if name == "voluntary_ctxt_switches" else 0
+            ousted += int(value) if name == "nonvoluntary_ctxt_switches" else 0
+    return slept, ousted
+
+
 def rss_mb(pid: int) -> float:
     """Return resident memory in MB (10^6 bytes)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
