@@ -230,10 +230,12 @@ async def measure(declaration: str, door: str, *, slices: int, requests: int) ->
     answer += told
 
     def serve() -> None:
+        way.flush()
         if engine.written:
             engine.written.clear()
             way.get_buffer(-1)[: len(answer)] = answer
             way.buffer_updated(len(answer))
+            conn.flush()
 
     async def once() -> None:
         client.written.clear()

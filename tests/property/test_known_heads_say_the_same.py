@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from wattmill.distribution.connection import Connection
 from wattmill.distribution.http import HttpRequest
+from wattmill.distribution.outbox import Outbox
 from wattmill.distribution.server import Server
 from wattmill.distribution.spec import Limits
 
@@ -79,6 +80,7 @@ class Hub:
         self.clock = Clock()
         self.now_s = 1.0
         self.date = b"date: x\r\n"
+        self.outbox = Outbox(lambda flush: None)  # what is answered is not looked at
         self.limits = limits
 
     def watch(self, conn: Connection) -> None: ...

@@ -13,6 +13,7 @@ import httptools
 
 from wattmill.distribution.http import WANTED, HttpRequest, judge_head, judge_header, path_of, too_large
 from wattmill.distribution.known_head import KnownHead, learn
+from wattmill.distribution.outbox import WHOLE_BYTES
 from wattmill.distribution.spec import KERNEL_BUFFER_BYTES, Limits
 from wattmill.vocab.refusal import Refusal
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _SLICE = 16_384  # bytes parsed at a time: bounds how many pipelined requests can exist as objects
 _TRIES = 4
 _LINGER_S = 2.0  # how long a refused upload is read and dropped, so that the client can read the answer
+_MOST_UNSENT = 16  # pieces that are put off
 _NO_UPGRADE = Refusal(code="bad_http", message="protocol upgrades and CONNECT are not offered here")
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -65,6 +67,8 @@ class Connection(asyncio.Protocol):
         "_streaming",
         "_target",
         "_unlike",
+        "_unsent",
+        "_until_s",
         "_writing_paused",
         "client",
         "current",
@@ -82,6 +86,8 @@ class Connection(asyncio.Protocol):
         self._parser: Any = httptools.HttpRequestParser(self)
         self._queue: deque[HttpRequest] = deque()
         self._pending = bytearray()
+        self._unsent: list[bytes] = []  # of answers: it leaves at the end of this turn of the loop
+        self._until_s = 0.0  # so long a client may take to read an answer that has ended
         self._pumping = False
         self._reading_paused = False
         self._writing_paused = False
@@ -177,7 +183,7 @@ class Connection(asyncio.Protocol):
         if self.client is not None:
             self.transport.abort()
         else:
-            self.transport.close()
+            self.close()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -188,6 +194,7 @@ class Connection(asyncio.Protocol):
         self._dead = True
         self._queue.clear()
         self._pending.clear()
+        self._unsent.clear()
         client, self.client, self.current = self.client, None, None
         if client is not None:
             client.client_gone()
@@ -215,6 +222,7 @@ class Connection(asyncio.Protocol):
         if self.current is not None:
             self.deadline_s = float("inf")
             self.cut()
+            self.flush()
             if self._unfinished():
                 self.transport.abort()  # the client does not even read why
         elif self._request is not None and not self._lingering:
@@ -229,6 +237,7 @@ class Connection(asyncio.Protocol):
                 )
             self._refuse_all(late)
         else:
+            self.flush()
             self.deadline_s = float("inf")
             if self.transport.get_write_buffer_size():
                 self.transport.abort()
@@ -240,7 +249,12 @@ class Connection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         if self.current is None and not self._queue and self._request is None:
-            self.transport.close()
+            self.close()
+
+    def close(self) -> None:
+        """Close when all that was answered has been written."""
+        self.flush()
+        self.transport.close()
 
     def cut(self) -> None:
         """End the present answer now, with a word to the client if it still reads."""
@@ -351,7 +365,7 @@ class Connection(asyncio.Protocol):
         request.close = not self._parser.should_keep_alive()
         if request.want_continue and self.current is None and not self._queue:
             request.want_continue = False
-            self.transport.write(_CONTINUE)
+            self._write(_CONTINUE)
 
     def on_chunk_header(self) -> None:
         self._chunks += 1
@@ -390,7 +404,7 @@ class Connection(asyncio.Protocol):
                     request = self._request
                     if request is not None and request.want_continue:
                         request.want_continue = False
-                        self.transport.write(_CONTINUE)
+                        self._write(_CONTINUE)
                     part = bytes(self._pending[:_SLICE])
                     del self._pending[:_SLICE]
                     self._parse(part)
@@ -401,7 +415,7 @@ class Connection(asyncio.Protocol):
         request = self._request
         if request is not None and request.want_continue and self.current is None:
             request.want_continue = False
-            self.transport.write(_CONTINUE)
+            self._write(_CONTINUE)
         if self._reading_paused and len(self._pending) <= self._limits.pipelined_bytes:
             self._reading_paused = False
             self._server.unwatch(self)
@@ -423,8 +437,10 @@ class Connection(asyncio.Protocol):
         assert request is not None
         self.current = self.client = None
         self._streaming = False
-        if self.transport.get_write_buffer_size():  # it still reads: the time of its request goes on
-            self.deadline_s = request.arrived_s + self._limits.total_s
+        # A client that has yet to read all of it has the time of its request for that.
+        self._until_s = request.arrived_s + self._limits.total_s
+        if self.transport.get_write_buffer_size():
+            self.deadline_s = self._until_s
         else:
             self.deadline_s = self._server.now_s + self._limits.idle_s
         if request.close or self._server.draining:
@@ -434,7 +450,7 @@ class Connection(asyncio.Protocol):
             if request.refusal is not None:
                 self._linger()
             else:
-                self.transport.close()
+                self.close()
         elif not self._pumping:
             self._pump()
 
@@ -448,10 +464,40 @@ class Connection(asyncio.Protocol):
             self._reading_paused = False
             self._server.unwatch(self)
             self.transport.resume_reading()
+        self.flush()
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
     # ---- answering
+
+    def _write(self, data: bytes) -> None:
+        """Write at the end of this turn of the loop, with what others write then, or now."""
+        outbox, unsent = self._server.outbox, self._unsent
+        if not unsent:
+            if not outbox.at_once and len(data) <= WHOLE_BYTES:
+                unsent.append(data)
+                outbox.put_off(self)
+                return
+            outbox.at_once -= outbox.at_once > 0
+            self.transport.write(data)
+            return
+        unsent.append(data)
+        if len(data) > WHOLE_BYTES or len(unsent) > _MOST_UNSENT:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was put off."""
+        unsent = self._unsent
+        if not unsent:
+            return
+        transport = self.transport
+        data = unsent[0] if len(unsent) == 1 else b"".join(unsent)
+        unsent.clear()
+        if transport.is_closing():
+            return
+        transport.write(data)
+        if self.current is None and transport.get_write_buffer_size():
+            self.deadline_s = self._until_s
 
     def answer(self, head: bytes, body: bytes) -> None:
         """Write a whole answer. `head` is the status line and headers, each with its line end."""
@@ -464,14 +510,12 @@ class Connection(asyncio.Protocol):
             head += b"connection: keep-alive\r\n"
         if request.method == b"HEAD":
             body = b"%d" % len(body)
-            self.transport.write(b"%b%bcontent-length: %b\r\n\r\n" % (head, self._server.date, body))
+            self._write(b"%b%bcontent-length: %b\r\n\r\n" % (head, self._server.date, body))
         elif len(body) < 65_536:
-            self.transport.write(
-                b"%b%bcontent-length: %d\r\n\r\n%b" % (head, self._server.date, len(body), body)
-            )
+            self._write(b"%b%bcontent-length: %d\r\n\r\n%b" % (head, self._server.date, len(body), body))
         else:
-            self.transport.write(b"%b%bcontent-length: %d\r\n\r\n" % (head, self._server.date, len(body)))
-            self.transport.write(body)
+            self._write(b"%b%bcontent-length: %d\r\n\r\n" % (head, self._server.date, len(body)))
+            self._write(body)
         self._served()
 
     def begin(self, head: bytes, payloads: list[bytes]) -> None:
@@ -487,7 +531,7 @@ class Connection(asyncio.Protocol):
             head += b"connection: close\r\n"
         self._streaming = True
         first = b"".join([self.framed(payload) for payload in payloads])
-        self.transport.write(b"%b%b\r\n%b" % (head, self._server.date, first))
+        self._write(b"%b%b\r\n%b" % (head, self._server.date, first))
 
     def framed(self, payload: bytes) -> bytes:
         """Return `payload` as one chunk of the present answer; empty stays empty (it would end it)."""
@@ -499,7 +543,7 @@ class Connection(asyncio.Protocol):
     def send(self, framed: bytes) -> None:
         """Write chunks made by `framed`: several may leave in one call, each keeps its own frame."""
         if self.current is not None:
-            self.transport.write(framed)
+            self._write(framed)
 
     def end(self, framed: bytes = b"") -> None:
         """Write last chunks and end the answer."""
@@ -509,11 +553,12 @@ class Connection(asyncio.Protocol):
         if not request.http10:
             framed += b"0\r\n\r\n"
         if framed:
-            self.transport.write(framed)
+            self._write(framed)
         self._served()
 
     def break_off(self) -> None:
         """End an answer that cannot be completed, so that the client can tell."""
+        self.flush()
         self.transport.abort()
 
 

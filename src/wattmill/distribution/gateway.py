@@ -19,6 +19,7 @@ from wattmill.distribution.gate import Gate
 from wattmill.distribution.http import RUN_IN_URL, HttpRequest
 from wattmill.distribution.linger import LingerWatch
 from wattmill.distribution.metrics import Metrics
+from wattmill.distribution.outbox import Outbox
 from wattmill.distribution.resilience import Resilience
 from wattmill.distribution.retry_budget import RetryBudget
 from wattmill.distribution.server import SWEEP_S
@@ -121,6 +122,7 @@ class Gateway:
         self._seq = first_seq - 1
         self._progress_at_s = clock.now() + _PROGRESS_S
         self._loop = asyncio.get_running_loop()
+        self._outbox = Outbox(self._loop.call_soon)  # of requests to engines
         self._timer = self._loop.call_later(SWEEP_S, self._sweep)
 
     def state(self, pool: str) -> BackendState:
@@ -139,7 +141,7 @@ class Gateway:
             old = self.upstreams.get(pool)
             if old is None or old.backend != backend:
                 state, counts = self.state(pool), self.metrics.pool(pool)
-                old = Upstream(backend, clock=self._clock, state=state, counts=counts)
+                old = Upstream(backend, clock=self._clock, state=state, counts=counts, outbox=self._outbox)
             fresh[pool] = old
         for pool, upstream in self.upstreams.items():
             if fresh.get(pool) is not upstream:

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from wattmill.distribution.connection import Connection
 from wattmill.distribution.http import HttpRequest
+from wattmill.distribution.outbox import Outbox
 from wattmill.distribution.spec import Limits
 from wattmill.ports import Clock
 from wattmill.vocab.refusal import Refusal
@@ -64,6 +65,7 @@ class Server:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self.outbox = Outbox(self._loop.call_soon)  # of answers
         self._sweep()
 
     async def listen(self, sock: socket.socket, *, tls: ssl.SSLContext | None = None) -> None:
@@ -93,7 +95,7 @@ class Server:
         for connection in left:
             connection.cut()
         for connection in list(self.connections):
-            connection.transport.close()
+            connection.close()
         await asyncio.sleep(0)
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()

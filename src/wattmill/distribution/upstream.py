@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from wattmill.distribution.backend_state import LESSONS, BackendState
 from wattmill.distribution.metrics import PoolCounts
+from wattmill.distribution.outbox import Outbox
 from wattmill.distribution.spec import Backend
 from wattmill.distribution.upstream_conn import Handle, Sink, UpstreamConnection
 from wattmill.ports import Clock
@@ -39,12 +40,14 @@ class Upstream:
         clock: Clock,
         state: BackendState | None = None,
         counts: PoolCounts | None = None,
+        outbox: Outbox | None = None,
     ) -> None:
         self.backend = backend
         self.state = state if state is not None else BackendState(backend.pool)
         self.counts = counts if counts is not None else PoolCounts()
         self._clock = clock
         self._loop = asyncio.get_running_loop()
+        self.outbox = outbox if outbox is not None else Outbox(self._loop.call_soon)
         url = urlsplit(backend.base_url)
         if url.scheme not in ("http", "https") or not url.hostname:
             raise BadBackendError(

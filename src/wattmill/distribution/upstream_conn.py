@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import httptools
 
+from wattmill.distribution.outbox import WHOLE_BYTES
 from wattmill.distribution.spec import KERNEL_BUFFER_BYTES
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_parts",
         "_raw_head",
         "_status",
+        "_unsent",
         "_wrote_bytes",
         "alive",
         "dead",
@@ -118,6 +120,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
         self.sink: Sink | None = None
         self.request: bytes | None = None  # kept until the first byte of the answer, to send it again
+        self._unsent: bytes | None = None  # it leaves at the end of this turn of the loop
         self.reused = False
         self.paused = False
         self.dead = False
@@ -151,11 +154,22 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._before_bytes = self._wrote_bytes
         self._wrote_bytes += len(request)
         sink.handle = self
-        self.transport.write(request)
+        outbox = self.owner.outbox
+        if outbox.at_once or len(request) > WHOLE_BYTES:
+            outbox.at_once -= outbox.at_once > 0
+            self.transport.write(request)
+        else:
+            self._unsent = request
+            outbox.put_off(self)
+
+    def flush(self) -> None:
+        unsent, self._unsent = self._unsent, None
+        if unsent is not None and not self.dead and not self.transport.is_closing():
+            self.transport.write(unsent)
 
     def abort(self) -> None:
         self.sink = None
-        self.request = None
+        self.request = self._unsent = None
         self.owner.gone(self)
         self.transport.abort()
 
@@ -200,7 +214,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def _lose(self, kind: str, text: str) -> None:
         sink, self.sink = self.sink, None
-        self.request = None
+        self.request = self._unsent = None
         self.owner.gone(self)
         self.transport.abort()
         if sink is not None:
