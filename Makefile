@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines lock docs fresh-machine clean caps
+.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines lock docs fresh-machine clean caps shifting
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,6 +69,9 @@ faults: dev ## ten thousand scripted faults, streamed and not, with and without 
 
 policies: dev ## routing policies and LiteLLM's on two whole traces, against a lower bound; writes benchmarks/results/policies.json
 	$(PY) benchmarks/policies.py $(ARGS)
+
+shifting: dev ## what moving work in time and between places saves, on the hourly prices and carbon of 2024
+	$(PY) benchmarks/shifting.py
 
 aiperf: dev ## replay a trace by a neutral client (installs aiperf into its own .venv-aiperf)
 	$(PY) benchmarks/aiperf_replay.py $(ARGS)

@@ -1,0 +1,105 @@
+"""A bill, month by month, from the power that was taken and given in each interval."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wattmill.power.tariff.spec import MonthBill, Tariff
+from wattmill.units import J_PER_KWH, W_PER_KW
+
+Series = NDArray[np.float64]
+
+
+def local_times(tariff: Tariff, start: datetime, step_s: int, count: int) -> list[datetime]:
+    """Return the local time of the tariff at the beginning of each interval. `start` is UTC and aware."""
+    if start.tzinfo is None:
+        raise ValueError(f"start {start.isoformat()} has no time zone: give it in UTC")
+    shift = timedelta(hours=tariff.utc_offset_h)
+    first = start.astimezone(UTC) + shift
+    return [first + timedelta(seconds=step_s * at) for at in range(count)]
+
+
+def prices_usd_per_kwh(tariff: Tariff, times: list[datetime], real_time: Series | None = None) -> Series:
+    """Return the price of energy in each interval; `real_time` in dollars per kWh where the tariff has it."""
+    if tariff.real_time != (real_time is not None):
+        needed = "needs a series of prices" if tariff.real_time else "takes no series of prices"
+        raise ValueError(f"tariff {tariff.name!r} {needed} (real_time = {tariff.real_time})")
+    if real_time is not None:
+        return np.asarray(real_time + tariff.usd_per_kwh)
+    return np.array([_window_price(tariff, at) for at in times])
+
+
+def bill(
+    tariff: Tariff,
+    *,
+    start: datetime,
+    step_s: int,
+    import_w: Series,
+    export_w: Series | None = None,
+    real_time_usd_per_kwh: Series | None = None,
+    peaks_before_kw: tuple[float, ...] = (),
+) -> tuple[MonthBill, ...]:
+    """Return what each calendar month costs.
+
+    Args:
+        step_s: length of an interval; it divides the tariff's `demand_s` or is a multiple of it. With longer
+            intervals the peak is a lower bound: a mean over an hour hides its highest quarter.
+        peaks_before_kw: charged peaks of the months before, oldest first, for the ratchet.
+    """
+    times = local_times(tariff, start, step_s, len(import_w))
+    price = prices_usd_per_kwh(tariff, times, real_time_usd_per_kwh)
+    out_w = np.zeros_like(import_w) if export_w is None else export_w
+    kwh = step_s / J_PER_KWH
+    months = [at.strftime("%Y-%m") for at in times]
+    edges = [0, *(at for at in range(1, len(months)) if months[at] != months[at - 1]), len(months)]
+    peaks = list(peaks_before_kw)
+    bills: list[MonthBill] = []
+    for begin, end in pairwise(edges):
+        part = slice(begin, end)
+        energy_kwh = float(import_w[part].sum()) * kwh
+        peak_kw = _peak_w(import_w[part], step_s, tariff.demand_s) / W_PER_KW
+        before = peaks[-tariff.ratchet_months :] if tariff.ratchet_months else []
+        charged_kw = max([peak_kw, *(tariff.ratchet * was for was in before)])
+        peaks.append(peak_kw)
+        missing_kwh = max(0.0, tariff.least_kwh_per_month - energy_kwh)
+        bills.append(
+            MonthBill(
+                month=months[begin],
+                energy_kwh=energy_kwh,
+                peak_kw=peak_kw,
+                charged_kw=charged_kw,
+                energy_usd=float((import_w[part] * price[part]).sum()) * kwh,
+                demand_usd=charged_kw * tariff.demand_usd_per_kw,
+                minimum_usd=missing_kwh * tariff.usd_per_kwh,
+                export_usd=float(out_w[part].sum()) * kwh * tariff.export_usd_per_kwh,
+            )
+        )
+    return tuple(bills)
+
+
+def _window_price(tariff: Tariff, at: datetime) -> float:
+    for window in tariff.windows:
+        if (
+            at.month in window.months
+            and at.weekday() in window.weekdays
+            and window.from_hour <= at.hour < window.to_hour
+        ):
+            return window.usd_per_kwh
+    return tariff.usd_per_kwh
+
+
+def _peak_w(power_w: Series, step_s: int, demand_s: int) -> float:
+    """Return the highest mean over `demand_s`, in intervals that begin with the month."""
+    if step_s >= demand_s:
+        return float(power_w.max(initial=0.0))
+    if demand_s % step_s:
+        raise ValueError(f"step_s must divide demand_s, {demand_s}, or be longer, got {step_s}")
+    together = demand_s // step_s
+    whole = len(power_w) // together * together
+    means = power_w[:whole].reshape(-1, together).mean(axis=1)
+    rest = power_w[whole:]
+    return float(max(means.max(initial=0.0), rest.sum() / together if len(rest) else 0.0))

@@ -1,0 +1,1 @@
+"""From the grid to the chip: stages that convert power, each with its losses at the load it really has."""

@@ -1,0 +1,1 @@
+"""Where the heat goes: water loops, coolers, trim chillers, and what of the heat somebody can use."""

@@ -1,0 +1,159 @@
+"""What it takes to carry heat outside: hours, watts and litres, against hand calculations."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections import defaultdict
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from wattmill.site.cooling.model import EVAPORATION_J_PER_KG, Year, carry, sold_w, year
+from wattmill.site.cooling.spec import WATER_CLASSES_C, Buyer, Loop, Plant
+
+_WEATHER = Path(__file__).parent / "fixtures" / "weather" / "tmy_us7.csv.gz"
+AIR = Loop(supply_c=23, inside_fan_w_per_w=0.03)
+
+
+@cache
+def weather() -> dict[str, np.ndarray]:
+    rows: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    with gzip.open(_WEATHER, "rt", newline="") as lines:
+        for row in csv.DictReader(lines):
+            rows[row["site"]].append((float(row["t_db_c"]), float(row["t_wb_c"])))
+    return {site: np.array(values) for site, values in rows.items()}
+
+
+def a_year(site: str, *, supply_c: float, exchanger_k: float = 0.0, cooler: str = "dry") -> Year:
+    hours = next(values for name, values in weather().items() if site in name)
+    it_w = np.full(len(hours), 8e6)
+    liquid = Loop(supply_c=supply_c, exchanger_k=exchanger_k, cooler=cooler)  # type: ignore[arg-type]
+    return year(
+        Plant(liquid=liquid, air=AIR),
+        it_w,
+        conversion_w=it_w * 0.05,
+        fixed_w=5e4,
+        rated_it_w=1e7,
+        dry_bulb_c=hours[:, 0],
+        wet_bulb_c=hours[:, 1],
+        hour_s=3600.0,
+    )
+
+
+def test_water_of_45_degrees_needs_a_chiller_1056_hours_in_phoenix_and_none_in_virginia() -> None:
+    assert a_year("Phoenix", supply_c=45).chiller_hours == 1056
+    assert a_year("VA_Leesburg", supply_c=45).chiller_hours == 0
+
+
+def test_four_kelvin_in_the_distribution_unit_double_the_hours_in_phoenix() -> None:
+    assert a_year("Phoenix", supply_c=45, exchanger_k=4).chiller_hours == 2115
+    assert a_year("VA_Leesburg", supply_c=45, exchanger_k=4).chiller_hours == 57
+
+
+@pytest.mark.parametrize("site", ["Phoenix", "Atlanta", "Chicago", "Seattle", "San.Jose", "Dallas", "VA_"])
+def test_colder_water_never_costs_less(site: str) -> None:
+    pues = [a_year(site, supply_c=supply_c).pue for supply_c in sorted(WATER_CLASSES_C.values())]
+    assert pues == sorted(pues, reverse=True)
+    assert pues[-1] > 1.05  # conversion alone is 5 %
+
+
+def test_a_trim_chiller_takes_the_part_of_the_rise_that_the_outside_could_not() -> None:
+    # 42 °C outside + 8 K = 50 °C reached, 45 °C wanted, rise 10 K: half of the heat. Condensing at 52 °C,
+    # evaporating at 43 °C: lift 9 K, COP 0.5 x 316.15 / 9 = 17.56.
+    got = carry(
+        Loop(supply_c=45),
+        np.array([1e6]),
+        rated_heat_w=1e6,
+        dry_bulb_c=np.array([42.0]),
+        wet_bulb_c=np.array([20.0]),
+        cycles=4,
+    )
+    assert got.chiller_share[0] == pytest.approx(0.5)
+    assert got.chiller_w[0] == pytest.approx(0.5e6 / (0.5 * 316.15 / 9))
+    assert got.fan_w[0] == pytest.approx(0.02 * 1e6)  # the coolers run at full speed
+
+
+def test_fans_follow_the_cube_of_the_air_that_is_needed() -> None:
+    # 29 °C outside: 16 K to the water instead of 8, so half the air, an eighth of the power.
+    got = carry(
+        Loop(supply_c=45),
+        np.array([1e6]),
+        rated_heat_w=1e6,
+        dry_bulb_c=np.array([29.0]),
+        wet_bulb_c=np.array([20.0]),
+        cycles=4,
+    )
+    assert got.fan_w[0] == pytest.approx(0.02 * 1e6 / 8)
+    assert got.chiller_w[0] == 0
+
+
+def test_a_wet_cooler_evaporates_its_heat_and_blows_down_by_its_cycles() -> None:
+    got = carry(
+        Loop(supply_c=32, cooler="wet"),
+        np.array([1e6]),
+        rated_heat_w=1e6,
+        dry_bulb_c=np.array([35.0]),
+        wet_bulb_c=np.array([20.0]),
+        cycles=4,
+    )
+    assert got.chiller_w[0] == 0
+    assert got.water_l_per_s[0] == pytest.approx(1e6 / EVAPORATION_J_PER_KG * 4 / 3)
+
+
+def test_without_a_chiller_the_missed_kelvins_are_told_and_no_heat_is_moved_in_secret() -> None:
+    got = carry(
+        replace(Loop(supply_c=45), chiller=False),
+        np.array([1e6]),
+        rated_heat_w=1e6,
+        dry_bulb_c=np.array([40.0]),
+        wet_bulb_c=np.array([20.0]),
+        cycles=4,
+    )
+    assert got.too_warm_k[0] == pytest.approx(3.0)
+    assert got.chiller_w[0] == 0
+
+
+@given(st.floats(-20, 50), st.floats(0.2, 1.0))
+def test_a_warmer_hour_never_needs_less(outside_c: float, part: float) -> None:
+    def needs(at_c: float) -> float:
+        return float(
+            carry(
+                Loop(supply_c=32),
+                np.array([part * 1e6]),
+                rated_heat_w=1e6,
+                dry_bulb_c=np.array([at_c]),
+                wet_bulb_c=np.array([at_c]),
+                cycles=4,
+            ).electricity_w[0]
+        )
+
+    assert needs(outside_c + 1.0) >= needs(outside_c) - 1e-6
+
+
+def test_heat_warmer_than_the_buyer_needs_is_sold_as_it_is_in_his_months_only() -> None:
+    buyer = Buyer(at_c=50, months=(1, 12), most_w=4e5, usd_per_mwh=20)
+    taken, pump = sold_w(buyer, np.array([1e6, 1e6]), return_c=55, month=np.array([1, 7]))
+    assert taken.tolist() == [4e5, 0.0]
+    assert pump.tolist() == [0.0, 0.0]
+
+
+def test_a_heat_pump_lifts_what_is_too_cold_and_its_electricity_arrives_as_heat() -> None:
+    # To 70 + 3 °C from 45 °C: COP 0.5 x 346.15 / 28 = 6.181.
+    buyer = Buyer(at_c=70, months=(1,), most_w=1e9, usd_per_mwh=20)
+    delivered, pump = sold_w(buyer, np.array([1e6]), return_c=45, month=np.array([1]))
+    cop = 0.5 * 346.15 / 28
+    assert pump[0] == pytest.approx(delivered[0] / cop)
+    assert delivered[0] - pump[0] == pytest.approx(1e6)
+
+
+def test_what_computes_and_what_is_lost_is_the_facility_to_the_joule() -> None:
+    got = a_year("Dallas", supply_c=32)
+    assert got.facility_j == got.it_j + got.conversion_j + got.cooling_j + got.fixed_j
+    assert got.pue == got.facility_j / got.it_j
+    assert got.wue_l_per_kwh == 0  # dry coolers
