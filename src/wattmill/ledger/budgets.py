@@ -10,8 +10,8 @@ may hold what it held.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -30,6 +30,7 @@ from wattmill.vocab.refusal import Refusal
 CHUNK_REQUESTS = 32
 """At least so many requests of the asking one's size, before the demand of a gauge is known."""
 _NUSD = UNITS.index("nusd")
+T = TypeVar("T")
 
 
 class Allotments(Holdings):
@@ -131,6 +132,15 @@ class Allotments(Holdings):
         except asyncio.CancelledError:
             task.add_done_callback(self._release)
             raise
+
+    def lease_now(
+        self, path: tuple[int, ...], worst: Spend | int, floor: Spend | int
+    ) -> Reservation | Refusal:
+        """The same where whoever runs the blocking calls awaits nothing, as in a simulation: it answers at
+        once. Raises `RuntimeError` where it would have to wait."""
+        worst = Spend(worst) if isinstance(worst, int) else worst
+        floor = Spend(floor) if isinstance(floor, int) else floor
+        return at_once(self._lease(path, worst, floor))
 
     # --- inside ------------------------------------------------------------------------------------------
 
@@ -255,6 +265,17 @@ class Allotments(Holdings):
             answer = task.result()
             if isinstance(answer, Reservation):
                 self.settle(answer, NOTHING)
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns that never waits. Raises `RuntimeError` if it does."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    work.close()
+    raise RuntimeError("this would have to wait, and in a simulation nobody else runs meanwhile")
 
 
 def _take(nusd: int, money: tuple[Allotment, ...], parts: Sequence[Part] = ()) -> Reservation:

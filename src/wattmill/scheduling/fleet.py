@@ -123,13 +123,21 @@ class FleetView:
             Snapshot(
                 self.fleet.id,
                 now_us,
-                msgspec.msgpack.encode(self.fleet),
+                msgspec.msgpack.encode(self.fleet, order="deterministic"),
                 self._policy,
-                msgspec.msgpack.encode(self._weights),
+                msgspec.msgpack.encode(self._weights, order="deterministic"),
                 self._memory.seed,
                 self._version,
             )
         )
+
+    def declare(self, pools: tuple[Pool, ...]) -> None:
+        """Go by other declared figures of the same places from now on: a place has grown, or its price has
+        changed."""
+        if [pool.name for pool in pools] != [pool.name for pool in self._declared]:
+            raise ValueError("other places need another view: what was learned of these is not theirs")
+        self._declared = pools
+        self.refresh()
 
     def route(
         self, request: Request, caller: Caller, prompt: bytes | msgspec.Raw | None = None

@@ -71,7 +71,9 @@ class Memory:
         policy, takes_turns = policy_of(caller)
         self._last_asker += 1
         found = Known(caller, self._last_asker, policy, takes_turns)
-        told = journal.append_note(Asker(found.id, clock.wall_us(), msgspec.msgpack.encode(caller)))
+        told = journal.append_note(
+            Asker(found.id, clock.wall_us(), msgspec.msgpack.encode(caller, order="deterministic"))
+        )
         if told:  # else there was no room: its next request tries again
             if len(self._known) >= MOST_ASKERS:
                 self._known.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -23,13 +23,62 @@ from wattmill.scheduling.spec import Pool
 from wattmill.vocab.tier import Tier
 
 
+def filled(settings: Settings, pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
+    """Return the places as the policy is to see them; see `WorkerTiers.filled`."""
+    if not settings.tiers:
+        return pools
+    beyond = settings.gateway.workers - 1
+    return tuple(
+        msgspec.structs.replace(pool, queue=min(pool.queue, settings.admission.ahead) + beyond)
+        for pool in pools
+    )
+
+
+def admission_plan(settings: Settings, pools: tuple[Pool, ...]) -> Plan:
+    """Return what the last gate works by."""
+    declared = settings.pools
+    return Plan(
+        rules=admission_rules(settings.tiers, settings.admission, workers=settings.gateway.workers),
+        tiers={name: number for number, name in enumerate(tier_plans(settings.tiers))},
+        slots=tuple(pool.slots + min(declared[pool.name].queue, settings.admission.ahead) for pool in pools),
+        fair_over=settings.admission.fair_over,
+        prompt_share=settings.admission.prompt_share,
+        expected_output_tok=settings.routing.expected_output_tok,
+        bound_tok_per_tok=settings.routing.bound_tok_per_tok,
+    )
+
+
+def tier_gate(settings: Settings) -> TierGate:
+    """Return the first gate, with what each tier promises."""
+    tiers = {
+        name: Tier(
+            name=name,
+            number=number,
+            rank=one.rank,
+            ttft_s=one.ttft_s,
+            tok_per_s=one.tok_per_s,
+            context_tok=one.context_tok,
+            privacy=one.privacy,
+        )
+        for number, (name, one) in enumerate(tier_plans(settings.tiers).items())
+    }
+    return TierGate(tiers, bound_tok_per_tok=settings.routing.bound_tok_per_tok)
+
+
+class Admits(Protocol):
+    """Whoever holds the gate that fills places."""
+
+    @property
+    def admission(self) -> AdmissionGate | None: ...
+
+
 class SeenByAll:
     """A place as the policy is to see it where admission fills it: busy with requests of other workers too,
     and with those that are on their way."""
 
     __slots__ = ("_state", "_tiers")
 
-    def __init__(self, state: BackendState, tiers: WorkerTiers) -> None:
+    def __init__(self, state: BackendState, tiers: Admits) -> None:
         self._state = state
         self._tiers = tiers
 
@@ -62,13 +111,7 @@ class WorkerTiers:
         """Return the places as the policy is to see them: with tiers who waits, waits at the gateway. The few
         that may be inside beyond the slots are those of `ahead`, and one for each worker that looks at the
         same moment."""
-        if not settings.tiers:
-            return pools
-        beyond = settings.gateway.workers - 1
-        return tuple(
-            msgspec.structs.replace(pool, queue=min(pool.queue, settings.admission.ahead) + beyond)
-            for pool in pools
-        )
+        return filled(settings, pools)
 
     def life(self, settings: Settings, pool: str) -> BackendState:
         """Return a place's life as the policy is to see it."""
@@ -88,38 +131,14 @@ class WorkerTiers:
         pools = fleet.fleet.pools
         self._share(settings, [pool.name for pool in pools])
         lives = [self._gateway.state(pool.name) for pool in pools]
-        declared = settings.pools
-        plan = Plan(
-            rules=admission_rules(settings.tiers, settings.admission, workers=settings.gateway.workers),
-            tiers={name: number for number, name in enumerate(tier_plans(settings.tiers))},
-            slots=tuple(
-                pool.slots + min(declared[pool.name].queue, settings.admission.ahead) for pool in pools
-            ),
-            fair_over=settings.admission.fair_over,
-            prompt_share=settings.admission.prompt_share,
-            expected_output_tok=settings.routing.expected_output_tok,
-            bound_tok_per_tok=settings.routing.bound_tok_per_tok,
-        )
+        plan = admission_plan(settings, pools)
         if self.admission is None:
             self.admission = AdmissionGate(
                 plan, clock=self._clock, fleet=lambda: fleet.fleet, lives=lives, shared=self._room
             )
         else:
             self.admission.use(plan, fleet=lambda: fleet.fleet, lives=lives)
-        tiers = {
-            name: Tier(
-                name=name,
-                number=number,
-                rank=one.rank,
-                ttft_s=one.ttft_s,
-                tok_per_s=one.tok_per_s,
-                context_tok=one.context_tok,
-                privacy=one.privacy,
-            )
-            for number, (name, one) in enumerate(tier_plans(settings.tiers).items())
-        }
-        first = TierGate(tiers, bound_tok_per_tok=settings.routing.bound_tok_per_tok)
-        return (first, *others, self.admission)
+        return (tier_gate(settings), *others, self.admission)
 
     def tick(self) -> None:
         """See which other workers live; a few times a second."""
