@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from wattmill import __version__
 from wattmill.distribution.backend_state import BackendState
@@ -59,6 +59,16 @@ class Untold:
 
     def append_note(self, fact: Fact) -> bool:
         return True
+
+
+class Prompt(Protocol):
+    """What is known of a prompt's text: how long it is, and which blocks it begins with."""
+
+    @property
+    def input_tok(self) -> int: ...
+
+    @property
+    def blocks(self) -> tuple[int, ...]: ...
 
 
 class _Sent(NamedTuple):
@@ -180,7 +190,7 @@ def chats(*, model: str, caller: Caller, weights: Weights) -> Asks:
     return asks
 
 
-def prefix_of_blocks(work: Work) -> Prefix:
+def prefix_of_blocks(work: Prompt) -> Prefix:
     """Return marks of the prompt's beginnings as `scheduling.prefix` would make them of its bytes, about
     four to a token: a block stands for its bytes, so beginnings inside the first block count as the whole of
     it."""

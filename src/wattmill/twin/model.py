@@ -48,6 +48,14 @@ def steps_until(law: StepLaw, decoding: int, context_tok: int, ps: int) -> int:
     return steps
 
 
+def steps_within(law: StepLaw, decoding: int, context_tok: int, ps: int) -> int:
+    """Return how many decode steps have ended after `ps`."""
+    if ps <= 0:
+        return 0
+    steps = steps_until(law, decoding, context_tok, ps)
+    return steps if steps_ps(law, decoding, context_tok, steps) <= ps else steps - 1
+
+
 def whole_blocks_tok(blocks: int, input_tok: int) -> int:
     """Return the prompt tokens that `blocks` cached blocks save: at least one token is always computed."""
     return min(blocks * BLOCK_TOK, input_tok - 1)

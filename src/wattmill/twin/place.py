@@ -12,8 +12,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from heapq import heappop, heappush
 
-from wattmill.twin.model import prompt_ps, steps_ps, steps_until, whole_blocks_tok
-from wattmill.twin.spec import Place, Served, StepLaw, StreamLaw, Work
+from wattmill.twin.model import prompt_ps, steps_ps, steps_until, steps_within, whole_blocks_tok
+from wattmill.twin.spec import Broken, Place, Served, StepLaw, StreamLaw, Work
 
 NEVER = 1 << 62
 
@@ -69,6 +69,9 @@ class PrefixCache:
             count += 1
         return count
 
+    def clear(self) -> None:
+        self._blocks.clear()
+
     def keep(self, blocks: tuple[int, ...]) -> None:
         kept = self._blocks
         for block in blocks:
@@ -87,6 +90,8 @@ class BatchPlace:
         self.next_ps = NEVER
         self.busy_ps = 0  # time in which steps ran
         self.steps = 0
+        self.prompt_tok = 0  # computed, of whole steps
+        self.output_tok = 0
         self.log: list[tuple[int, int, int]] | None = None  # (from, to, steps), where somebody wants it
         self._at = at
         self._law = place.law
@@ -131,6 +136,34 @@ class BatchPlace:
                 break
         self.next_ps = min(here_ps, self._boundary_ps)
 
+    def busy_until(self, now_ps: int) -> int:
+        """Return the time in which steps ran, up to an instant to which this was advanced."""
+        return self.busy_ps if self._boundary_ps == NEVER else self.busy_ps + now_ps - self._from_ps
+
+    def break_off(self, now_ps: int) -> list[Broken]:
+        """The machine dies: return what it was at, by index, and forget it. A step that had not ended made
+        nothing."""
+        ran = 0
+        if self._boundary_ps != NEVER:
+            self.busy_ps += now_ps - self._from_ps
+            if not self._chunks:
+                ran = steps_within(self._law, len(self._ends), self._context_tok, now_ps - self._from_ps)
+        self.steps += ran
+        self.output_tok += ran * len(self._ends)
+        broken = [Broken(job.index, 0, 0, 0) for job in (*[item[1] for item in self._inbox], *self._waiting)]
+        broken += [Broken(job.index, job.done_tok, job.cached_tok, 0) for job in self._prompts]
+        broken += [
+            Broken(job.index, job.input_tok, job.cached_tok, job.output_tok - (last - self.steps))
+            for last, _, job in self._ends
+        ]
+        for gone in (self._inbox, self._waiting, self._prompts, self._chunks, self._ends):
+            gone.clear()
+        self._boundary_ps = self.next_ps = NEVER
+        self.in_flight = self._running = self._held_tok = self._context_tok = self._planned = 0
+        if self._cache is not None:
+            self._cache.clear()
+        return sorted(broken)
+
     def _arrived(self, now_ps: int) -> None:
         if self._boundary_ps == NEVER:
             self._plan(now_ps)
@@ -150,13 +183,16 @@ class BatchPlace:
             self.log.append((self._from_ps, now_ps, self._planned))
         ends = self._ends
         self._context_tok += self._planned * len(ends)
+        self.output_tok += self._planned * len(ends)
         while ends and ends[0][0] <= self.steps:
             job = heappop(ends)[2]
             self._context_tok -= job.input_tok + job.output_tok
             self._end(job, now_ps)
         for job, done_tok in self._chunks:
+            self.prompt_tok += done_tok - job.done_tok
             job.done_tok = done_tok
             if done_tok == job.input_tok:
+                self.output_tok += 1
                 self._prompts.popleft()
                 job.first_ps = now_ps
                 self._on_first(job.index, self._at)

@@ -6,6 +6,8 @@ bits): sums of step times are exact, so k steps jumped in one sum end at the sam
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from wattmill.scheduling.spec import Pool
@@ -74,3 +76,12 @@ class Served(msgspec.Struct, frozen=True, array_like=True, gc=False):
     first_ps: int  # first token
     end_ps: int
     cached_tok: int  # of the prompt, not computed again
+
+
+class Broken(NamedTuple):
+    """What a place had made of one piece of work when it died."""
+
+    work: int  # index
+    prompt_tok: int  # of the prompt, computed or found in the cache
+    cached_tok: int  # of these
+    output_tok: int

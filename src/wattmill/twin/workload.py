@@ -8,6 +8,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import msgspec
 
@@ -17,10 +18,13 @@ from wattmill.units import MS_PER_S, US_PER_S
 _US_PER_MS = US_PER_S // MS_PER_S
 
 
-def from_csv(path: Path, *, max_output_tok: int) -> list[Work]:
-    """Read a gzipped table of `t_s,in_tokens,out_tokens` (Azure's LLM traces). Prompts share nothing."""
+def from_csv(path: Path, *, max_output_tok: int | None) -> list[Work]:
+    """Read a table of `t_s,in_tokens,out_tokens` (Azure's LLM traces), gzipped or not. Prompts share nothing.
+
+    `max_output_tok` is what every client asks for at most; None: exactly what it will get.
+    """
     works: list[Work] = []
-    with gzip.open(path, "rt", newline="") as lines:
+    with _text(path) as lines:
         for row in csv.DictReader(lines):
             works.append(
                 _work(
@@ -33,11 +37,11 @@ def from_csv(path: Path, *, max_output_tok: int) -> list[Work]:
     return _ordered(works, path)
 
 
-def from_jsonl(path: Path, *, max_output_tok: int) -> list[Work]:
-    """Read gzipped JSON lines of Mooncake's form; `hash_ids` name blocks of 512 tokens, equal id equal
-    prefix."""
+def from_jsonl(path: Path, *, max_output_tok: int | None) -> list[Work]:
+    """Read JSON lines of Mooncake's form, gzipped or not; `hash_ids` name blocks of 512 tokens, equal id
+    equal prefix."""
     works: list[Work] = []
-    with gzip.open(path, "rt") as lines:
+    with _text(path) as lines:
         for line in lines:
             row = json.loads(line)
             works.append(
@@ -52,9 +56,22 @@ def from_jsonl(path: Path, *, max_output_tok: int) -> list[Work]:
     return _ordered(works, path)
 
 
+def _text(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", newline="")
+    return open(path, newline="")
+
+
 def _work(
-    *, at_us: int, input_tok: int, output_tok: int, max_output_tok: int, blocks: tuple[int, ...] = ()
+    *,
+    at_us: int,
+    input_tok: int,
+    output_tok: int,
+    max_output_tok: int | None,
+    blocks: tuple[int, ...] = (),
 ) -> Work:
+    if max_output_tok is None:
+        max_output_tok = output_tok
     if input_tok < 1 or output_tok < 1:
         raise ValueError(f"a request of {input_tok} input and {output_tok} output tokens: both must be >= 1")
     if output_tok > max_output_tok:

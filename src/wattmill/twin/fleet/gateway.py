@@ -1,0 +1,558 @@
+"""The gateway's steps of a request, without sockets: gates, route, reservation, attempt, end, and again.
+
+Everything that decides or counts is the live object: the gates, `scheduling.fleet.FleetView`, the purse
+(`ledger.budgets.Allotments`), the breaker and what is learned of a place (`distribution.backend_state`), the
+budget for trying again, the rating. The order of the steps is that of `distribution.exchange`; what is left
+out is what only bytes have: parsing, streams and their taps, hedges, continuation and cascades.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from wattmill.distribution.backend_state import LESSONS, BackendState
+from wattmill.distribution.engine_refusal import judge_status
+from wattmill.distribution.resilience import Resilience
+from wattmill.distribution.retry_budget import RetryBudget
+from wattmill.distribution.spec import Backend, BackendModel
+from wattmill.distribution.spending import Unseen, output_room, spend_at_end, worst_spend
+from wattmill.ledger.rating import output_affordable, rate, worst_case_nusd
+from wattmill.ports import Grant, Journal
+from wattmill.scheduling.fleet import FleetView
+from wattmill.twin.fleet.pool import RunningPool
+from wattmill.twin.fleet.spec import Client, Turn
+from wattmill.twin.fleet.timers import Clock
+from wattmill.twin.fleet.visit import Sent, Visit
+from wattmill.twin.gateway import prefix_of_blocks
+from wattmill.twin.spec import Broken, Served, Work
+from wattmill.units import PS_PER_S, PS_PER_US
+from wattmill.vocab.budget import NOTHING, Spend
+from wattmill.vocab.fact import End, Intent, Refused, Status, UsageSource
+from wattmill.vocab.refusal import CODES, Refusal
+from wattmill.vocab.request import Request, terms_of
+from wattmill.vocab.route import Candidate
+from wattmill.vocab.usage import Usage
+
+_LIMITED = frozenset({"budget_exceeded", "limit_reached"})
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+class Purse(Protocol):
+    """`ports.Purse` where the caps answer at once: nobody waits for a database in a simulation."""
+
+    def reserve(self, path: tuple[int, ...], worst: Spend) -> Grant | None: ...
+    def lease_now(self, path: tuple[int, ...], worst: Spend, floor: Spend) -> Grant | Refusal: ...
+    def settle(self, grant: Grant, spend: Spend) -> None: ...
+    def shrink(self, grant: Grant, worst: Spend) -> None: ...
+
+
+class Gate(Protocol):
+    """`distribution.gate.Gate`, of which a visit is all that it looks at."""
+
+    def enter(self, x: Any) -> Any: ...
+    def left(self, x: Any) -> None: ...
+
+
+class Metrics:
+    """Counts what gates count, by name and labels."""
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[str, ...], float] = {}
+
+    def count(self, *labels: str, by: float = 1) -> None:
+        self.counts[labels] = self.counts.get(labels, 0) + by
+
+
+class Rates:
+    """What a reservation is priced by: the ledger's own rule."""
+
+    worst_case = staticmethod(worst_case_nusd)
+    affordable = staticmethod(output_affordable)
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker's services are, for the twin."""
+
+    view: FleetView
+    life: dict[str, BackendState]
+    purse: Purse
+    journal: Journal
+    clock: Clock
+    backends: Mapping[str, Backend]
+    counts: frozenset[str]  # pools whose engines count a prompt when they are asked
+    gates: tuple[Gate, ...] = ()
+    resilience: Resilience = Resilience()
+    unseen: Unseen = "reserved"
+    default_output_tok: int = 512
+    bound_tok_per_tok: float = 4.0
+    affinity: bool = True
+
+
+class Heard(Protocol):
+    """Whoever wants to know what became of the requests."""
+
+    def ended(self, visit: Visit, status: Status, ttft_us: int | None, usage: Usage) -> None: ...
+    def refused(self, visit: Visit, refusal: Refusal) -> None: ...
+
+
+_RATES = Rates()
+
+
+class FrontGate:
+    """One gateway worker. Tell it its pools by `use`."""
+
+    def __init__(self, setup: Setup, heard: Heard) -> None:
+        self._setup = setup
+        self._clock = setup.clock
+        self._pools: dict[str, RunningPool] = {}
+        self._heard = heard
+        self._visits: dict[int, Visit] = {}
+        self._seq = 0
+        self.metrics = Metrics()
+        self.retries = RetryBudget(setup.resilience.retries)
+
+    def use(self, pools: Sequence[RunningPool]) -> None:
+        """Send to these pools: they tell this gate what became of it."""
+        self._pools = {pool.name: pool for pool in pools}
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts that have left and not ended."""
+        return len(self._visits)
+
+    # ---- arriving
+
+    def arrive(self, index: int, turn: Turn, client: Client, tries: int) -> Visit:
+        """A client asks. What becomes of it is told to `heard`, perhaps at once."""
+        setup, caller = self._setup, client.caller
+        ask = Request(
+            id="",
+            endpoint="chat",
+            model=client.model,
+            pool=client.pool,
+            stream=client.stream,
+            input_bound_tok=round(turn.input_tok * setup.bound_tok_per_tok),
+            max_output_tok=turn.max_output_tok,
+            privacy=client.privacy or caller.privacy,
+            operators=caller.operators,
+        )
+        prefix = prefix_of_blocks(turn) if turn.blocks and setup.affinity else ()
+        self._seq += 1
+        visit = Visit(self, index, turn, client, ask, self._clock.now_ps, self._seq, prefix, tries)
+        self._through_gates(visit)
+        return visit
+
+    def go_on(self, visit: Visit, refusal: Refusal | None) -> None:
+        if visit.over:
+            return
+        if refusal is not None:
+            self._refuse(visit, refusal)
+        else:
+            self._through_gates(visit)
+
+    def _through_gates(self, visit: Visit) -> None:
+        gates = self._setup.gates
+        while visit.gate < len(gates):
+            gate = gates[visit.gate]
+            visit.gate += 1
+            told = gate.enter(visit)
+            if isinstance(told, Refusal):
+                self._refuse(visit, told)
+                return
+            if told is not None:
+                return  # it calls `go_on` later
+        route = self._decide(visit)
+        if isinstance(route, Refusal):
+            self._refuse(visit, route)
+            return
+        visit.route = visit.new_route = route
+        visit.next = 0
+        self._try_next(visit)
+
+    def _decide(self, visit: Visit, *, paid: bool = False) -> Any:
+        """Ask the policy; where only open breakers stand against every place, try one that can be reached."""
+        view, caller = self._setup.view, visit.caller
+        route = view.place(visit.ask, caller, visit.prefix)
+        if isinstance(route, Refusal):
+            if route.code != "no_healthy_place":
+                return route
+        elif not visit.tried or any(c.pool not in visit.tried for c in route.candidates):
+            return route
+        states = [
+            state
+            for pool, state in self._setup.life.items()
+            if state.last_resort and visit.ask.model in self._setup.backends[pool].models
+            if pool not in visit.tried
+        ]
+        if not states:
+            return route
+        if not paid and self.retries.take(states[0].pool, caller.key, self._clock.now()) is not None:
+            return route
+        for state in states:
+            state.healthy = True
+        try:
+            return view.place(visit.ask, caller, visit.prefix)
+        finally:
+            for state in states:
+                state.healthy = False
+
+    # ---- from a route to an attempt
+
+    def _try_next(self, visit: Visit) -> None:
+        candidates = visit.route.candidates
+        while visit.next < len(candidates):
+            candidate = candidates[visit.next]
+            visit.next += 1
+            if candidate.pool in visit.tried:
+                continue
+            backend = self._setup.backends[candidate.pool]
+            model = backend.models[visit.ask.model]
+            if visit.ask.tier:
+                tiered = model.by_tier.get(visit.ask.tier)
+                if tiered is None:
+                    text = f"pool {candidate.pool!r}: tier {visit.ask.tier!r} has no price there"
+                    visit.failure = Refusal(code="unpriced", message=text)
+                    continue
+                model = tiered
+            visit.failure = self._prepare(visit, candidate, backend, model)
+            if visit.failure is None:
+                return
+        if visit.failure is None:
+            visit.failure = Refusal(
+                code="no_healthy_place", message=f"no place is left that serves {visit.ask.model!r}"
+            )
+        self._refuse(visit, visit.failure)
+
+    def _prepare(
+        self, visit: Visit, candidate: Candidate, backend: Backend, model: BackendModel
+    ) -> Refusal | None:
+        """Reserve the worst case and send, with less output where the caps allow only that; or say why
+        not."""
+        setup, ask = self._setup, visit.ask
+        purse, path = setup.purse, visit.caller.path
+        visit.counted_tok = None
+        clamp = ask.max_output_tok or setup.default_output_tok
+        if model.context_tok is not None:
+            clamp = min(clamp, model.context_tok)
+        while True:
+            input_tok = visit.input_tok
+            try:
+                worst = worst_spend(_RATES, backend, model, input_tok, clamp)
+                cost = worst_case_nusd(model.cost, input_tok, clamp)
+            except LookupError as error:
+                return Refusal(code="unpriced", message=f"pool {candidate.pool!r}: {error}")
+            grant = purse.reserve(path, worst)
+            if grant is not None:
+                self._send(visit, candidate, backend, model, grant, clamp, cost)
+                return None
+            floor = worst_spend(_RATES, backend, model, input_tok, min(1, clamp))
+            answer = purse.lease_now(path, worst, floor)
+            may_count = visit.counted_tok is None and candidate.pool in setup.counts
+            if isinstance(answer, Refusal):
+                if answer.code in _LIMITED and may_count:
+                    visit.counted_tok = visit.turn.input_tok
+                    continue
+                return answer
+            room = output_room(_RATES, answer, backend, model, input_tok, clamp)
+            if room < clamp and may_count:
+                purse.settle(answer, NOTHING)
+                visit.counted_tok = visit.turn.input_tok
+                continue
+            if room < 1:
+                purse.settle(answer, NOTHING)
+                return Refusal(
+                    code="budget_exceeded", message="the caps do not allow one token of this answer"
+                )
+            if room < clamp:
+                clamp = room
+                purse.shrink(answer, worst_spend(_RATES, backend, model, input_tok, clamp))
+                cost = worst_case_nusd(model.cost, input_tok, clamp)
+            self._send(visit, candidate, backend, model, answer, clamp, cost)
+            return None
+
+    def _send(
+        self,
+        visit: Visit,
+        candidate: Candidate,
+        backend: Backend,
+        model: BackendModel,
+        grant: Grant,
+        clamp: int,
+        cost: int,
+    ) -> None:
+        setup, ask, clock = self._setup, visit.ask, self._clock
+        pool = self._pools[candidate.pool]
+        seq = visit.seq
+        if visit.attempts:
+            self._seq += 1
+            seq = self._seq
+        else:
+            self.retries.asked(candidate.pool, visit.caller.key)
+        sent = visit.sent = Sent(candidate, backend, model, pool, grant, clamp, cost, seq)
+        visit.attempts += 1
+        route, visit.new_route = visit.new_route, None
+        setup.journal.append_intent(
+            Intent(
+                seq,
+                visit.seq,
+                visit.attempts - 1,
+                clock.wall_us(),
+                visit.caller.path,
+                candidate.pool,
+                ask.model,
+                "chat",
+                ask.stream,
+                ask.input_bound_tok,
+                clamp,
+                grant.nusd,
+                model.cost.id,
+                model.charge.id,
+                ask.max_output_tok,
+                route,
+                None,
+                ask.privacy,
+                cost,
+                1,
+                (),
+                ask.pool is not None,
+                terms_of(ask),
+                visit.queued_us,
+                held=grant.held,
+            )
+        )
+        state = setup.life[candidate.pool]
+        sent.started_ps = clock.now_ps
+        sent.beside = state.busy
+        sent.in_line_tok = ask.input_bound_tok
+        sent.ahead_tok = state.asked(ask.input_bound_tok)
+        state.took(clock.now())
+        turn = visit.turn
+        most = clamp  # an engine ends an answer where its context is full
+        if model.context_tok is not None:
+            most = max(1, min(clamp, model.context_tok - turn.input_tok))
+        work = sent.work = Work(
+            at_us=turn.at_us,
+            input_tok=turn.input_tok,
+            output_tok=min(turn.output_tok, most),
+            max_output_tok=most,
+            privacy=ask.privacy,
+            blocks=turn.blocks,
+        )
+        if not pool.connects:
+            self._failed(visit, "connect", f"pool {pool.name!r}: no connection", surely_down=True)
+            return
+        wait_s = pool.refuses(work)
+        if wait_s is not None:
+            said = judge_status(pool.name, 429, "the rate limit of the provider", wait_s)
+            state.rest(clock.now(), wait_s)
+            self._book(visit, "failed", None, "none", error=said.refusal.code, http_status=429)
+            self._attempt_failed(visit, pool.name, said.refusal)
+            return
+        self._visits[visit.index] = visit
+        pool.take(visit.index, work)
+
+    # ---- what engines tell
+
+    def on_first(self, index: int, at: int) -> None:
+        """The first content of a request."""
+        visit = self._visits[index]
+        sent = visit.sent
+        assert sent is not None
+        state = self._setup.life[sent.pool.name]
+        state.ahead_tok -= sent.in_line_tok
+        sent.in_line_tok = 0
+        sent.first_ps = self._clock.now_ps
+        state.gave_content()
+
+    def on_end(self, served: Served) -> None:
+        """An answer is whole."""
+        visit = self._visits.pop(served.work)
+        sent = visit.sent
+        assert sent is not None
+        work = sent.work
+        usage = Usage(work.input_tok, work.output_tok, served.cached_tok)
+        sent.pool.made(work.input_tok - served.cached_tok, work.output_tok)
+        ttft_us = self._book(visit, "finished", usage, "measured")
+        self._learn(visit, sent, usage)
+        self._over(visit)
+        self._heard.ended(visit, "finished", ttft_us, usage)
+
+    def on_broken(self, broken: Broken) -> None:
+        """The machine under a request died."""
+        visit = self._visits.pop(broken.work)
+        sent = visit.sent
+        assert sent is not None
+        pool = sent.pool
+        pool.made(broken.prompt_tok - broken.cached_tok, broken.output_tok)
+        usage = Usage(broken.prompt_tok, broken.output_tok, broken.cached_tok)
+        self._failed(visit, "lost", f"pool {pool.name!r}: the connection broke", usage=usage)
+
+    # ---- ends that are no answers
+
+    def _failed(
+        self, visit: Visit, error: str, text: str, *, usage: Usage | None = None, surely_down: bool = False
+    ) -> None:
+        sent = visit.sent
+        assert sent is not None
+        name = sent.pool.name
+        self._setup.life[name].failed(text, now_s=self._clock.now(), surely_down=surely_down)
+        seen = usage is not None and usage.output_tok > 0 and visit.ask.stream
+        source: UsageSource = "none" if usage is None else "estimated"
+        ttft_us = self._book(visit, "failed", usage, source, error=error, seen=seen)
+        refusal = Refusal(code="upstream_failed", message=text)
+        if seen:  # its client has had a part: nobody else can go on with it
+            assert usage is not None
+            self._over(visit)
+            self._heard.ended(visit, "failed", ttft_us, usage)
+        else:
+            self._attempt_failed(visit, name, refusal)
+
+    def _attempt_failed(self, visit: Visit, pool: str, refusal: Refusal) -> None:
+        visit.failure = refusal
+        visit.tried += (pool,)
+        visit.sent = None
+        if self._may_try_again(visit, pool):
+            self._try_next(visit)
+        else:
+            self._refuse(visit, visit.failure or refusal)
+
+    def _may_try_again(self, visit: Visit, failed: str) -> bool:
+        if visit.attempts >= self._setup.resilience.attempts:
+            return False
+        if all(c.pool in visit.tried for c in visit.route.candidates[visit.next :]):
+            route = self._decide(visit, paid=True)
+            if isinstance(route, Refusal) or all(c.pool in visit.tried for c in route.candidates):
+                return False
+            visit.route = visit.new_route = route
+            visit.next = 0
+        return self.retries.take(failed, visit.caller.key, self._clock.now()) is None
+
+    def _refuse(self, visit: Visit, refusal: Refusal) -> None:
+        if visit.over:
+            return
+        if not visit.attempts:
+            route = refusal.route or visit.new_route
+            self._setup.journal.append_note(
+                Refused(
+                    visit.seq,
+                    self._clock.wall_us(),
+                    visit.caller.path,
+                    "chat",
+                    "" if refusal.code == "unknown_model" else visit.ask.model,
+                    refusal.code,
+                    refusal.message[:512],
+                    tier=visit.ask.tier,
+                    queued_us=visit.queued_us,
+                    ask=_encode(visit.ask) if route is not None else b"",
+                    route=route,
+                )
+            )
+        self._over(visit)
+        self._heard.refused(visit, refusal)
+
+    def _over(self, visit: Visit) -> None:
+        visit.over = True
+        entered, visit.gate = visit.gate, 0
+        for gate in reversed(self._setup.gates[:entered]):
+            gate.left(visit)
+
+    # ---- the books
+
+    def _book(
+        self,
+        visit: Visit,
+        status: Status,
+        usage: Usage | None,
+        source: UsageSource,
+        *,
+        error: str | None = None,
+        seen: bool = False,
+        http_status: int = 200,
+    ) -> int | None:
+        """Write the end, settle the purse, free the slot; return the time to the first content."""
+        setup, clock, sent = self._setup, self._clock, visit.sent
+        assert sent is not None
+        grant, model, state = sent.grant, sent.model, setup.life[sent.pool.name]
+        cost = rated = 0
+        if usage is not None:
+            cost, rated = rate(model.cost, usage), rate(model.charge, usage)
+        left = error != "connect"
+        spend = spend_at_end(grant, sent.backend, usage, source, rated, sent=left, unseen=setup.unseen)
+        if status == "failed" and (usage is None or not (seen or setup.resilience.failovers_pay == "tenant")):
+            rated = 0
+        charge = min(rated, grant.nusd)
+        now_ps = clock.now_ps
+        ttft_us = None if sent.first_ps is None else (sent.first_ps - visit.arrived_ps) // PS_PER_US
+        setup.journal.append_end(
+            End(
+                sent.seq,
+                clock.wall_us(),
+                status,
+                usage,
+                source,
+                cost,
+                charge,
+                rated - charge,
+                http_status,
+                ttft_us,
+                (now_ps - visit.arrived_ps) // PS_PER_US,
+                clock.at_us(sent.started_ps),
+                finish_reason=None if status != "finished" else "stop",
+                error=error,
+                kept_nusd=max(0, spend.nusd - charge),
+                took=grant.took(spend),
+            )
+        )
+        setup.purse.settle(grant, spend)
+        state.gave_back()
+        if sent.in_line_tok:
+            state.ahead_tok -= sent.in_line_tok
+            sent.in_line_tok = 0
+        return ttft_us
+
+    def _learn(self, visit: Visit, sent: Sent, usage: Usage) -> None:
+        """Learn from an answer, as much as a worker would: so many a sweep."""
+        state = self._setup.life[sent.pool.name]
+        state.good()
+        if sent.first_ps is None or not state.lessons:
+            return
+        state.lessons -= 1
+        now_ps, streamed = self._clock.now_ps, visit.ask.stream
+        if streamed:
+            state.observe(
+                computed_tok=usage.prompt_tok - usage.cached_tok,
+                output_tok=usage.output_tok,
+                ttft_s=(sent.first_ps - sent.started_ps) / PS_PER_S,
+                decode_s=(now_ps - sent.first_ps) / PS_PER_S,
+                prefill_us=None,
+                decode_us=None,
+                others=min((sent.beside + state.busy) / 2, sent.backend.slots - 1),
+                expected_ttft_s=sent.candidate.expected_ttft_s,
+                ahead_tok=sent.ahead_tok * usage.prompt_tok / max(1, visit.ask.input_bound_tok),
+            )
+        whole_s = None if streamed else (now_ps - sent.started_ps) / PS_PER_S
+        self._setup.view.learn(visit.ask, visit.caller, visit.route, sent.pool.name, usage, whole_s)
+
+    # ---- now and then
+
+    def sweep(self) -> None:
+        """What a worker does ten times a second: new lessons, time for breakers, probes of open ones."""
+        now_s = self._clock.now()
+        for name, state in self._setup.life.items():
+            state.lessons = LESSONS
+            if state.state == "closed":
+                continue
+            state.tick(now_s)
+            if state.probe_due(now_s):
+                if self._pools[name].connects:
+                    state.probe_good()
+                else:
+                    state.probe_failed("no connection", now_s=now_s, surely_down=True)
+
+
+def comes_back_s(refusal: Refusal) -> float | None:
+    """Return after how many seconds a polite client asks again; None: waiting does not cure it."""
+    return (refusal.retry_after_s or 1.0) if CODES[refusal.code].retry else None

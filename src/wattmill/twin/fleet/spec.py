@@ -1,0 +1,121 @@
+"""What a simulated factory is made of: pools of replicas under a law, and clients who ask them.
+
+Whatever a figure is taken from stands beside it (`Origin`). Times are whole picoseconds where events are
+ordered by them, seconds where people declare them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from wattmill.scheduling.scaling.spec import ScalingRules
+from wattmill.twin.spec import StepLaw
+from wattmill.vocab.caller import Caller
+from wattmill.vocab.usage import Provenance
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the figures of a law come from, and how far off it was where that was looked at."""
+
+    provenance: Provenance
+    source: str
+    error: float | None = None  # median relative error on measurements that were held out; None: not known
+
+
+class ProviderLaw(msgspec.Struct, frozen=True, kw_only=True):
+    """A bought place: each request runs by itself at a speed that our load does not change, within limits.
+
+    Time to the first token is `overhead_s + input / prefill_tok_per_s`, per token `1 / decode_tok_per_s`,
+    each times a factor drawn for the request: log-normal with median 1 and standard deviation `spread` of its
+    logarithm. Beyond a limit the provider answers 429 with the time until it would have had room.
+    """
+
+    prefill_tok_per_s: float
+    decode_tok_per_s: float
+    overhead_s: float = 0.0
+    spread: float = 0.0
+    requests_per_min: int | None = None
+    tokens_per_min: int | None = None  # prompt and asked maximum together, as providers count
+    concurrent: int | None = None
+
+
+class Power(msgspec.Struct, frozen=True, kw_only=True):
+    """Watts of one replica: `idle_w` while it is on, `busy_w` while a step runs. Or joules of tokens."""
+
+    origin: Origin
+    idle_w: float = 0.0
+    busy_w: float = 0.0
+    j_per_out_tok: float = 0.0
+    j_per_in_tok: float = 0.0  # of a computed prompt token
+    g_per_kwh: float | None = None
+
+
+class Hours(msgspec.Struct, frozen=True, kw_only=True):
+    """What an owned replica costs by the hour, whether it works or not."""
+
+    nusd_per_h: int
+    nusd_per_kwh: int
+
+
+class ColdStart(msgspec.Struct, frozen=True, kw_only=True):
+    """How long a new replica takes until it serves, part by part (`model.cold_start_s`)."""
+
+    provisioning_s: float = 0.0  # until a machine is there
+    image_bytes: float = 0.0
+    image_bytes_per_s: float = 1e9
+    weight_bytes: float = 0.0
+    storage_bytes_per_s: float = 1e9
+    compile_s: float = 0.0  # kernels and captured graphs
+    warm_up_s: float = 0.0  # first requests, caches
+
+
+class Outages(msgspec.Struct, frozen=True, kw_only=True):
+    """When replicas are down: at declared times, and by chance with exponential times between and after."""
+
+    spans_s: tuple[tuple[float, float], ...] = ()  # of the whole pool: from, until
+    mtbf_s: float | None = None  # of one replica, from repair to failure, in the mean
+    mttr_s: float = 600.0
+
+
+class SimPool(msgspec.Struct, frozen=True, kw_only=True):
+    """How one declared pool behaves in the twin. `slots` of the declaration are those of one replica."""
+
+    name: str
+    law: StepLaw | ProviderLaw
+    origin: Origin
+    owned: bool
+    slots: int  # of one replica
+    replicas: int = 1
+    overhead_s: float = 0.0  # network, on the way to an owned place
+    power: Power | None = None
+    hours: Hours | None = None
+    cold_start: ColdStart = ColdStart()
+    outages: Outages = Outages()
+    scaling: ScalingRules | None = None
+
+
+class Client(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks, and how: one stream of the demand."""
+
+    name: str
+    caller: Caller
+    model: str
+    pool: str | None = None  # asked for by name
+    stream: bool = True
+    privacy: str | None = None  # beyond the caller's own class
+    tier: str | None = None  # a lower one than the key's
+    tries: int = 1  # how often a client comes back in all that was told when to
+
+
+class Turn(NamedTuple):
+    """One request of the demand. `output_tok` is what the engine will say: no policy may look at it."""
+
+    at_us: int
+    client: int  # index
+    input_tok: int
+    output_tok: int
+    max_output_tok: int
+    blocks: tuple[int, ...] = ()  # of the prompt; equal ids, equal prefix
+    session: int = -1  # whose next turn follows this one's end

@@ -1,0 +1,207 @@
+"""The simulation's loop: whatever comes next happens, until nothing more comes.
+
+Of what happens at one instant, what was asked for earlier (timers) comes first, then clients, then engines:
+who comes at the instant at which a step ends may be in the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from wattmill.ports import Journal
+from wattmill.scheduling.scaling.policy import scale
+from wattmill.scheduling.scaling.spec import ScalingMemory
+from wattmill.twin.fleet.demand import Traffic
+from wattmill.twin.fleet.gateway import FrontGate, comes_back_s
+from wattmill.twin.fleet.pool import Engine, RunningPool
+from wattmill.twin.fleet.spec import Client
+from wattmill.twin.fleet.timeline import Timeline
+from wattmill.twin.fleet.timers import NEVER_PS, Clock, Timers
+from wattmill.twin.fleet.visit import Visit
+from wattmill.units import PS_PER_US, US_PER_S
+from wattmill.vocab.fact import EngineCount, MeterWindow, Status
+from wattmill.vocab.refusal import Refusal
+from wattmill.vocab.usage import Usage
+
+SWEEP_S = 0.1  # as a worker: lessons, breakers, probes
+REFRESH_S = 0.25  # as a worker: the view of the fleet
+PURSE_S = 1.0  # a worker does it four times as often; here no other one waits for what it holds
+METER = "twin"
+
+
+class World:
+    """A factory that can be run once."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        timers: Timers,
+        traffic: Traffic,
+        clients: Sequence[Client],
+        journal: Journal,
+        meter_s: float = 10.0,
+    ) -> None:
+        self._clock = clock
+        self._timers = timers
+        self._traffic = traffic
+        self._clients = clients
+        self._journal = journal
+        self._meter_s = meter_s
+        self._window_us = clock.wall_us()
+        self._streams: dict[int, int] = {}  # of requests under way: by index, the stream
+        self._engines: list[Engine] = []
+        self._scaling: dict[str, ScalingMemory] = {}
+        self._stops = False
+        self.pools: list[RunningPool] = []
+        self.asked = 0
+        self.came_back = 0
+        self.timeline: Timeline | None = None
+        self.gate: FrontGate
+        self.waiting: Callable[[], int] = lambda: 0
+        self.resized: Callable[[RunningPool], None] = lambda pool: None
+        self.refresh: Callable[[], None] = lambda: None
+        self.tick_purse: Callable[[], None] = lambda: None
+
+    def start(self, pools: Sequence[RunningPool], gate: FrontGate) -> None:
+        """Take over the pools and the gate that were made for this clock."""
+        self.pools = list(pools)
+        self.gate = gate
+        self.changed()
+        for pool in pools:
+            if pool.spec.scaling is not None:
+                self._scaling[pool.name] = ScalingMemory()
+                self._every(pool.spec.scaling.look_s, partial(self._look, pool))
+        self.read_counters(self._clock.wall_us())
+        self._every(SWEEP_S, self._sweep)
+        self._every(REFRESH_S, lambda: self.refresh())
+        self._every(PURSE_S, lambda: self.tick_purse())
+        self._every(self._meter_s, self.read_meter)
+
+    def watch(self, timeline: Timeline) -> None:
+        """Take down how things are, as often as `timeline` wants it."""
+        self.timeline = timeline
+        self._every(timeline.every_s, timeline.look)
+
+    def changed(self) -> None:
+        """Replicas came or went."""
+        self._engines = [replica.engine for pool in self.pools for replica in pool.replicas]
+
+    # ---- the loop
+
+    def run(self, tell: Callable[[int], None] = lambda done: None, tell_every: int = 500) -> None:
+        """Let everything happen. `tell` hears now and then how many requests have come."""
+        clock, timers, traffic = self._clock, self._timers, self._traffic
+        told = 0
+        while True:
+            arrival_us = traffic.next_us
+            if arrival_us is None and self._is_over:
+                break
+            arrival_ps = NEVER_PS if arrival_us is None else arrival_us * PS_PER_US
+            engines_ps = min([engine.next_ps for engine in self._engines], default=NEVER_PS)
+            due_ps = timers.next_ps
+            now_ps = min(arrival_ps, engines_ps, due_ps)
+            if now_ps > clock.now_ps:
+                clock.now_ps = now_ps
+            if due_ps <= now_ps:
+                timers.run_due()
+            elif arrival_ps <= now_ps:
+                self._arrive()
+                if self.asked - told >= tell_every:
+                    told = self.asked
+                    tell(told)
+            else:
+                for engine in self._engines:
+                    if engine.next_ps <= now_ps:
+                        engine.advance(now_ps)
+        self.read_meter()
+        self.read_counters(self._clock.wall_us() + US_PER_S)  # a moment later, when all is told
+        tell(self.asked)
+
+    @property
+    def _is_over(self) -> bool:
+        busy = self.gate.in_flight or self.waiting()
+        return not busy and self._timers.next_ps > self._clock.now_ps
+
+    def _arrive(self) -> None:
+        turn, stream, tries = self._traffic.pop()
+        index = self.asked
+        self.asked += 1
+        self._streams[index] = stream
+        self.gate.arrive(index, turn, self._clients[turn.client], tries)
+
+    # ---- what becomes of requests
+
+    def ended(self, visit: Visit, status: Status, ttft_us: int | None, usage: Usage) -> None:
+        stream = self._streams.pop(visit.index)
+        now_us = self._clock.now_ps // PS_PER_US
+        if status == "finished":
+            self._traffic.ended(visit.turn, stream, now_us)
+        if self._tends:
+            for pool in self._tends:
+                pool.tend()
+
+    def refused(self, visit: Visit, refusal: Refusal) -> None:
+        stream = self._streams.pop(visit.index)
+        wait_s = comes_back_s(refusal)
+        if wait_s is not None and visit.tries + 1 < visit.client.tries:
+            self.came_back += 1
+            at_us = self._clock.now_ps // PS_PER_US + max(1, round(wait_s * US_PER_S))
+            self._traffic.again(visit.turn, stream, visit.tries + 1, at_us)
+
+    # ---- now and then
+
+    @property
+    def _tends(self) -> list[RunningPool]:
+        return [pool for pool in self.pools if pool.ending] if self._scaling else []
+
+    def _every(self, seconds: float, call: Callable[[], None]) -> None:
+        def again() -> None:
+            call()
+            self._timers.call_later(seconds, again)
+
+        self._timers.call_later(seconds, again)
+
+    def _sweep(self) -> None:
+        self.gate.sweep()
+
+    def _look(self, pool: RunningPool) -> None:
+        rules = pool.spec.scaling
+        assert rules is not None
+        scaled = scale(pool.load(self.waiting()), rules, self._scaling[pool.name], now_s=self._clock.now())
+        self._scaling[pool.name] = scaled.memory
+        if scaled.reason:
+            if self.timeline is not None:
+                self.timeline.scaled(pool.name, scaled.replicas, scaled.reason)
+            pool.resize(scaled.replicas)
+
+    def read_counters(self, at_us: int) -> None:
+        """Tell the journal what the engines have counted: the witness of the books."""
+        for pool in self.pools:
+            prompt_tok, output_tok = pool.counted_tok
+            self._journal.append_note(
+                EngineCount(pool.name, "twin", at_us, prompt_tok, output_tok, idle=not pool.in_flight)
+            )
+
+    def read_meter(self) -> None:
+        """Tell the journal what was drawn since the last time, and by which pool."""
+        now_us = self._clock.wall_us()
+        shares: dict[str, int] = {}
+        idle = 0
+        sources = []
+        for pool in self.pools:
+            if pool.spec.power is None:
+                continue
+            drawn = pool.joules()
+            idle += drawn.idle_uj
+            shares[pool.name] = drawn.dynamic_uj
+            sources.append(f"{pool.name}: {pool.spec.power.origin.source}")
+        total = idle + sum(shares.values())
+        if total and now_us > self._window_us:
+            self._journal.append_note(
+                MeterWindow(
+                    METER, self._window_us, now_us, total, idle, shares, 0, "modelled", "; ".join(sources)
+                )
+            )
+        self._window_us = now_us
