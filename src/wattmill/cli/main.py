@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("wattmill.cli.status", "Say how the running factory is."),
     "explain": ("wattmill.cli.explain", "Tell the whole story of one request."),
     "replay": ("wattmill.cli.replay", "Take recorded routing decisions again, or by another policy."),
+    "simulate": ("wattmill.cli.simulate", "Run the declared factory on a simulated clock."),
     "audit": ("wattmill.cli.audit", "Prove that the books balance, or name the rows that do not."),
     "reconcile": ("wattmill.cli.reconcile", "Settle what is in doubt."),
     "backup": ("wattmill.cli.backup", "Copy the books while they are open."),

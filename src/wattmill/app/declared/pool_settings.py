@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from wattmill.app.declared.budget_settings import Ceilings
+from wattmill.app.declared.twin_settings import PoolTwin
 
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 """Names of pools, price books, organisations and teams: they become labels of metrics and headers."""
@@ -241,6 +242,10 @@ class _Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     charge: Annotated[Charge, Meta(description="What a tenant pays for a token here. Default: at cost.")] = (
         CostPlus()
     )
+    twin: Annotated[
+        PoolTwin | None,
+        Meta(description="How it behaves in `wattmill simulate`. Absent: by its declared speed and cost."),
+    ] = None
 
 
 class EmbeddedPool(_Pool, frozen=True, kw_only=True, tag_field="engine", tag="embedded"):

@@ -1,0 +1,135 @@
+"""How a pool behaves in `wattmill simulate`: a law of its engine, or of its provider, and its machines.
+
+Without `[pools.NAME.twin]` the law follows from the pool's declared speed and cost. Nothing here concerns a
+factory that runs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from wattmill.scheduling.scaling.spec import ScalingRules
+
+Source = Annotated[str, Meta(min_length=1, description="Where the figures come from, with a date.")]
+
+
+class StepTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One step of the engine's continuous batch, as a sum. Measured or declared; `source` says which.
+
+    step = step_ms + decode_us x decoding requests + kv_ns_per_tok x context tokens read
+         + prefill_us_per_tok x prompt tokens + attention_us_per_ktok x their thousands of tokens before them
+    """
+
+    step_ms: Annotated[float, Meta(gt=0, description="A step, whatever is in it, in milliseconds.")]
+    decode_us: Annotated[float, Meta(ge=0, description="Each request that gets a token, in microseconds.")]
+    kv_ns_per_tok: Annotated[
+        float, Meta(ge=0, description="Each token of context that is read, in nanoseconds.")
+    ] = 0.0
+    prefill_us_per_tok: Annotated[float, Meta(gt=0, description="Each prompt token, in microseconds.")]
+    attention_us_per_ktok: Annotated[
+        float,
+        Meta(ge=0, description="Each prompt token for each 1,024 tokens before it, in microseconds."),
+    ] = 0.0
+    budget_tok: Annotated[
+        int, Meta(ge=2, description="Tokens in one step, prompt chunks and decoding ones together.")
+    ] = 2_048
+    kv_tok: Annotated[
+        Annotated[int, Meta(ge=64)] | None,
+        Meta(description="Tokens of context that fit into memory. Absent: the context of every slot."),
+    ] = None
+    measured: Annotated[bool, Meta(description="The figures were measured, not declared.")] = False
+    error: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="Median relative error on held-out measurements; shown beside every prediction."),
+    ] = None
+    source: Source
+
+
+class ProviderTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A bought place: how its times scatter, and the limits of its contract."""
+
+    spread: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3,
+            description="Times are those of `speed` times a factor drawn for each request: log-normal, with "
+            "this standard deviation of its logarithm.",
+        ),
+    ] = 0.0
+    requests_per_min: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Beyond it the provider answers 429.")
+    ] = None
+    tokens_per_min: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Prompt and asked maximum together; beyond it the provider answers 429."),
+    ] = None
+    concurrent: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Requests at once; beyond it 429.")
+    ] = None
+    source: Source
+
+
+class ColdStartTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a new replica goes through before it serves, one after the other."""
+
+    provisioning_s: Annotated[float, Meta(ge=0, description="Until a machine is there.")] = 60.0
+    image_gb: Annotated[float, Meta(ge=0, description="Container image, in 10^9 bytes.")] = 10.0
+    image_gb_per_s: Annotated[float, Meta(gt=0, description="Speed of pulling it.")] = 0.5
+    weights_gb: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="Weights, in 10^9 bytes. Absent: two bytes for each declared parameter."),
+    ] = None
+    storage_gb_per_s: Annotated[float, Meta(gt=0, description="Speed at which weights are loaded.")] = 2.0
+    compile_s: Annotated[float, Meta(ge=0, description="Kernels and captured graphs.")] = 30.0
+    warm_up_s: Annotated[float, Meta(ge=0, description="First requests, caches.")] = 5.0
+    source: Source
+
+
+class OutageTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When machines fail. What they were at is lost; the gateway tries elsewhere."""
+
+    down_s: Annotated[
+        tuple[tuple[float, float], ...],
+        Meta(
+            description="The whole pool is down from so many seconds to so many after the start.",
+            examples=[[[600.0, 900.0]]],
+        ),
+    ] = ()
+    mtbf_h: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Mean hours of one replica between repair and failure. Absent: it does not fail."),
+    ] = None
+    mttr_s: Annotated[float, Meta(gt=0, description="Mean seconds until it serves again.")] = 600.0
+
+
+class PoolTwin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The pool in `wattmill simulate`."""
+
+    replicas: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Machines behind the pool's one address. Its slots, its cost of an hour and its "
+            "power are those of all of them together.",
+        ),
+    ] = 1
+    step: Annotated[
+        StepTimes | None,
+        Meta(description="Law of its engine. Absent: from `speed` and `cost`, as declared."),
+    ] = None
+    provider: Annotated[
+        ProviderTimes | None, Meta(description="It is bought: scatter and limits of the provider.")
+    ] = None
+    cold_start: Annotated[
+        ColdStartTimes | None,
+        Meta(description="What a new replica goes through. Absent: it is there at once."),
+    ] = None
+    scaling: Annotated[
+        ScalingRules | None, Meta(description="Replicas come and go with the load. Absent: they stay.")
+    ] = None
+    outages: Annotated[OutageTimes | None, Meta(description="When machines fail. Absent: never.")] = None

@@ -1,0 +1,1 @@
+"""The declared factory in the twin's world: what `wattmill simulate` runs."""

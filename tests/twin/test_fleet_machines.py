@@ -1,0 +1,156 @@
+"""Machines of a simulated factory: they start cold, draw power, cost by the hour. Each law by hand."""
+
+from __future__ import annotations
+
+import xml.dom.minidom
+from pathlib import Path
+
+import pytest
+from small_factory import HEAD, bought, holds, owned, run, stream
+
+from wattmill.ledger.stores.sqlite_read import Books
+from wattmill.twin.fleet.demand import Between, Fixed, Skewed, lengths
+from wattmill.twin.fleet.model import cold_start_s, hours_nusd
+from wattmill.twin.fleet.provider import Bucket
+from wattmill.twin.fleet.spec import ColdStart, Hours
+from wattmill.twin.plots.svg import Axis, Series, lines, scatter, stacked, ticks
+from wattmill.units import NUSD_PER_USD, PS_PER_S, UJ_PER_J
+
+
+def test_by_hand_a_cold_start_is_the_sum_of_its_parts() -> None:
+    # 60 + 10e9 / 0.5e9 + 16e9 / 2e9 + 30 + 5 = 60 + 20 + 8 + 35
+    start = ColdStart(
+        provisioning_s=60.0, image_bytes=10e9, image_bytes_per_s=0.5e9, weight_bytes=16e9,
+        storage_bytes_per_s=2e9, compile_s=30.0, warm_up_s=5.0,
+    )  # fmt: skip
+    assert cold_start_s(start) == 123.0
+
+
+def test_by_hand_hours_and_energy_cost_what_was_declared() -> None:
+    # Two hours at 3.60 USD, 1.5 kWh at 0.20 USD: 7.20 + 0.30.
+    hours = Hours(nusd_per_h=3_600_000_000, nusd_per_kwh=200_000_000)
+    assert hours_nusd(hours, 2 * 3_600 * PS_PER_S, round(1.5 * 3.6e6) * UJ_PER_J) == 7_500_000_000
+
+
+COLD = """
+[pools.near.twin.scaling]
+most = 3
+target = 1.0
+look_s = 5.0
+up_after_s = 1000.0
+down_after_s = 60.0
+most_at_once = 2
+[pools.near.twin.cold_start]
+provisioning_s = 10.0
+image_gb = 4.0
+image_gb_per_s = 2.0
+storage_gb_per_s = 4.0
+compile_s = 3.0
+warm_up_s = 1.0
+source = "made up"
+"""
+
+
+def test_by_hand_new_replicas_serve_when_they_have_started_and_their_idle_joules_and_dollars_are_booked(
+    tmp_path: Path,
+) -> None:
+    # Cold start: 10 + 4 / 2 + 16 (two bytes for each of 8e9 parameters) / 4 + 3 + 1 = 20 s; asked at 5 s.
+    crowd = stream(per_s=40.0, duration_s=30.0, output_tok="50")
+    ran = run(HEAD + owned("near", slots=4, twin=COLD, queue=5_000), tmp_path, crowd)
+    timeline, pool = ran.factory.timeline, ran.factory.pools[0]
+    assert timeline is not None
+    resized = timeline.resizes[0]
+    assert (resized.at_s, resized.replicas) == (5.0, 3)
+    ready = {m.at_s: m.ready for m in timeline.moments}
+    starting = {m.at_s: m.starting for m in timeline.moments}
+    assert (ready[24.0], starting[24.0]) == (1, 2)
+    assert (ready[26.0], starting[26.0]) == (3, 0)
+    before = sum(4.0 < a.ended_us / 1e6 - ran.factory.clock.start_us / 1e6 <= 24.0 for a in ran.attempts)
+    after = sum(26.0 < a.ended_us / 1e6 - ran.factory.clock.start_us / 1e6 <= 46.0 for a in ran.attempts)
+    assert after > 2 * before
+    # Idle watts: 100 of the pool's one replica, so 100 W each while it is on, busy or starting.
+    on_s = pool.paid_ps / PS_PER_S
+    assert pool.drawn.idle_uj == pytest.approx(100.0 * on_s * UJ_PER_J, rel=1e-6)
+    assert pool.drawn.dynamic_uj == pytest.approx(200.0 * pool.busy_ps / PS_PER_S * UJ_PER_J, rel=1e-6)
+    hours = pool.hours_nusd
+    assert hours is not None
+    joules = (pool.drawn.idle_uj + pool.drawn.dynamic_uj) / UJ_PER_J
+    assert hours == pytest.approx((3.6 / 3_600 * on_s + 0.36 / 3.6e6 * joules) * NUSD_PER_USD, abs=2)
+    with Books(ran.home.ledger_db) as books:
+        balances = books.balances()
+    absorbed = balances["nusd", "cost:near"]
+    assert balances["nusd", "idle:near"] == hours - absorbed
+    assert balances["nusd", "payable:near"] == -hours
+    assert holds(ran.audit)
+
+
+def test_replicas_that_are_ended_finish_what_they_are_at(tmp_path: Path) -> None:
+    twin = """
+[pools.near.twin.scaling]
+target = 1.0
+look_s = 1.0
+down_after_s = 3.0
+most = 4
+"""
+    short = stream(per_s=3.0, duration_s=40.0, output_tok="100")
+    ran = run(HEAD + owned("near", slots=16, replicas=4, twin=twin), tmp_path, short)
+    assert ran.factory.timeline is not None and ran.factory.timeline.resizes
+    assert min(m.ready for m in ran.factory.timeline.moments) < 4
+    assert all(a.status == "finished" for a in ran.attempts) and len(ran.attempts) > 80
+    assert holds(ran.audit)
+
+
+def test_machines_that_fail_at_random_are_repaired_and_what_they_cost_meanwhile_is_paid(
+    tmp_path: Path,
+) -> None:
+    twin = "[pools.near.twin.outages]\nmtbf_h = 0.005\nmttr_s = 5.0\n"
+    text = HEAD + owned("near", replicas=2, slots=8, twin=twin) + bought("cloud")
+    ran = run(text, tmp_path, stream(per_s=5.0, duration_s=120.0))
+    pool = ran.factory.pools[0]
+    assert pool.failures > 3
+    end_s = ran.factory.clock.now()
+    assert pool.paid_ps == 2 * ran.factory.clock.now_ps
+    on_s = pool.drawn.idle_uj / UJ_PER_J / 50.0  # idle watts of one of two replicas
+    assert on_s < 2 * end_s - 5.0  # no power while it was down
+    assert holds(ran.audit)
+
+
+def test_by_hand_a_bucket_gives_what_a_minute_allows_and_says_when_there_is_more() -> None:
+    bucket = Bucket(60)
+    assert bucket.wait_s(60.0, 0) == 0.0
+    bucket.take(60.0)
+    assert bucket.wait_s(1.0, 0) == 1.0
+    assert bucket.wait_s(30.0, 10 * PS_PER_S) == 20.0
+    assert bucket.wait_s(1_000.0, 60 * PS_PER_S) == 0.0  # more than a minute's worth waits for a full bucket
+
+
+def test_lengths_say_what_they_mean() -> None:
+    import random
+
+    assert lengths(" 512 ") == Fixed(512)
+    assert lengths("100-200") == Between(100, 200)
+    assert lengths("p50 500 p95 2000") == Skewed(500.0, 2000.0)
+    rng = random.Random(1)
+    drawn = sorted(Skewed(500.0, 2_000.0).draw(rng) for _ in range(4_000))
+    assert 470 < drawn[2_000] < 530 and 1_800 < drawn[3_800] < 2_200
+    for bad in ("0", "9-3", "p50 10 p95 5", "about 5", ""):
+        with pytest.raises(ValueError, match="must be tokens such as '512'"):
+            lengths(bad)
+
+
+def test_pictures_are_svg_with_a_name_and_round_numbers() -> None:
+    one = lines(
+        'Batch & "queue"', Axis("s"), Axis("requests"),
+        [Series("a<b", [(0.0, 0.0), (10.0, 7.0)]), Series("limit", [(0.0, 8.0), (10.0, 8.0)], dashed=True)],
+        steps=True,
+    )  # fmt: skip
+    two = scatter("Speed", Axis("tok/s", log=True), Axis("tok/s", log=True), [Series("p", [(1.0, 2.0)])])
+    three = scatter(
+        "Front", Axis("x"), Axis("y"), [Series("p", [(1, 2), (3, 3)])], diagonal=True, joined=True
+    )
+    empty = lines("Nothing", Axis("s"), Axis("W"), [Series("a", [])])
+    for picture in (one, two, three, empty, stacked([one, two])):
+        xml.dom.minidom.parseString(picture)
+    assert 'aria-label="Batch &amp; &quot;queue&quot;"' in one or "aria-label='Batch &amp; \"queue\"'" in one
+    assert ticks(0.0, 10.0, log=False) == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    assert ticks(0.5, 2_000.0, log=True) == [1.0, 10.0, 100.0, 1_000.0]
