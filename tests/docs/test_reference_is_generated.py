@@ -45,6 +45,8 @@ def test_every_setting_with_a_unit_says_it_in_its_name():
         "_chars",
         "_mib",
         "_bytes",
+        "_us",
+        "_gb",
         "_tok",
         "_w",
         "_usd",
@@ -52,6 +54,7 @@ def test_every_setting_with_a_unit_says_it_in_its_name():
         "_per_mtok",
         "_per_kwh",
         "_per_tok",
+        "_per_ktok",
         "_in_tok",
         "_per_min",
         "_per_kg_co2",
@@ -65,6 +68,16 @@ def test_every_setting_with_a_unit_says_it_in_its_name():
         *("attempts", "failures", "share", "window", "good_trials", "burst", "chain"),  # of resilience, doors
         *("max_open", "max_depth", "repeats", "last_repeats", "word_repeats", "twins", "leaps", "loads"),
         *("heavy_calls", "retries", "children", "direct_children"),  # of runs
+        *(
+            "replicas",
+            "least",
+            "most",
+            "target",
+            "most_at_once",
+            "spread",
+            "concurrent",
+            "error",
+        ),  # of the twin
         *("explore", "others", "score", "least_mean_logprob"),  # of routing
         *("alarm_backlog_records", "refuse_backlog_records", "most_lines", "most_running", "at_once"),
     }

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,7 +18,16 @@ from wattmill.ledger import epoch as epochs
 from wattmill.ledger.book import MONEY, Posting
 from wattmill.ledger.booking import Bookkeeper
 from wattmill.ledger.epoch import Who
-from wattmill.ledger.frame import FRAME, HEADER_BYTES, Closed, encoder, frame, header, segment_name
+from wattmill.ledger.frame import (
+    FRAME,
+    FRAME_BYTES,
+    HEADER_BYTES,
+    Closed,
+    encoder,
+    frame,
+    header,
+    segment_name,
+)
 from wattmill.ledger.settling import settle_held
 from wattmill.ledger.stores.sqlite import LedgerDb
 from wattmill.ledger.tail import Found, Position
@@ -35,16 +44,13 @@ def epoch_name(seed: int) -> str:
 
 
 class SimulatedBooks:
-    """Implements `ports.Journal`, and books what it is told into `ledger.db` under `root`.
-
-    `journal_only` writes and keeps the facts and books nothing until `catch_up`.
-    """
+    """Implements `ports.Journal`, and books what it is told into a new `ledger_db`."""
 
     def __init__(self, journal: Path, ledger_db: Path, *, seed: int, start_us: int) -> None:
         self.epoch = epoch_name(seed)
         self.facts = 0
         self._start_us = start_us
-        self._batch: list[Found] = []
+        self._facts: list[Fact] = []
         self._at = HEADER_BYTES
         folder = journal / self.epoch
         os.mkdir(folder, 0o700)
@@ -63,36 +69,45 @@ class SimulatedBooks:
     # ---- ports.Journal
 
     def append_intent(self, fact: Fact) -> None:
-        self._append(fact)
+        facts = self._facts
+        facts.append(fact)
+        if len(facts) >= BATCH:
+            self.book()
 
-    def append_end(self, fact: Fact) -> None:
-        self._append(fact)
+    append_end = append_intent
 
     def append_note(self, fact: Fact) -> bool:
-        self._append(fact)
+        self.append_intent(fact)
         return True
-
-    def _append(self, fact: Fact) -> None:
-        payload = encoder.encode(fact)
-        data = FRAME.pack(len(payload), zlib.crc32(payload)) + payload
-        self._file.write(data)
-        self._batch.append(Found(fact, _SEGMENT, self._at))
-        self._at += len(data)
-        if len(self._batch) >= BATCH:
-            self.book()
 
     # ---- the books
 
     def book(self) -> None:
-        """Book what was told since the last time, and what is ripe of meters."""
-        batch, self._batch = self._batch, []
-        if not batch:
+        """Write and book what was told since the last time, and what is ripe of meters."""
+        facts, self._facts = self._facts, []
+        if not facts:
             return
-        self.facts += len(batch)
+        self.facts += len(facts)
+        batch = self._written(facts)
         self.books.book(self.epoch, batch, Position(_SEGMENT, self._at))
-        until_us = max(getattr(fact, "at_us", 0) for fact, _, _ in batch)
+        until_us = max([getattr(fact, "at_us", 0) for fact in facts])
         settle_held(self.books, read_until_us=until_us)
         self.books.commit()
+
+    def _written(self, facts: Sequence[Fact]) -> list[Found]:
+        """Write facts into the segment, and return where each stands."""
+        encode, pack, crc32, at = encoder.encode, FRAME.pack, zlib.crc32, self._at
+        parts: list[bytes] = []
+        batch: list[Found] = []
+        for fact in facts:
+            payload = encode(fact)
+            parts.append(pack(len(payload), crc32(payload)))
+            parts.append(payload)
+            batch.append(Found(fact, _SEGMENT, at))
+            at += FRAME_BYTES + len(payload)
+        self._file.write(b"".join(parts))
+        self._at = at
+        return batch
 
     def close(self, at_us: int, idle_nusd: Mapping[str, int]) -> dict[int, int]:
         """Book the rest and end the epoch; return what it used of each gauge.

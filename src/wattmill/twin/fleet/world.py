@@ -56,6 +56,7 @@ class World:
         self._stops = False
         self.pools: list[RunningPool] = []
         self.asked = 0
+        self.served = 0  # answered to the end
         self.came_back = 0
         self.timeline: Timeline | None = None
         self.gate: FrontGate
@@ -137,6 +138,7 @@ class World:
         stream = self._streams.pop(visit.index)
         now_us = self._clock.now_ps // PS_PER_US
         if status == "finished":
+            self.served += 1
             self._traffic.ended(visit.turn, stream, now_us)
         if self._tends:
             for pool in self._tends:
