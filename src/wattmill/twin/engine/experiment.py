@@ -1,0 +1,187 @@
+"""A whole trace on simulated replicas: arrays in, arrays out; the same arguments give the same run.
+
+cost = StepCost(step_ps=(8_000_000_000,), context_ps_per_tok=700, prefill_ps_per_tok=30_000_000)
+limits = EngineLimits(max_num_seqs=64, budget_tok=2_048, kv_blocks=4_096)
+run = simulate([(cost, limits)], Requests(input_tok=[512] * 100, output_tok=[128] * 100),
+               clients=Clients(concurrency=8))
+run.first_ps - run.at_ps      # times to first token
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from wattmill.twin.engine import build, run
+from wattmill.twin.engine import layout as c
+from wattmill.twin.engine.compiled import Array
+from wattmill.twin.engine.conservation import check_conserved
+from wattmill.twin.engine.layout import State
+from wattmill.twin.engine.spec import EngineLimits, StepCost
+
+Dispatch = Literal["least-loaded", "two-choices", "round-robin", "given"]
+
+_RULES = {
+    "given": run.AS_GIVEN,
+    "round-robin": run.ROUND_ROBIN,
+    "least-loaded": run.LEAST_LOADED,
+    "two-choices": run.TWO_CHOICES,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requests:
+    """What is asked, one entry a request."""
+
+    input_tok: npt.ArrayLike
+    output_tok: npt.ArrayLike  # what the engine produces, at least 1
+    at_ps: npt.ArrayLike | None = None  # arrivals, not falling; None: the clients decide
+    max_output_tok: npt.ArrayLike | None = None  # what is asked for; None: what is produced
+    replica: npt.ArrayLike | None = None  # for dispatch "given"
+    prefix_ids: npt.ArrayLike | None = None  # all requests' ids, one after the other; equal id, equal start
+    prefix_from: npt.ArrayLike | None = None  # where each request's ids begin, and the end of the last
+    after: npt.ArrayLike | None = None  # the request whose end lets this one come, -1: at_ps holds
+    think_ps: npt.ArrayLike | None = None  # how long after that end
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clients:
+    """A benchmark client: `concurrency` requests at once from t = 0 on, the next when one ends.
+
+    The first `warm_ups` requests run alone; the rest begins, all places at once, when the last of them ends.
+    """
+
+    concurrency: int
+    warm_ups: int = 0
+    gap_ps: int = 0  # from an end to the client's next request
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of each request, and what each replica did. Instants in picoseconds, -1: never."""
+
+    at_ps: Array
+    begun_ps: Array  # the engine first computed it
+    first_ps: Array
+    end_ps: Array
+    cached_tok: Array  # of the prompt, when it was first admitted
+    preemptions: Array
+    replica: Array
+    energy_uj: Array  # its share of the energy of the steps that it took part in
+    steps: Array  # by replica, from here on
+    busy_ps: Array
+    busy_uj: Array
+    idle_uj: Array  # until the last end anywhere
+    computed_tok: Array  # prompt tokens, recomputed ones too
+    reused_tok: Array
+    lost_tok: Array
+
+
+def simulate(
+    replicas: Sequence[tuple[StepCost, EngineLimits]],
+    requests: Requests,
+    *,
+    dispatch: Dispatch = "least-loaded",
+    seed: int = 0,
+    clients: Clients | None = None,
+) -> Outcome:
+    """Play `requests` to their end and check that nothing was lost or made up on the way.
+
+    Raises `ValueError` for requests or replicas that could never work, `AssertionError` where conservation of
+    tokens, memory or joules is broken, which is an error of the simulator.
+    """
+    s = _state(replicas, requests)
+    given = np.zeros(1, np.int64) if requests.replica is None else _whole(requests.replica)
+    if dispatch == "given" and requests.replica is None:
+        raise ValueError('dispatch is "given", so requests need `replica`')
+    if len(s.req) and (given.min() < 0 or given.max() >= len(replicas)):
+        raise ValueError(f"replica must be between 0 and {len(replicas) - 1}")
+    rule = _RULES[dispatch]
+    if clients is None and requests.after is None:
+        if requests.at_ps is None:
+            raise ValueError("requests need `at_ps`, or clients that decide when they come")
+        run.open_loop(s, given, rule, seed)
+    else:
+        _coupled(s, requests, clients, given, rule, seed)
+    check_conserved(s)
+    return _outcome(s, replicas)
+
+
+def _state(replicas: Sequence[tuple[StepCost, EngineLimits]], requests: Requests) -> State:
+    inputs = _whole(requests.input_tok)
+    ids = None if requests.prefix_ids is None else _whole(requests.prefix_ids)
+    ids_from = None if requests.prefix_from is None else _whole(requests.prefix_from)
+    coupled = requests.after is not None or requests.at_ps is None
+    s = build.state(replicas, requests=len(inputs), ids=ids, events=3 * len(inputs) if coupled else 0)
+    build.fill_rows(
+        s.req,
+        input_tok=inputs,
+        output_tok=_whole(requests.output_tok),
+        max_output_tok=None if requests.max_output_tok is None else _whole(requests.max_output_tok),
+        ids_from=ids_from if ids is not None else None,
+    )
+    build.refuse_misfits(s.req, replicas)
+    if requests.at_ps is not None:
+        at_ps = _whole(requests.at_ps)
+        if requests.after is None and len(at_ps) and (np.diff(at_ps) < 0).any():
+            raise ValueError("at_ps must not fall: sort the requests by arrival")
+        s.req[:, c.AT] = at_ps
+    return s
+
+
+def _coupled(
+    s: State, requests: Requests, clients: Clients | None, given: Array, rule: int, seed: int
+) -> None:
+    rows = len(s.req)
+    order = np.zeros(0, np.int64)
+    if requests.after is not None:
+        if clients is not None:
+            raise ValueError("requests have `after`, so no clients can decide when they come")
+        after = _whole(requests.after)
+        later = np.flatnonzero(after >= 0)
+        if (after >= rows).any() or len(np.unique(after[later])) != len(later):
+            raise ValueError("`after` must name requests of the trace, each at most once")
+        s.req[after[later], c.AFTER] = later
+        if requests.think_ps is not None:
+            s.req[after[later], c.THINK] = _whole(requests.think_ps)[later]
+        order = np.flatnonzero(after < 0)
+        order = order[np.argsort(s.req[order, c.AT], kind="stable")]
+    elif clients is not None and clients.concurrency < 1:
+        raise ValueError(f"concurrency is {clients.concurrency}, must be >= 1")
+    client = np.zeros(3, np.int64)
+    if clients is not None:
+        if not 0 <= clients.warm_ups <= rows:
+            raise ValueError(f"warm_ups is {clients.warm_ups}, must be between 0 and the {rows} requests")
+        client[:] = clients.concurrency, clients.warm_ups, clients.gap_ps
+    s.common[c.TELL] = 1
+    run.coupled(s, given, order, np.zeros((rows + 1, 2), np.int64), client, np.array([rule, seed], np.int64))
+
+
+def _outcome(s: State, replicas: Sequence[tuple[StepCost, EngineLimits]]) -> Outcome:
+    end_ps = int(s.req[:, c.END].max()) if len(s.req) else 0
+    idle_mw = np.array([cost.idle_mw for cost, _ in replicas], np.int64)
+    return Outcome(
+        at_ps=s.req[:, c.AT].copy(),
+        begun_ps=s.req[:, c.BEGUN].copy(),
+        first_ps=s.req[:, c.FIRST].copy(),
+        end_ps=s.req[:, c.END].copy(),
+        cached_tok=s.req[:, c.CACHED].copy(),
+        preemptions=s.req[:, c.PREEMPTIONS].copy(),
+        replica=s.req[:, c.REPLICA].copy(),
+        energy_uj=s.req[:, c.JOULES].copy(),
+        steps=s.rep[:, c.STEPS].copy(),
+        busy_ps=s.rep[:, c.BUSY].copy(),
+        busy_uj=s.rep[:, c.ENERGY].copy(),
+        idle_uj=idle_mw * ((end_ps - s.rep[:, c.BUSY]) // 1_000) // 1_000_000,
+        computed_tok=s.rep[:, c.COMPUTED].copy(),
+        reused_tok=s.rep[:, c.REUSED].copy(),
+        lost_tok=s.rep[:, c.LOST].copy(),
+    )
+
+
+def _whole(values: npt.ArrayLike) -> Array:
+    return np.ascontiguousarray(values, dtype=np.int64)

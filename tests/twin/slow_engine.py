@@ -1,0 +1,373 @@
+"""A second simulator of one engine: slow and obvious, one step and one token at a time.
+
+It shares nothing with `wattmill.twin.engine` but the declaration: lists and dictionaries, no jumps, no heap, no
+running sums, every block counted anew in every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from wattmill.twin.engine.spec import ONE, EngineLimits, StepCost
+
+
+@dataclass(eq=False)
+class Guest:
+    index: int
+    here_ps: int
+    input_tok: int
+    output_tok: int
+    asked_tok: int
+    ids: tuple[int, ...] = ()
+    target_tok: int = 0  # whose memory must be there before it decodes
+    there_tok: int = 0  # whose memory is there
+    given_tok: int = 0
+    joined_clock: int = -1  # -1: does not decode
+    nodes: int = 0  # leading ids that it uses in the cache
+    slot: int = -1
+    begun_ps: int = -1
+    first_ps: int = -1
+    end_ps: int = -1
+    cached_tok: int = -1
+    preemptions: int = 0
+
+    @property
+    def decodes(self) -> bool:
+        return self.joined_clock >= 0
+
+
+@dataclass
+class Slot:
+    guest: Guest | None = None
+    ids: tuple[int, ...] = ()
+    used_ps: int = 0
+
+
+@dataclass
+class Engine:
+    cost: StepCost
+    limits: EngineLimits
+    now: int = 0
+    steps: int = 0
+    busy_ps: int = 0
+    decode_steps: int = 0
+    waiting: list[Guest] = field(default_factory=list)
+    running: list[Guest] = field(default_factory=list)  # in order of admission
+    users: dict[int, int] = field(default_factory=dict)  # prefix id: how many use it
+    idle: list[int] = field(default_factory=list)  # ids that nobody uses, the first to go first
+    slots: list[Slot] = field(default_factory=list)
+    ratio: int = round(0.7 * ONE)
+    full: bool = False
+    most_blocks: int = 0
+
+    # Memory.
+    def clock(self) -> int:
+        return self.decode_steps * self.cost.tokens_per_step // ONE
+
+    def own_blocks(self, guest: Guest) -> int:
+        kind, size = self.limits.scheduler, self.limits.block_tok
+        if kind == "llamacpp":
+            return 0
+        tokens = guest.input_tok + guest.asked_tok if kind == "trtllm" else guest.there_tok
+        if kind != "trtllm" and not guest.decodes:
+            tokens = guest.target_tok  # a prompt's blocks are taken when it is admitted
+        return -(-tokens // size) - guest.nodes * (self.limits.prefix_tok // size)
+
+    def used(self) -> int:
+        tree = len(self.users) * (self.limits.prefix_tok // self.limits.block_tok)
+        return sum(self.own_blocks(guest) for guest in self.running) + tree
+
+    def room(self) -> int:
+        idle = len(self.idle) * (self.limits.prefix_tok // self.limits.block_tok)
+        return self.limits.kv_blocks - self.used() + idle
+
+    def make_room(self, need: int) -> None:
+        while self.limits.kv_blocks - self.used() < need:
+            del self.users[self.idle.pop(0)]
+
+    def keep(self, guest: Guest, tokens: int) -> None:
+        if not self.limits.prefix_cache or self.limits.scheduler == "llamacpp":
+            return
+        for key in guest.ids[guest.nodes : tokens // self.limits.prefix_tok]:
+            self.use(key)
+            guest.nodes += 1
+
+    def use(self, key: int) -> None:
+        if key in self.idle:
+            self.idle.remove(key)
+        self.users[key] = self.users.get(key, 0) + 1
+
+    def let_go(self, guest: Guest, *, ids: tuple[int, ...] = ()) -> None:
+        for key in reversed(guest.ids[: guest.nodes]):
+            self.users[key] -= 1
+            if self.users[key] == 0:
+                self.idle.append(key)
+        guest.nodes = 0
+        if guest.slot >= 0:
+            self.slots[guest.slot] = Slot(None, ids, self.now)
+            guest.slot = -1
+
+    # Who runs.
+    def cacheable(self, guest: Guest) -> tuple[int, ...]:
+        if not self.limits.prefix_cache:
+            return ()
+        return guest.ids[: (guest.target_tok - 1) // self.limits.prefix_tok]
+
+    def start(self, guest: Guest, found: int) -> None:
+        self.waiting.remove(guest)
+        guest.there_tok = found * self.limits.prefix_tok
+        if guest.begun_ps < 0:
+            guest.begun_ps, guest.cached_tok = self.now, guest.there_tok
+        self.running.append(guest)
+
+    def admit(self, guest: Guest, left: int) -> bool:
+        found = 0
+        for key in self.cacheable(guest):
+            if key not in self.users:
+                break
+            found += 1
+        if not self.limits.chunked_prefill and guest.target_tok - found * self.limits.prefix_tok > left:
+            return False
+        whole = self.limits.scheduler == "trtllm"
+        tokens = guest.input_tok + guest.asked_tok if whole else guest.target_tok
+        unit = self.limits.prefix_tok // self.limits.block_tok
+        need = -(-tokens // self.limits.block_tok) - found * unit
+        would_be_pinned = [key for key in guest.ids[:found] if key in self.idle]
+        if need > self.room() - len(would_be_pinned) * unit:
+            return False
+        for key in guest.ids[:found]:
+            self.use(key)
+        self.make_room(need)
+        guest.nodes = found
+        self.start(guest, found)
+        return True
+
+    def take_slot(self, guest: Guest) -> None:
+        def same(slot: Slot) -> int:
+            count = 0
+            for mine, theirs in zip(self.cacheable(guest), slot.ids, strict=False):
+                if mine != theirs:
+                    break
+                count += 1
+            return count
+
+        free = [i for i, slot in enumerate(self.slots) if slot.guest is None]
+        chosen = max(free, key=lambda i: (same(self.slots[i]), -i))
+        if same(self.slots[chosen]) * self.limits.prefix_tok * 10 <= guest.target_tok:
+            chosen = min(free, key=lambda i: (self.slots[i].used_ps, i))
+        found = same(self.slots[chosen])
+        self.slots[chosen] = Slot(guest)
+        guest.slot = chosen
+        self.start(guest, found)
+
+    def take_back(self, guest: Guest) -> None:
+        self.running.remove(guest)
+        self.let_go(guest)
+        guest.target_tok = guest.input_tok + guest.given_tok
+        guest.there_tok, guest.joined_clock = 0, -1
+        guest.preemptions += 1
+        if self.limits.scheduler == "sglang":
+            self.waiting.append(guest)
+        else:
+            self.waiting.insert(0, guest)
+
+    def wanted(self) -> int:
+        """Return the blocks that decoding requests need for the next step."""
+        if self.limits.scheduler in ("trtllm", "llamacpp"):
+            return 0
+        more = (self.decode_steps + 1) * self.cost.tokens_per_step // ONE - self.clock()
+        size = self.limits.block_tok
+        return sum(
+            -(-(guest.there_tok + more) // size) - -(-guest.there_tok // size)
+            for guest in self.running
+            if guest.decodes
+        )
+
+    def plan(self) -> tuple[list[tuple[Guest, int]], bool]:
+        """Return the prompt tokens of the next step by guest, and whether decoding requests take part."""
+        if self.limits.scheduler == "sglang":
+            chunks = self.prompts_alone()
+            if chunks:
+                return chunks, False
+            self.retract()
+            self.make_room(self.wanted())
+            return [], True
+        evicted = False
+        if self.limits.scheduler == "vllm":
+            while self.wanted() > self.room():
+                self.take_back(self.running[-1])
+                evicted = True
+        self.make_room(self.wanted())
+        promised = self.wanted()
+        if self.limits.scheduler == "llamacpp":
+            while self.waiting and len(self.running) < self.limits.max_num_seqs:
+                self.take_slot(self.waiting[0])
+        left = self.limits.budget_tok - self.cost.verify_tok * sum(g.decodes for g in self.running)
+        chunks = []
+        prompts = [guest for guest in self.running if not guest.decodes]
+        if self.limits.scheduler == "llamacpp":
+            prompts.sort(key=lambda guest: guest.slot)
+        stuck = False
+        for guest in prompts:
+            tokens = min(left, guest.target_tok - guest.there_tok)
+            if tokens <= 0 or (
+                not self.limits.chunked_prefill and tokens < guest.target_tok - guest.there_tok
+            ):
+                stuck = True
+                break
+            chunks.append((guest, tokens))
+            left -= tokens
+        if evicted or stuck or self.limits.scheduler == "llamacpp":
+            return chunks, True
+        # What decoding requests will take in this step is not there for newcomers.
+        self.limits_less(promised)
+        while left > 0 and self.waiting and len(self.running) < self.limits.max_num_seqs:
+            guest = self.waiting[0]
+            if not self.admit(guest, left):
+                break
+            tokens = min(left, guest.target_tok - guest.there_tok)
+            chunks.append((guest, tokens))
+            left -= tokens
+        self.limits_less(-promised)
+        return chunks, True
+
+    def limits_less(self, blocks: int) -> None:
+        import msgspec
+
+        self.limits = msgspec.structs.replace(self.limits, kv_blocks=self.limits.kv_blocks - blocks)
+
+    def prompts_alone(self) -> list[tuple[Guest, int]]:
+        left = self.limits.budget_tok
+        chunks = []
+        for guest in self.running:
+            if not guest.decodes:
+                tokens = min(left, guest.target_tok - guest.there_tok)
+                chunks.append((guest, tokens))
+                left -= tokens
+        if self.full:
+            return chunks
+        ahead = sum(min(g.asked_tok - g.given_tok, 4_096) for g in self.running if g.decodes)
+        ahead = ahead * self.ratio // ONE
+        while left > 0 and self.waiting and len(self.running) < self.limits.max_num_seqs:
+            guest = self.waiting[0]
+            found = 0
+            for key in self.cacheable(guest):
+                if key not in self.users:
+                    break
+                found += 1
+            pinned = sum(key in self.idle for key in guest.ids[:found])
+            unit = self.limits.prefix_tok // self.limits.block_tok
+            fresh = guest.target_tok - found * self.limits.prefix_tok
+            future = min(guest.asked_tok - guest.given_tok, 4_096)
+            free = (self.room() - pinned * unit) * self.limits.block_tok - ahead
+            if fresh + future >= free and self.running:
+                self.full = True
+                break
+            if not self.limits.chunked_prefill and fresh > left:
+                break
+            if not self.admit(guest, left):
+                self.full = True
+                break
+            tokens = min(left, fresh)
+            chunks.append((guest, tokens))
+            left -= tokens
+            if tokens < fresh:
+                break
+            ahead += future
+        return chunks
+
+    def retract(self) -> None:
+        if self.wanted() <= self.room():
+            return
+        first = True
+        decoding = [guest for guest in self.running if guest.decodes]
+        while len(decoding) > 1 and (first or self.room() * self.limits.block_tok < len(decoding) * 20):
+            decoding.sort(key=lambda g: (g.given_tok, -g.input_tok, -self.order.index(g)))
+            self.take_back(decoding.pop(0))
+            first = False
+        had = sum(guest.given_tok for guest in decoding)
+        asked = sum(guest.asked_tok for guest in decoding)
+        self.ratio = min(ONE, (had + 20 * len(decoding)) * ONE // asked)
+        self.full = False
+
+    @property
+    def order(self) -> list[Guest]:
+        """Decoding requests by when they began to decode."""
+        return self.decoders
+
+    decoders: list[Guest] = field(default_factory=list)
+
+    def at(self, tokens: int) -> int:
+        each = -(-tokens // self.cost.stages)
+        table = self.cost.step_ps
+        over = max(0, each - len(table) + 1)
+        return self.cost.stages * (table[min(each, len(table) - 1)] + over * self.cost.beyond_ps_per_tok)
+
+    def step(self) -> None:
+        chunks, decodes = self.plan()
+        decoding = [guest for guest in self.running if guest.decodes] if decodes else []
+        tokens = sum(tokens for _, tokens in chunks) + len(decoding) * self.cost.verify_tok
+        took = self.at(tokens)
+        for guest in decoding:
+            took += self.cost.decode_ps + self.cost.context_ps_per_tok * (guest.there_tok + 1)
+        a = self.cost.attention_ps_per_ktok
+        for guest, tokens in chunks:
+            took += self.cost.prefill_ps_per_tok * tokens
+            took += a * (guest.there_tok + tokens) ** 2 // 2048 - a * guest.there_tok**2 // 2048
+        self.now += took
+        self.busy_ps += took
+        self.steps += 1
+        if decodes:
+            if self.limits.scheduler == "sglang":
+                self.ratio = max(self.ratio - round(0.7 * 0.86 * ONE / 600), round(0.7 * 0.14 * ONE))
+            before = self.clock()
+            self.decode_steps += 1
+            for guest in decoding:
+                guest.there_tok += self.clock() - before
+                guest.given_tok += self.clock() - before
+        self.most_blocks = max(self.most_blocks, self.used())
+        for guest in sorted(
+            (g for g in decoding if g.given_tok >= g.output_tok),
+            key=lambda g: (g.joined_clock + g.output_tok, g.index),
+        ):
+            self.end(guest)
+        for guest, tokens in chunks:
+            guest.there_tok += tokens
+            if guest.there_tok < guest.target_tok:
+                continue
+            self.keep(guest, guest.target_tok)
+            guest.given_tok += 1
+            if guest.first_ps < 0:
+                guest.first_ps = self.now
+            if guest.given_tok == guest.output_tok:
+                self.end(guest)
+            else:
+                guest.joined_clock = self.clock()
+                self.decoders.append(guest)
+
+    def end(self, guest: Guest) -> None:
+        if guest.decodes:
+            self.decoders.remove(guest)
+            guest.there_tok = guest.input_tok + guest.output_tok - 1
+            self.keep(guest, guest.there_tok)
+        guest.end_ps = self.now
+        self.running.remove(guest)
+        self.let_go(guest, ids=guest.ids[: guest.there_tok // self.limits.prefix_tok])
+        self.full = False
+
+
+def walked(cost: StepCost, limits: EngineLimits, guests: list[Guest]) -> Engine:
+    """Play `guests`, in order of `here_ps`, to their end."""
+    engine = Engine(cost, limits)
+    engine.slots = [Slot() for _ in range(limits.max_num_seqs)]
+    for guest in guests:
+        guest.target_tok = guest.input_tok
+    coming = list(guests)
+    while coming or engine.waiting or engine.running:
+        while coming and coming[0].here_ps <= engine.now:
+            engine.waiting.append(coming.pop(0))
+        if not engine.waiting and not engine.running:
+            engine.now = coming[0].here_ps
+            continue
+        engine.step()
+    return engine
