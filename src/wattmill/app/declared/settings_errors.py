@@ -180,6 +180,8 @@ def _plain(kind: Any) -> Any:
         rest = [a for a in typing.get_args(bare) if a is not type(None)]
         if len(rest) == 1 and (_structs(rest[0]) or typing.get_origin(rest[0]) is dict):
             return rest[0]
+        if rest and all(_structs(a) for a in rest):
+            return typing.Union[tuple(rest)]  # noqa: UP007 - made at run time
     return bare if _structs(bare) or typing.get_origin(bare) is dict else kind
 
 

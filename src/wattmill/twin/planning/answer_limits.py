@@ -1,0 +1,104 @@
+"""What binds, what training takes, and what a reader of a plan must know."""
+
+from __future__ import annotations
+
+from wattmill.twin.planning.jobs import flops
+from wattmill.twin.planning.nodes import Bought
+from wattmill.twin.planning.offers import energy_usd_per_j
+from wattmill.twin.planning.plan import Binding, JobAnswer, Totals
+from wattmill.twin.planning.programme import Chosen, Problem, column
+from wattmill.units import H_PER_YEAR, S_PER_DAY, S_PER_YEAR, USD_PER_MUSD, W_PER_MW
+
+_NOTHING = 1e-6
+
+
+def binding(done: Chosen, totals: Totals) -> list[Binding]:
+    limits, prices = done.problem.demand.limits, done.prices
+    rows: list[tuple[str, str, str, float, float | None]] = [
+        ("power", "power at the meter", "MW", totals.provisioned_mw, limits.power_mw),
+        (
+            "budget",
+            "dollars of a year",
+            "M$",
+            totals.cost_usd_per_year / USD_PER_MUSD,
+            _millions(limits.usd_per_year),
+        ),
+        ("carbon", "CO2e of a year", "t", totals.tonnes_co2_per_year or 0.0, limits.tonnes_co2_per_year),
+    ]
+    for offer in done.problem.offers:
+        if offer.most_nodes is not None:
+            used = done.solution.values[column("nodes", offer)]
+            rows.append(
+                (column("most", offer), f"nodes of {offer.name}", "node", used, float(offer.most_nodes))
+            )
+    return [
+        Binding(
+            limit=words,
+            unit=unit,
+            used=used,
+            allowed=allowed,
+            worth_usd_per_year=prices[row] * USD_PER_MUSD,
+            binds=abs(prices[row]) > _NOTHING,
+        )
+        for row, words, unit, used, allowed in rows
+        if allowed is not None
+    ]
+
+
+def _millions(usd: float | None) -> float | None:
+    return None if usd is None else usd / USD_PER_MUSD
+
+
+def job_answers(done: Chosen, bought: dict[str, Bought]) -> list[JobAnswer]:
+    out = []
+    for name, job in done.problem.demand.jobs.items():
+        need = flops(name, done.problem.demand.jobs)
+        nodes = mw = usd = joules = 0.0
+        run_share = job.days * S_PER_DAY / S_PER_YEAR
+        for b in bought.values():
+            own = b.training.get(name, 0)
+            gpus = own * b.offer.per_node
+            nodes += own
+            usd += gpus * b.offer.fixed_usd_per_gpu_h * H_PER_YEAR * run_share
+            if b.offer.own:
+                mw += gpus * b.offer.provisioned_w / W_PER_MW
+                joules += gpus * b.offer.provisioned_w * job.days * S_PER_DAY
+        usd += joules * energy_usd_per_j(done.problem.demand)
+        done_it = nodes > 0
+        wide = job.mfu
+        slow = wide.value / (wide.low or wide.value)
+        fast = wide.value / (wide.high or wide.value)
+        out.append(
+            JobAnswer(
+                job=name,
+                law=need.law,
+                flop=need.value,
+                flop_low=need.low,
+                flop_high=need.high,
+                nodes=round(nodes),
+                mw=mw,
+                usd_per_run=usd,
+                usd_low=usd * need.low / need.value * fast,
+                usd_high=usd * need.high / need.value * slow,
+                usd_per_task=usd / job.tasks if job.tasks else None,
+                j_per_run=joules,
+                done=done_it,
+            )
+        )
+    return out
+
+
+def notes_on(problem: Problem) -> tuple[str, ...]:
+    notes = [
+        "Load is packed onto as few replicas as it needs while the others idle; spread out, it draws more.",
+        "Failures are taken as independent of each other.",
+    ]
+    unknown = sorted(
+        {o.accelerator.name for o in problem.offers if o.own and problem.power(o.accelerator, 1.0) is None}
+    )
+    if unknown:
+        notes.append(
+            f"No power curve of {', '.join(unknown)} is known: each is taken to draw all that it is "
+            "provisioned with, so joules, grams and energy dollars are upper bounds."
+        )
+    return tuple(notes)

@@ -1,0 +1,157 @@
+"""A plan: what to buy, what a token costs there, what binds, and how near to the best it is proven to be.
+
+Every figure is modelled unless it says otherwise; what went in as declared stands beside it with its source.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from wattmill.twin.prediction import Class, Interval
+
+
+class Purchase(msgspec.Struct, frozen=True, kw_only=True):
+    """Nodes of one offer."""
+
+    offer: str
+    accelerator: str
+    nodes: int
+    racks: int  # begun ones count
+    gpus: int
+    working_gpus: int
+    spare_nodes: int
+    training_nodes: int
+    provisioned_mw: float  # at our meter; 0 where rented
+    fixed_usd_per_year: float
+    fixed_usd_per_gpu_h: float
+    energy_inside_usd_per_gpu_h: float | None  # taken out of an all-in rate
+    drawn_usd_per_gpu_h: float  # energy at the site's price, in its place
+
+
+class Pool(msgspec.Struct, frozen=True, kw_only=True):
+    """Replicas that are alike."""
+
+    offer: str
+    model: str
+    engine: str
+    precision: str
+    tp: int
+    ep: int
+    replicas: int
+    batch: int
+    bound_by: str  # what keeps the batch from being larger
+    tiers: dict[str, float]  # mean requests per second
+    klass: Class
+    nearest: str | None
+    kv_tokens: int
+
+
+class TierAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tier gets and costs. Dollars, joules and grams carry its share of spares, room and idle time."""
+
+    tier: str
+    requests_per_s: float  # mean
+    input_tok: float
+    output_tok: float
+    output_tok_per_s: float  # mean
+    tok_per_s_per_user: Interval
+    ttft_s: Interval
+    price_usd_per_mtok_output: float  # all that a request brings, on its output tokens
+    cost_usd_per_year: float
+    revenue_usd_per_year: float
+    usd_per_mtok_output: float
+    usd_per_mtok_both: float  # input + output tokens
+    marginal_usd_per_mtok_output: float  # what one more costs, what it displaces included
+    j_per_output_tok: float  # drawn at the meter
+    j_per_tok_both: float
+    g_per_mtok_output: float | None
+
+    @property
+    def margin_usd_per_year(self) -> float:
+        return self.revenue_usd_per_year - self.cost_usd_per_year
+
+
+class Binding(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit, how far it is used, and what one more unit of it would be worth in the relaxation."""
+
+    limit: str
+    unit: str
+    used: float
+    allowed: float
+    worth_usd_per_year: float
+    binds: bool
+
+
+class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What training takes of the same power."""
+
+    job: str
+    law: str
+    flop: float
+    flop_low: float
+    flop_high: float
+    nodes: int
+    mw: float  # provisioned while it runs
+    usd_per_run: float
+    usd_low: float
+    usd_high: float
+    usd_per_task: float | None
+    j_per_run: float
+    done: bool
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """How near to the best plan this one is proven to be."""
+
+    objective_usd_per_year: float
+    bound_usd_per_year: float
+    gap: float
+    relaxed_usd_per_year: float
+    solve_s: float
+    columns: int
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """The factory as a whole."""
+
+    requests_per_s: float
+    peak_requests_per_s: float
+    peak_to_mean: float
+    utilisation_peak: float  # of the capacity that is bought and at work
+    utilisation_mean: float
+    output_tok_per_s: float
+    both_tok_per_s: float
+    provisioned_mw: float
+    drawn_mw: float  # mean
+    output_tok_per_s_per_mw: float  # of provisioned power
+    both_tok_per_s_per_mw: float
+    fixed_usd_per_year: float
+    energy_usd_per_year: float
+    revenue_usd_per_year: float
+    jobs_usd_per_year: float  # what training brings
+    tonnes_co2_per_year: float | None
+
+    @property
+    def cost_usd_per_year(self) -> float:
+        return self.fixed_usd_per_year + self.energy_usd_per_year
+
+    @property
+    def margin_usd_per_year(self) -> float:
+        return self.revenue_usd_per_year + self.jobs_usd_per_year - self.cost_usd_per_year
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to one demand file."""
+
+    name: str
+    goal: str
+    how: str  # where the demand's figures come from
+    purchases: tuple[Purchase, ...]
+    pools: tuple[Pool, ...]
+    tiers: tuple[TierAnswer, ...]
+    binding: tuple[Binding, ...]
+    jobs: tuple[JobAnswer, ...]
+    totals: Totals
+    proof: Proof
+    left: dict[str, str]  # configurations that were left out, and why
+    notes: tuple[str, ...]
