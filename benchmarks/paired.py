@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -75,6 +77,20 @@ def compare(targets: list[Target], cell: Cell, pairs: int, seconds: float) -> No
                 )
 
 
+def without_sockets(roots: dict[str, Path], part: str, pairs: int) -> None:
+    """Compare by each tree's own `parts.py`: no sockets, so microseconds can be told apart."""
+    taken: dict[str, list[float]] = {name: [] for name in roots}
+    for turn in range(pairs):
+        for name, root in list(roots.items())[:: 1 if turn % 2 else -1]:
+            argv = ["taskset", "-c", str(PROXY_CPU), sys.executable, str(root / "benchmarks" / "parts.py")]
+            env = {**os.environ, "PYTHONPATH": str(root / "src")}
+            ran = subprocess.run([*argv, "--part", part], env=env, capture_output=True, text=True, check=True)
+            taken[name].append(float(ran.stdout))
+    ratios = [n / o for n, o in zip(taken["new"], taken.get("old", taken["new"]), strict=True)]
+    figures = "  ".join(f"{name} {min(values):.1f} µs" for name, values in taken.items())
+    print(f"{part}: {figures}  x {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -85,7 +101,12 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=1.0, help="of one slice")
     parser.add_argument("--more", type=Path, help="a file whose text is appended to both declarations")
+    parser.add_argument("--part", help="compare without sockets, by this part of parts.py")
     args = parser.parse_args()
+    if args.part:
+        roots = {"old": args.old, "new": args.new} if args.old else {"new": args.new}
+        without_sockets({name: root.resolve() for name, root in roots.items()}, args.part, args.pairs)
+        return
     more = args.more.read_text() if args.more else ""
     os.sched_setaffinity(0, {REST_CPU})
     mock = Server(*script("mock_upstream.py"), "--tokens", "1000000", cpu=REST_CPU)

@@ -140,14 +140,18 @@ class Attempt:
         speech = self.speech
         if speech is None:
             path = PATHS[ask.endpoint]
-            body = self.adapter.render(
-                ask.endpoint,
-                draft.body,
-                model=self.model.upstream,
-                stream=streamed,
-                max_output_tok=self.per_choice_tok,
-                choices=draft.n,
-            )
+            like = exchange.like
+            if like is not None and draft is exchange.as_read:
+                body = like.render(self.adapter, draft, self.model.upstream, streamed, self.per_choice_tok)
+            else:
+                body = self.adapter.render(
+                    ask.endpoint,
+                    draft.body,
+                    model=self.model.upstream,
+                    stream=streamed,
+                    max_output_tok=self.per_choice_tok,
+                    choices=draft.n,
+                )
         else:
             path = speech.path
             body = speech.render(self.spoken(), self.model.upstream, streamed, self.per_choice_tok)

@@ -167,6 +167,7 @@ class Connection(asyncio.Protocol):
         server = self._server
         now_s = server.clock.now()
         request = HttpRequest(self, now_s)
+        request.known = known
         request.method = known.method
         request.path = known.path
         request.query = known.query

@@ -17,6 +17,7 @@ from wattmill.distribution.doors.entrance import Entrance
 from wattmill.distribution.gate import Tap
 from wattmill.distribution.hedge import Hedge
 from wattmill.distribution.http import HttpRequest
+from wattmill.distribution.known_body import KnownBody
 from wattmill.distribution.prompt_count import PromptCount
 from wattmill.distribution.wire import Draft
 from wattmill.vocab.caller import Caller
@@ -46,6 +47,7 @@ class ExchangeState:
         "_new_route",
         "_next",
         "_tried",
+        "as_read",
         "ask",
         "attempt",
         "attempts",
@@ -66,6 +68,7 @@ class ExchangeState:
         "holds",
         "http",
         "id",
+        "like",
         "over",
         "path",
         "queued_us",
@@ -98,6 +101,8 @@ class ExchangeState:
         self.below = 0  # how many of them are below the key
         self.holds: Callable[[], Refusal | None] | None = None  # says whether its run still serves
         self.draft: Draft
+        self.like: KnownBody | None = None  # bodies around whose messages more is known ...
+        self.as_read: Draft | None = None  # ... of this draft, and of none that a gate has made of it
         self.ask: Request
         self.route: Route
         self.attempt: Attempt | None = None

@@ -16,6 +16,7 @@ from wattmill.vocab.refusal import Refusal
 
 if TYPE_CHECKING:
     from wattmill.distribution.connection import Connection
+    from wattmill.distribution.known_head import KnownHead
 
 MAX_LABEL_CHARS = 128
 
@@ -58,6 +59,7 @@ class HttpRequest:
         "conn",
         "headers",
         "http10",
+        "known",
         "method",
         "path",
         "query",
@@ -77,6 +79,7 @@ class HttpRequest:
         self.close = False  # after its answer
         self.want_continue = False
         self.refusal: Refusal | None = None
+        self.known: KnownHead | None = None  # its head was read before
 
     @property
     def label(self) -> str | None:

@@ -8,9 +8,18 @@ it is understood by comparing bytes, which costs a tenth. Everything else goes t
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from wattmill.distribution.http import HttpRequest
 
+if TYPE_CHECKING:
+    from wattmill.distribution.known_body import KnownBody
+    from wattmill.vocab.caller import Caller
+
+Asked = tuple[str, frozenset[str] | None, int]
+"""Class of the data, regions that may see it, steps of a cascade."""
+
+_TRIES = 4
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,12})[ \t]*\r\n", re.IGNORECASE)
 _END = b"\r\n\r\n"
 
@@ -18,7 +27,7 @@ _END = b"\r\n\r\n"
 class KnownHead:
     """The bytes before and after the digits of the length, and what the request said."""
 
-    __slots__ = ("after", "before", "headers", "method", "path", "query")
+    __slots__ = ("after", "before", "body", "headers", "method", "path", "query", "said", "unlike")
 
     def __init__(self, before: bytes, after: bytes, request: HttpRequest) -> None:
         self.before = before
@@ -27,6 +36,9 @@ class KnownHead:
         self.path = request.path
         self.query = request.query
         self.headers = request.headers
+        self.body: KnownBody | None = None  # of the last request that was read field by field
+        self.unlike = _TRIES  # how many more bodies are learnt: a client may never repeat itself
+        self.said: tuple[Caller, Asked] | None = None  # what its headers say for a caller
 
     def body_at(self, data: bytes) -> int:
         """Return where the body begins if `data` is one whole request with this head; else 0."""

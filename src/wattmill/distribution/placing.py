@@ -99,10 +99,7 @@ class Placing(Understanding):
             if body is None:
                 return _cannot_go_on(candidate.pool)
             self.draft = msgspec.structs.replace(part.draft, body=body)
-        try:
-            refusal = adapter.check(self.endpoint, self.draft.body)
-        except (msgspec.MsgspecError, RecursionError) as error:
-            return Refusal(code="bad_value", message=f"a field cannot be read: {error}")
+        refusal = self._check(adapter)
         if refusal is None and "audio" in ask.needs:
             refusal = _audio_without_price(backend.pool, model)
         if refusal is not None:
@@ -135,6 +132,19 @@ class Placing(Understanding):
 
         self._lease = asyncio.get_running_loop().create_task(lease())
         return None
+
+    def _check(self, adapter: Adapter) -> Refusal | None:
+        """Return why this engine may not be sent the body, or None."""
+        like = self.like if self.draft is self.as_read else None
+        if like is not None and like.passes(adapter):
+            return None
+        try:
+            refusal = adapter.check(self.endpoint, self.draft.body)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            return Refusal(code="bad_value", message=f"a field cannot be read: {error}")
+        if like is not None and refusal is None:
+            like.passed(adapter)
+        return refusal
 
     def _leased(
         self,

@@ -11,6 +11,8 @@ import msgspec
 from wattmill.distribution.doors.door import Visit
 from wattmill.distribution.doors.entrance import Entrance
 from wattmill.distribution.exchange_state import ExchangeState
+from wattmill.distribution.known_body import learn
+from wattmill.distribution.known_head import Asked
 from wattmill.distribution.wire import Draft, draft_of, parse, read_body
 from wattmill.models.bound import input_bound_tok
 from wattmill.models.spec import TokenizerBound
@@ -83,22 +85,21 @@ class Understanding(ExchangeState):
                 message=f"{most} requests are in flight already (limits.in_flight)",
                 retry_after_s=1,
             )
+        known = http.known
+        like = None if known is None or self.door is not None else known.body
+        if like is not None:
+            read = like.read(http.body, services.bound.get(like.model, _PLAIN))
+            if read is not None:
+                self.like = like
+                self.draft = self.as_read = read[0]
+                return self._ask(like.model, None, read[1], caller)
         draft = parse(self.endpoint, http.body) if self.door is None else self._visit(self.door)
         if isinstance(draft, Refusal):
             return draft
         self.draft = draft
-        rules = rules_of(http.headers, caller)
-        if isinstance(rules, Refusal):
-            return rules
-        privacy, residency = rules
-        steps = http.headers.get(b"x-wattmill-escalate", b"0").strip()
-        if len(steps) != 1 or not steps.isdigit():
-            return Refusal(
-                code="bad_header",
-                message="header 'x-wattmill-escalate' must be a digit: how many of the smaller models' "
-                f"answers were not good enough, got {steps[:64].decode('latin-1')!r}",
-                param="x-wattmill-escalate",
-            )
+        asked = self._asked(caller)
+        if isinstance(asked, Refusal):
+            return asked
         model, pool = draft.model, None
         if "/" in model:
             place, _, rest = model.partition("/")
@@ -112,6 +113,16 @@ class Understanding(ExchangeState):
             return bound
         if self.door is not None:
             bound += self._beside_tok(self.door.visit, model)
+        elif known is not None and known.unlike and self.endpoint == "chat":
+            known.unlike -= 1
+            known.body = learn(http.body, draft)
+        return self._ask(model, pool, bound, caller)
+
+    def _ask(self, model: str, pool: str | None, bound: int, caller: Caller) -> Refusal | None:
+        draft, asked = self.draft, self._asked(caller)
+        if isinstance(asked, Refusal):
+            return asked
+        privacy, residency, steps = asked
         self.ask = Request(
             id=self.id,
             endpoint=self.endpoint,
@@ -125,9 +136,31 @@ class Understanding(ExchangeState):
             privacy=privacy,
             residency=residency,
             operators=caller.operators,
-            steps=int(steps),
+            steps=steps,
         )
         return None
+
+    def _asked(self, caller: Caller) -> Asked | Refusal:
+        """Return what the headers ask for beside the body; of a known head it is remembered."""
+        known = self.http.known
+        if known is not None and known.said is not None and known.said[0] is caller:
+            return known.said[1]
+        headers = self.http.headers
+        rules = rules_of(headers, caller)
+        if isinstance(rules, Refusal):
+            return rules
+        steps = headers.get(b"x-wattmill-escalate", b"0").strip()
+        if len(steps) != 1 or not steps.isdigit():
+            return Refusal(
+                code="bad_header",
+                message="header 'x-wattmill-escalate' must be a digit: how many of the smaller models' "
+                f"answers were not good enough, got {steps[:64].decode('latin-1')!r}",
+                param="x-wattmill-escalate",
+            )
+        asked = (*rules, int(steps))
+        if known is not None:
+            known.said = caller, asked
+        return asked
 
     def _let_in_still(self) -> Refusal | None:
         """Look again, after a wait, at what can end meanwhile: the caller's key, and its run."""

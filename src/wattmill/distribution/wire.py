@@ -114,7 +114,7 @@ def _parse(endpoint: Endpoint, data: bytes) -> Draft | Refusal:
     if twice is not None:
         return twice
     if len(data) <= _QUICK_BYTES and endpoint == "chat":
-        draft = _quick_chat(body, data)
+        draft = quick_chat(body, data)
         if draft is not None:
             return draft
     return _draft(endpoint, body)
@@ -132,7 +132,7 @@ def _repeated(body: Body, data: bytes) -> Refusal | None:
     return None
 
 
-def _quick_chat(body: Body, data: bytes) -> Draft | None:
+def quick_chat(body: Body, data: bytes) -> Draft | None:
     """Read an ordinary chat in one typed pass; None for what `_draft` has to look at, or to refuse.
 
     It never says anything else than `_draft` (a property test holds them together), only sooner.

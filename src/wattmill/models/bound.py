@@ -86,7 +86,7 @@ _elements = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 def input_bound_tok(endpoint: Endpoint, body: Body, bound: TokenizerBound) -> int | Refusal:
     """Return the most tokens that `body` can become as a prompt, or why that cannot be said."""
-    count = sum([len(value) for name, value in body.items() if name not in _NOT_IN_PROMPT])
+    count = fields_bytes(body)
     tokens = bound.per_request_tok
     try:
         if endpoint == "chat":
@@ -116,6 +116,21 @@ def input_bound_tok(endpoint: Endpoint, body: Body, bound: TokenizerBound) -> in
     except RecursionError:
         return _bad(_subject(endpoint), "is nested too deeply")
     return int(count * bound.expansion) + tokens + 1
+
+
+def fields_bytes(body: Body) -> int:
+    """Return the bytes of all fields that a template may print and nothing else counts."""
+    return sum([len(value) for name, value in body.items() if name not in _NOT_IN_PROMPT])
+
+
+def chat_bound_tok(messages: msgspec.Raw, beside_bytes: int, bound: TokenizerBound) -> int | Refusal:
+    """Return what `input_bound_tok` says of a chat without tools and schema, whose other fields have
+    `beside_bytes` (`fields_bytes`). Raises `msgspec.DecodeError` or `RecursionError` if it is no list of
+    messages."""
+    told = _count_messages(messages, bound)
+    if isinstance(told, Refusal):
+        return told
+    return int((beside_bytes + told[0]) * bound.expansion) + bound.per_request_tok + told[1] + 1
 
 
 def _count_messages(raw: msgspec.Raw, bound: TokenizerBound) -> tuple[int, int] | Refusal:
