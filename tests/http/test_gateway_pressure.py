@@ -8,6 +8,7 @@ import json
 import os
 import socket
 
+import msgspec
 import pytest
 from gateway_rig import CHAT, KEY, STREAM, Client, Rig, Wire, rig, run, until, well
 
@@ -209,5 +210,78 @@ def test_memory_does_not_grow_with_requests() -> None:
             gc.collect()
             assert len(gc.get_objects()) - before < 50
             client.close()
+
+    run(test())
+
+
+def head_of(key: str | None, length: int) -> bytes:
+    who = f"authorization: Bearer {key}\r\n" if key else ""
+    return (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\n{who}content-type: application/json\r\n"
+        f"content-length: {length}\r\n\r\n"
+    ).encode()
+
+
+@pytest.mark.parametrize("key", [None, "wm-no-such-key"])
+@pytest.mark.parametrize("expects", [False, True])
+def test_who_may_not_ask_is_told_so_before_a_body_is_read(key: str | None, expects: bool) -> None:
+    async def test() -> None:
+        async with rig() as r:
+            client = await r.connect()
+            head = head_of(key, 10_000_000)
+            if expects:
+                client.writer.write(head.replace(b"host: t\r\n", b"host: t\r\nexpect: 100-continue\r\n"))
+            else:
+                client.writer.write(head + b"x" * 50_000)
+            answer = await client.answer()
+            assert answer.status == 401 and answer.error["code"] == (
+                "missing_key" if key is None else "invalid_key"
+            )
+            assert await client.closed() and r.server.unfinished_bytes == 0
+
+    run(test())
+
+
+def test_all_bodies_that_are_arriving_have_one_bound_and_what_is_complete_goes_on() -> None:
+    """40 callers send all of a megabyte but its last byte, and one more than fits."""
+    part = b" " * 999_999
+
+    async def test() -> None:
+        async with rig() as r:
+            r.limits = msgspec.structs.replace(r.limits, unfinished_bytes=40_500_000, body_bytes=2_000_000)
+            slow = [await r.connect() for _ in range(40)]
+            for client in slow:
+                client.writer.write(head_of(KEY, 1_000_000) + part)
+            await until(lambda: r.server.unfinished_bytes == 40 * 999_999)
+            assert (await r.ask()).status == 200, "what fits one read is not among them"
+            late = await r.connect()
+            late.writer.write(head_of(KEY, 1_000_000) + part)
+            answer = await late.answer()
+            assert (answer.status, answer.error["code"]) == (503, "overloaded")
+            assert "limits.unfinished_bytes" in answer.error["message"] and "retry-after" in answer.headers
+            slow[0].writer.write(b"x")  # the end of a body: it is read as any other
+            assert (await slow[0].answer()).status == 400
+            slow[1].abort()
+            await until(lambda: r.server.unfinished_bytes == 38 * 999_999)
+            for client in slow[2:]:
+                client.abort()
+            await until(lambda: r.server.unfinished_bytes == 0)
+
+    run(test())
+
+
+def test_a_body_in_a_million_chunks_takes_no_more_memory_than_its_bytes() -> None:
+    async def test() -> None:
+        async with rig() as r:
+            client = await r.connect()
+            head = head_of(KEY, 0).replace(b"content-length: 0", b"transfer-encoding: chunked")
+            body = json.dumps(CHAT | {"messages": [{"role": "user", "content": "x" * 200_000}]}).encode()
+            client.writer.write(head + b"".join(b"1\r\n%c\r\n" % byte for byte in body))
+            await until(lambda: r.server.unfinished_bytes > 50_000)
+            (conn,) = r.server.connections
+            assert len(conn._body) < 20_000, "parts are put together as they come"
+            client.writer.write(b"0\r\n\r\n")
+            assert (await client.answer()).status == 200
+            assert r.server.unfinished_bytes == 0 and not conn._bulk
 
     run(test())

@@ -64,6 +64,9 @@ class Recorder:
         self.seen.append((r.method, r.path, r.query, kept, r.body, r.close, r.http10))
         r.conn.answer(b"HTTP/1.1 200 OK\r\n", b"")
 
+    def turned_away(self, request: Any) -> None:
+        return None
+
     def refused(self, refusal: Any) -> tuple[bytes, bytes]:
         self.seen.append(refusal.code)
         return b"HTTP/1.1 400 Bad\r\n", b""
@@ -76,6 +79,7 @@ class Hub:
         self.handler = Recorder()
         self.connections: set[Connection] = set()
         self.lingering = 0
+        self.unfinished_bytes = 0
         self.draining = False
         self.clock = Clock()
         self.now_s = 1.0

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _SLICE = 16_384  # bytes parsed at a time: bounds how many pipelined requests can exist as objects
 _TRIES = 4
+_PARTS = 256
 _LINGER_S = 2.0  # how long a refused upload is read and dropped, so that the client can read the answer
 _MOST_UNSENT = 16  # pieces that are put off
 _NO_UPGRADE = Refusal(code="bad_http", message="protocol upgrades and CONNECT are not offered here")
@@ -48,7 +49,9 @@ class Connection(asyncio.Protocol):
         "_arrived_s",
         "_body",
         "_body_bytes",
+        "_bulk",
         "_chunks",
+        "_counted_bytes",
         "_dead",
         "_head_bytes",
         "_headers_done",
@@ -98,11 +101,15 @@ class Connection(asyncio.Protocol):
         self._known: KnownHead | None = None  # of the last request, for the next
         self._unlike = _TRIES  # how many more heads are learnt: a client may never repeat itself
         self._arrived_s = 0.0
+        self._counted_bytes = 0  # of the body that is being read, among the server's unfinished ones
+        self._bulk = bytearray()  # of a body in very many parts, its beginning
         self._reset()
 
     def _reset(self) -> None:
         self._target = b""
         self._body: list[bytes] = []
+        if self._counted_bytes:
+            self._uncount()
         self._body_bytes = 0
         self._raw_bytes = 0
         self._chunks = 0
@@ -196,6 +203,9 @@ class Connection(asyncio.Protocol):
         self._queue.clear()
         self._pending.clear()
         self._unsent.clear()
+        self._body = []
+        if self._counted_bytes:
+            self._uncount()
         client, self.client, self.current = self.client, None, None
         if client is not None:
             client.client_gone()
@@ -287,10 +297,34 @@ class Connection(asyncio.Protocol):
             self._unlike -= 1
             self._known = learn(data, self._queue[0])
 
+    def _uncount(self) -> None:
+        """A body is complete, or will never be."""
+        self._server.unfinished_bytes -= self._counted_bytes
+        self._counted_bytes = 0
+        self._bulk = bytearray()
+
     def _still_reading(self) -> None:
         """Bound a request that is not complete: in bytes and in time."""
         limits = self._limits
         if self._headers_done:
+            if not self._counted_bytes and self._turned_away():
+                return
+            server = self._server
+            server.unfinished_bytes += self._body_bytes - self._counted_bytes
+            self._counted_bytes = self._body_bytes
+            if len(self._body) > _PARTS:  # thousands of small parts would take many times their bytes
+                self._bulk += b"".join(self._body)
+                self._body.clear()
+            if server.unfinished_bytes > max(limits.unfinished_bytes, limits.body_bytes):
+                self._bad(
+                    Refusal(
+                        code="overloaded",
+                        message=f"the bodies that are arriving here take {limits.unfinished_bytes} bytes "
+                        "already (limits.unfinished_bytes)",
+                        retry_after_s=1.0,
+                    )
+                )
+                return
             beside_body = self._raw_bytes - self._body_bytes - 16 * self._chunks
             if beside_body > 2 * limits.header_bytes + _SLICE:
                 self._bad(
@@ -302,9 +336,21 @@ class Connection(asyncio.Protocol):
                 self._bad(_headers_too_large(limits))
             self.deadline_s = self._arrived_s + limits.header_s
 
+    def _turned_away(self) -> bool:
+        """Whether nobody who may ask is sending the body that is still to come: it is not waited for."""
+        request = self._request
+        assert request is not None
+        refusal = self._server.handler.turned_away(request)
+        if refusal is not None:
+            self._bad(refusal)
+        return refusal is not None
+
     def _bad(self, refusal: Refusal) -> None:
         """Nothing after this point can be trusted: answer in turn, then close."""
         self._dead = True
+        self._body = []
+        if self._counted_bytes:
+            self._uncount()
         request = self._request or HttpRequest(self, self._server.now_s)
         request.refusal = refusal
         request.close = True
@@ -366,6 +412,9 @@ class Connection(asyncio.Protocol):
         request.close = not self._parser.should_keep_alive()
         if request.want_continue and self.current is None and not self._queue:
             request.want_continue = False
+            request.refusal = self._server.handler.turned_away(request)
+            if request.refusal is not None:
+                raise _StopReading
             self._write(_CONTINUE)
 
     def on_chunk_header(self) -> None:
@@ -382,7 +431,10 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         request = self._request
         assert request is not None
-        if len(self._body) == 1:
+        if self._bulk:
+            self._bulk += b"".join(self._body)
+            request.body = bytes(self._bulk)
+        elif len(self._body) == 1:
             request.body = self._body[0]
         elif self._body:
             request.body = b"".join(self._body)

@@ -176,6 +176,11 @@ class Gateway:
         self.metrics.answered("none", "", f"{refusal.status // 100}xx")
         return answers.error_answer(refusal, self.new_id())
 
+    def turned_away(self, request: HttpRequest) -> Refusal | None:
+        key = key_of(request.headers)
+        caller = key if isinstance(key, Refusal) else self.services.identify(key, self._clock.wall_us())
+        return caller if isinstance(caller, Refusal) else None
+
     def new_id(self) -> str:
         return request_id(Epoch(self.services.epoch), self.next_seq())
 

@@ -46,6 +46,9 @@ class Handler(Protocol):
     def refused(self, refusal: Refusal) -> tuple[bytes, bytes]:
         """Return head lines and body for bytes that are no request."""
 
+    def turned_away(self, request: HttpRequest) -> Refusal | None:
+        """Say no to a request whose body is still to come, because of its head alone."""
+
 
 class Server:
     """All connections of one worker. `limits` is read when a connection opens."""
@@ -56,6 +59,7 @@ class Server:
         self.clock = clock
         self.connections: set[Connection] = set()
         self.draining = False
+        self.unfinished_bytes = 0  # of bodies that are not complete
         self.lingering = 0  # connections that only wait for their client to read why it was refused
         self.now_s = clock.now()
         self.date = b""

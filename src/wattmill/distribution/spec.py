@@ -54,6 +54,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     header_bytes: Annotated[int, Meta(ge=256, description="All headers of one request.")] = 32_768
     headers: Annotated[int, Meta(ge=1, description="Number of headers of one request.")] = 100
     body_bytes: Annotated[int, Meta(ge=1, description="Body of one request.")] = 16 * 1024 * 1024
+    unfinished_bytes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="All bodies together that have begun to arrive and are not complete, per worker; one "
+            "body alone is always taken.",
+        ),
+    ] = 256 * 1024 * 1024
     connections: Annotated[int, Meta(ge=1, description="Open connections, per worker.")] = 4_096
     in_flight: Annotated[
         int, Meta(ge=1, description="Requests that are admitted and not ended, per worker.")
