@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 from gateway_rig import CHAT, STREAM, Rig, Wire, answer_body, rig, run, until, well
+from polyglot import polyglot
 
 from wattmill.app.declared.kept_settings import Cache
 from wattmill.app.gates.answer_shelf import AnswerShelf
@@ -301,5 +303,30 @@ def test_a_key_gets_nothing_from_its_teams_cache_that_it_may_not_ask_for(tmp_pat
             assert "x-wattmill-cache" in (await c.r.ask(CHAT | SAME)).headers
             refused = await c.r.ask(CHAT | SAME, key="less")
             assert (refused.status, refused.error["code"]) == (403, "out_of_scope")
+
+    run(test())
+
+
+@pytest.mark.parametrize(("adapter", "hit"), [("anthropic", False), ("openai-compatible", True)])
+def test_thinking_at_the_messages_door_is_another_question_where_the_engine_hears_of_it(
+    tmp_path: Path, adapter: str, hit: bool
+) -> None:
+    async def test() -> None:
+        async with caching(tmp_path / "kept.db", polyglot()) as c:
+            services = c.r.services()
+            backends = {
+                name: msgspec.structs.replace(backend, adapter=adapter)
+                for name, backend in services.backends.items()
+            }
+            c.r.gateway.use(dataclasses.replace(services, backends=backends))
+            asked = {"model": "m", "max_tokens": 2048, "messages": CHAT["messages"], "temperature": 0}
+            thinking = {"thinking": {"type": "enabled", "budget_tokens": 1024}}
+            first = await c.r.ask(asked, path="/v1/messages")
+            assert first.status == 200, first.body
+            await until(lambda: c.shelf._memory)
+            other = await c.r.ask(asked | thinking, path="/v1/messages")
+            assert ("x-wattmill-cache" in other.headers) == hit
+            again = await c.r.ask(asked, path="/v1/messages")
+            assert "x-wattmill-cache" in again.headers and again.json["content"] == first.json["content"]
 
     run(test())

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from gateway_rig import Answer, Rig, rig, run
 from polyglot import PROMPT_TOK, polyglot
@@ -23,6 +24,7 @@ from wattmill.app.kept.spec import KeptLimits
 from wattmill.app.kept.store import KeptStore
 from wattmill.distribution.exchange import Exchange
 from wattmill.distribution.gate import Waiting
+from wattmill.vocab.caller import Caller
 from wattmill.vocab.refusal import Refusal
 
 ASK = {"model": "m", "max_output_tokens": 10}
@@ -37,8 +39,6 @@ class Raises:
         self.seen: list[tuple[str, str]] = []
 
     def enter(self, x: Exchange) -> Refusal | Waiting | None:
-        import msgspec
-
         self.seen.append((x.ask.privacy, bytes(x.draft.body["messages"]).decode()))
         x.ask = msgspec.structs.replace(x.ask, privacy=self.privacy or x.ask.privacy, keep=self.keep)
         return None
@@ -167,8 +167,6 @@ def test_a_response_belongs_to_its_key_or_to_its_team(tmp_path: Path, scope: Any
             identify = services.identify
 
             def other(header: bytes | None, wall_us: int) -> Any:
-                import msgspec
-
                 caller = identify(b"Bearer narrow" if header == b"Bearer other" else header, wall_us)
                 return (
                     msgspec.structs.replace(caller, endpoints=None)
@@ -185,6 +183,38 @@ def test_a_response_belongs_to_its_key_or_to_its_team(tmp_path: Path, scope: Any
                 assert continued.error["param"] == "previous_response_id"
                 assert (await get(r, response["id"], method="DELETE", key="other")).status == 404
                 assert (await get(r, response["id"])).status == 200
+
+    run(test())
+
+
+@pytest.mark.parametrize(("privacy", "status"), [("internal", 404), ("private", 200)])
+def test_a_key_of_a_lower_class_does_not_see_what_its_team_has_stored_of_a_higher_one(
+    tmp_path: Path, privacy: str, status: int
+) -> None:
+    """The other key stands in the same team; the maker sees its own, whatever class a guard found."""
+
+    async def test() -> None:
+        async with keeping(tmp_path, gates=(Raises("private"),), limits=ResponseLimits(scope="team")) as r:
+            response = final(await ask(r, "a secret"))
+            services = r.services()
+            identify = services.identify
+
+            def other(header: bytes | None, wall_us: int) -> Any:
+                if header != b"Bearer other":
+                    return identify(header, wall_us)
+                caller = identify(b"Bearer narrow", wall_us)
+                assert isinstance(caller, Caller)
+                return msgspec.structs.replace(caller, endpoints=None, privacy=privacy)
+
+            services.identify = other
+            r.gateway.use(services)
+            id = response["id"]
+            assert (await get(r, id, key="other")).status == status
+            assert (await get(r, f"{id}/input_items", key="other")).status == status
+            assert (await ask(r, "more", key="other", previous_response_id=id)).status == status
+            assert (await get(r, id, method="DELETE", key="other")).status == status
+            mine = await get(r, id)
+            assert mine.status == (200 if status == 404 else 404), "it was deleted by who may see it"
 
     run(test())
 

@@ -132,3 +132,35 @@ def test_nothing_is_stored_where_the_client_or_the_data_forbid_it() -> None:
     assert may_be_stored(ASK, body(CHAT | {"store": True}))
     assert not may_be_stored(ASK, body(CHAT | {"store": False}))
     assert not may_be_stored(msgspec.structs.replace(ASK, keep=False), body(CHAT))
+
+
+MESSAGES = {
+    "model": "m",
+    "max_tokens": 5,
+    "temperature": 0,
+    "system": [{"type": "text", "text": "be short"}],
+    "messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}]}],
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"thinking": {"type": "enabled", "budget_tokens": 1024}},
+        {"system": [{"type": "text", "text": "be short", "cache_control": {"type": "ephemeral"}}]},
+        {"system": [{"type": "text", "text": "be "}, {"type": "text", "text": "short"}]},
+        {"cache_control": {"type": "ephemeral"}},
+        {"output_config": {"effort": "low"}},
+    ],
+)
+def test_what_stands_beside_the_chat_separates_answers_where_an_engine_is_sent_it(
+    change: dict[str, Any],
+) -> None:
+    def of(native: dict[str, Any] | None, door: str = "messages") -> str:
+        at = None if native is None else body(native)
+        return cache_key(ASK, CALLER, body(CHAT), show_usage=False, door=door, native=at)
+
+    assert of(MESSAGES) != of(MESSAGES | change)
+    assert of(MESSAGES) == of(MESSAGES | {"metadata": {"user_id": "a"}, "stream": True})
+    assert of(MESSAGES) != of(None) == of(None, "chat"), "translated, it is the chat that decides"
+    assert of(MESSAGES) != of(MESSAGES, "responses")

@@ -7,11 +7,12 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from wattmill.app.doors.stored import StoredResponses
+from wattmill.app.doors.stored import Record, StoredResponses
 from wattmill.distribution.counting import count
 from wattmill.distribution.doors.door import MESSAGES, RESPONSES
 from wattmill.distribution.gateway import Gateway
 from wattmill.distribution.side_door import SideAnswer, SideDoor, SideRequest
+from wattmill.distribution.understanding import rules_of
 from wattmill.vocab.caller import out_of_scope
 from wattmill.vocab.refusal import Refusal
 
@@ -76,21 +77,26 @@ class _Responses:
                 message="a stored response is told whole; leave 'stream' out",
                 param="stream",
             )
-        found = await self._stored.get(request.caller, response_id)
+        found = await self._found(request, response_id)
         return found if isinstance(found, Refusal) else SideAnswer(_encode(found[0].response))
 
     async def _delete(self, request: SideRequest, response_id: str) -> SideAnswer | Refusal:
-        gone = await self._stored.delete(request.caller, response_id)
+        rules = rules_of(request.headers, request.caller)
+        if isinstance(rules, Refusal):
+            return rules
+        gone = await self._stored.delete(request.caller, response_id, rules[0])
         if isinstance(gone, Refusal):
             return gone
-        if not gone:
-            found = await self._stored.get(request.caller, response_id)
-            if isinstance(found, Refusal):
-                return found
         return SideAnswer(_encode({"id": response_id, "object": "response", "deleted": True}))
 
+    async def _found(self, request: SideRequest, response_id: str) -> tuple[Record, str] | Refusal:
+        rules = rules_of(request.headers, request.caller)
+        if isinstance(rules, Refusal):
+            return rules
+        return await self._stored.get(request.caller, response_id, rules[0])
+
     async def _items(self, request: SideRequest, response_id: str) -> SideAnswer | Refusal:
-        found = await self._stored.get(request.caller, response_id)
+        found = await self._found(request, response_id)
         if isinstance(found, Refusal):
             return found
         asked = parse_qs(request.query.decode("latin-1"))

@@ -69,18 +69,21 @@ class StoredResponses:
                 id=str(answer["id"]),
                 created_us=now_us,
                 expires_us=now_us + self.limits.keep_s * US_PER_S,
-                meta=msgspec.json.encode({"model": answer.get("model"), "status": answer.get("status")}),
+                meta=msgspec.json.encode(
+                    {"model": answer.get("model"), "status": answer.get("status"), "key": caller.key}
+                ),
                 body=msgspec.json.encode(record),
             )
         )
 
-    async def get(self, caller: Caller, response_id: str) -> tuple[Record, str] | Refusal:
-        """Return the record and its class."""
+    async def get(self, caller: Caller, response_id: str, privacy: str) -> tuple[Record, str] | Refusal:
+        """Return the record and its class. What is of a higher class than `privacy`, that of who asks, is
+        found only by the key that made it."""
         try:
             item = await self._shelf.get(_KIND, self.node_of(caller), response_id)
         except KeptUnavailable as error:
             return _unavailable(error)
-        if item is None:
+        if item is None or not _may_see(item, caller, privacy):
             return Refusal(
                 code="not_found",
                 message=f"no response {response_id[:80]!r} is stored for this {self.limits.scope}; it may "
@@ -89,13 +92,16 @@ class StoredResponses:
             )
         return _record(item.body), item.data_class
 
-    async def delete(self, caller: Caller, response_id: str) -> bool | Refusal:
+    async def delete(self, caller: Caller, response_id: str, privacy: str) -> bool | Refusal:
+        found = await self.get(caller, response_id, privacy)
+        if isinstance(found, Refusal):
+            return found
         try:
             return await self._shelf.delete(_KIND, self.node_of(caller), response_id)
         except KeptUnavailable as error:
             return _unavailable(error)
 
-    async def conversation(self, caller: Caller, last: str) -> Found | Refusal:
+    async def conversation(self, caller: Caller, last: str, privacy: str) -> Found | Refusal:
         """Return all items up to and with the answer of response `last`, oldest first."""
         parts: list[list[Any]] = []
         classes: list[str] = []
@@ -110,7 +116,7 @@ class StoredResponses:
                     "begin a new conversation, or send its items",
                     param="previous_response_id",
                 )
-            found = await self.get(caller, at)
+            found = await self.get(caller, at, privacy)
             if isinstance(found, Refusal):
                 if found.code != "not_found":
                     return found
@@ -133,6 +139,13 @@ class StoredResponses:
             residency=residency,
             operators=operators,
         )
+
+
+def _may_see(item: Item, caller: Caller, privacy: str) -> bool:
+    if PRIVACY_CLASSES.index(item.data_class) <= PRIVACY_CLASSES.index(privacy):
+        return True
+    made_by = msgspec.json.decode(item.meta).get("key") if item.meta else None
+    return bool(made_by == caller.key)
 
 
 def _both(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:

@@ -22,13 +22,14 @@ from wattmill.distribution.attempt import Attempt
 from wattmill.distribution.exchange import Exchange
 from wattmill.distribution.gate import WAIT, Waiting
 from wattmill.distribution.spec import BackendModel
+from wattmill.models.engines.adapter import ADAPTERS
 from wattmill.ports import Grant, JournalUnavailable
 from wattmill.units import US_PER_S
 from wattmill.vocab.budget import NOTHING, Spend
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.fact import End, Intent
 from wattmill.vocab.refusal import Refusal
-from wattmill.vocab.request import terms_of
+from wattmill.vocab.request import Body, terms_of
 
 _PLACE = CACHE_PLACE.encode()
 
@@ -89,7 +90,15 @@ class CacheGate:
 
     def _key(self, x: Exchange, caller: Caller) -> str:
         draft = x.draft
-        return cache_key(x.ask, caller, draft.body, show_usage=draft.show_usage, guarded_by=self._guarded_by)
+        return cache_key(
+            x.ask,
+            caller,
+            draft.body,
+            show_usage=draft.show_usage,
+            guarded_by=self._guarded_by,
+            door=x.entry,
+            native=_native(x),
+        )
 
     async def _look(self, x: Exchange, asked: _Asked, store: bool) -> None:
         found = await self._shelf.from_store(asked.node, x.ask.privacy, asked.digest)
@@ -267,6 +276,21 @@ class CacheGate:
         except Exception as error:  # noqa: BLE001 - the boundary: a defect is told and answered
             x.gateway.defect(x.id, error)
             x.go_on(Refusal(code="internal", message=f"a defect in wattmill, logged under {x.id}"))
+
+
+def _native(x: Exchange) -> Body | None:
+    """Return what a place that speaks the protocol of the request's door would be sent of it; None: there is
+    no such place, or a gate has changed the chat, which then leaves translated."""
+    entrance = x.door
+    if entrance is None or x.draft.body is not entrance.visit.chat:
+        return None
+    if any(
+        entrance.name in ADAPTERS[backend.adapter].natives
+        for backend in x.services.backends.values()
+        if x.ask.model in backend.models
+    ):
+        return entrance.visit.native
+    return None
 
 
 def _model_of(x: Exchange, pool: str) -> BackendModel | None:

@@ -56,12 +56,22 @@ def wishes(cache_control: bytes | None) -> frozenset[Literal["no-store", "no-cac
     return frozenset(found)
 
 
-def cache_key(ask: Request, caller: Caller, body: Body, *, show_usage: bool, guarded_by: bytes = b"") -> str:
+def cache_key(
+    ask: Request,
+    caller: Caller,
+    body: Body,
+    *,
+    show_usage: bool,
+    guarded_by: bytes = b"",
+    door: str = "",
+    native: Body | None = None,
+) -> str:
     """Return the digest of everything that decides an answer, and of every rule that binds who may give it.
 
     White space, the order of fields and the order of keys inside them make no difference; neither do fields
     that say nothing about the answer. `guarded_by`: what an answer passed on its way out: none is told again
-    that has passed other rules.
+    that has passed other rules. `native`: what a place that speaks the protocol of `door` is sent in place of
+    the chat; None where there is no such place.
     """
     parts: list[bytes] = [
         ask.endpoint.encode(),
@@ -73,10 +83,13 @@ def cache_key(ask: Request, caller: Caller, body: Body, *, show_usage: bool, gua
         _plain([ask.stream, show_usage]),
         _plain([_names(caller.pools), _names(ask.residency), _names(ask.operators)]),
     ]
-    for name in sorted(body):
-        if name in _SAYS_NOTHING or name in ("stream", "stream_options", "model"):
-            continue
-        parts += [name.encode(), _canonical(bytes(body[name]))]
+    for whole in (body,) if native is None else (body, native):
+        for name in sorted(whole):
+            if name in _SAYS_NOTHING or name in ("stream", "stream_options", "model"):
+                continue
+            parts += [name.encode(), _canonical(bytes(whole[name]))]
+        if native is not None:
+            parts.append(door.encode())
     digest = hashlib.sha256()
     for part in parts:
         digest.update(b"%d:" % len(part))

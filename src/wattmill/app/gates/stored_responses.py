@@ -50,7 +50,7 @@ class StoredResponsesGate:
     async def _continue(self, x: Exchange, visit: ResponsesVisit, previous: str) -> None:
         caller = x.caller
         assert caller is not None
-        found = await self._stored.conversation(caller, previous)
+        found = await self._stored.conversation(caller, previous, x.ask.privacy)
         if x.over:
             return
         x.guarded(self._found, x, visit, found)
