@@ -238,6 +238,22 @@ def test_an_engine_that_cannot_count_just_now_means_the_bound(tmp_path: Path) ->
     run(test())
 
 
+def test_an_answer_beyond_its_clamp_counts_as_reserved_and_is_written_down_in_full(tmp_path: Path) -> None:
+    async def test() -> None:
+        async def wild(wire: Wire) -> None:
+            await wire.json(answer_body("x " * 80, output=80))
+
+        async with limited(tmp_path, ("output_tok", "day", 500), script=wild) as (r, control):
+            assert (await r.ask(CHAT | {"max_tokens": 50})).status == 200
+            (intent,), (end,) = r.journal.intents, r.journal.ends
+            assert (intent.held[1], end.took) == (50, (intent.held[0], 80))
+            released(r)
+            await r.purse.tick()  # type: ignore[attr-defined]
+            assert control.summary(2).limits[0].used == 50
+
+    run(test())
+
+
 BROKEN = b'{"error":{"message":"CUDA error"}}'
 BUSY = b'{"error":{"message":"loading model"}}'
 

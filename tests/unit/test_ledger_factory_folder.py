@@ -23,8 +23,11 @@ from wattmill.app.home import Home
 from wattmill.app.ledger_process import follower
 from wattmill.app.running.lag import read_lag
 from wattmill.app.seeing.auditing import audit_home
+from wattmill.app.seeing.book_reading import read_books
 from wattmill.app.seeing.explain import UnknownRequest, explain
 from wattmill.app.seeing.figures import figures
+from wattmill.app.seeing.health import health
+from wattmill.app.seeing.readings import Readings
 from wattmill.app.seeing.request_list import request_page
 from wattmill.cli.explain import lines
 from wattmill.ledger import epoch as epochs
@@ -33,11 +36,14 @@ from wattmill.ledger.backup import BackupError, backup, restore
 from wattmill.ledger.frame import segment_name
 from wattmill.ledger.in_doubt import settle
 from wattmill.ledger.journal import Journal
+from wattmill.ledger.period import window_at
 from wattmill.ledger.rating import rate
 from wattmill.ledger.retention import sweep
 from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_limits import Limits
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.ledger.tail import Tail
+from wattmill.vocab.budget import gauge_of
 from wattmill.vocab.fact import End, EngineCount, Intent, MeterWindow, Progress, Refused
 from wattmill.vocab.price import Price
 from wattmill.vocab.route import Candidate, Excluded, Route
@@ -524,6 +530,35 @@ def test_a_count_beyond_what_a_database_multiplies_is_rated_exactly(factory: Fac
     factory.end(factory.intent(), usage, charge_nusd=300_000, overrun_nusd=rated - 300_000)
     factory.book()
     assert holds(audit_home(factory.home))
+
+
+def test_a_limits_unit_that_was_overused_is_the_operators_and_an_alarm(factory: Factory) -> None:
+    with Control(factory.home.control_db) as control:
+        limit = Limits(control).put(factory.path[1], "output_tok", "life", 500).id
+    gauge = gauge_of(limit, "output_tok", window_at("life", "UTC", NOW).index)
+    factory.end(factory.intent(held=(gauge, 40)), took=(gauge, 60))
+    factory.end(factory.intent(held=(gauge, 40)), took=(gauge, 30))
+    factory.gateway.close()
+    factory.book()
+    report = audit_home(factory.home)
+    assert holds(report) and report.overrun_units == {"output_tok": 20} and report.overrun_nusd == 0
+    with Books(factory.home.ledger_db) as books:
+        (alarm,) = books.alarms()
+        assert (
+            alarm.kind == "overrun"
+            and f"20 output_tok beyond what was reserved of limit {limit}" in alarm.text
+        )
+        assert books.balances()["over:output_tok", "overrun:edge"] == 20
+    with Control(factory.home.control_db) as control:
+        assert control.summary(factory.path[1]).limits[0].used == 40 + 30, "never the caller's"
+    command = [sys.executable, "-m", "wattmill", "audit", "--home", str(factory.home.root)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "overrun: 20 output tokens beyond what was reserved of limits" in told.stdout
+    books_now, _ = read_books(factory.home, factory.now)
+    seen = Readings(
+        now_us=factory.now, running=True, state=None, workers=[], nodes={}, budgets=[], books=books_now
+    )
+    assert "Overrun of 20 output tokens under limits." in health(seen).sentence
 
 
 def test_a_journal_that_was_removed_before_it_was_booked_is_an_alarm(factory: Factory) -> None:

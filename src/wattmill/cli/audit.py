@@ -8,6 +8,7 @@ from wattmill.app.home import Home
 from wattmill.app.seeing.auditing import audit_home
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json, show_table
 from wattmill.ledger.audit import PlaceTokens, Report, as_builtins
+from wattmill.ledger.refusing import amount_text
 from wattmill.units import usd_text
 
 audit_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -47,6 +48,8 @@ def show_report(report: Report) -> None:
             f"in doubt: {len(report.in_doubt)} attempts at {usd_text(report.in_doubt_nusd)} USD; "
             "`wattmill reconcile` lists and settles them"
         )
+    for unit, amount in report.overrun_units.items():
+        typer.echo(f"overrun: {amount_text(unit, amount)} beyond what was reserved of limits, the operator's")
     if report.overrun_nusd:
         typer.echo(f"overrun: {usd_text(report.overrun_nusd)} USD beyond reservations, the operator's")
     verdict = "every law holds" if report.holds else "the books are broken"

@@ -11,14 +11,13 @@ from typing import Literal, Protocol
 
 from wattmill.distribution.spec import Backend, BackendModel
 from wattmill.ports import Grant
-from wattmill.vocab.budget import Spend
+from wattmill.vocab.budget import ALL_TOK, Spend
 from wattmill.vocab.price import Price
 from wattmill.vocab.usage import Usage
 
 Unseen = Literal["reserved", "delivered"]
 """reserved: what nobody counted counts at its reservation. delivered: what was seen of it."""
 
-_ALL_TOK = 1 << 60
 _SENT, _NOT_SENT = Spend(0, requests=1), Spend(0, requests=0)
 
 
@@ -113,4 +112,4 @@ def spend_at_end(
 
 def reserved(grant: Grant) -> Spend:
     """Return what counts when nothing is known of an attempt: all that was set aside for it."""
-    return Spend(grant.nusd, _ALL_TOK, _ALL_TOK, None, None)
+    return Spend(grant.nusd, ALL_TOK, ALL_TOK, None, None)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from wattmill.ledger.period import window_at, window_of
 from wattmill.ledger.stores.control_records import Denied
-from wattmill.vocab.budget import UNITS, Limit, Spend, Unit, gauge_of
+from wattmill.vocab.budget import ALL_TOK, UNITS, Limit, Spend, Unit, gauge_of
 
 _FINE = 6  # bits: a demand of 1 takes some seconds to fade
 CONCURRENCY = UNITS.index("concurrency")
@@ -147,18 +147,23 @@ class Reservation:
         )
 
     def took(self, spend: Spend) -> tuple[int, ...]:
-        """Gauges of limits with what `spend` uses of each, in the same form."""
+        """Gauges of limits with what `spend` uses of each, in the same form. Where that is more than was
+        reserved, only the reservation counts under the limit; the books name the rest."""
         return tuple(
             word
             for allotment, unit, amount in self.parts
             if unit != CONCURRENCY
-            for word in (allotment.gauge, taken(unit, amount, spend))
+            for word in (allotment.gauge, _used(unit, amount, spend))
         )
 
 
 def taken(unit: int, amount: int, spend: Spend) -> int:
     """Return what `spend` uses of a reserved `amount`: never more than that, and all of it if unknown."""
+    return min(amount, _used(unit, amount, spend))
+
+
+def _used(unit: int, amount: int, spend: Spend) -> int:
     if unit == CONCURRENCY:
         return 0
     used = spend.of(unit)
-    return amount if used is None else min(used, amount)
+    return amount if used is None or used >= ALL_TOK else used

@@ -15,8 +15,9 @@ import msgspec
 from wattmill.ledger.audit_attempts import attempts, rated, rollups_by_place
 from wattmill.ledger.audit_check import Check, check
 from wattmill.ledger.audit_journal import journals
-from wattmill.ledger.stores.sqlite_read import Books
+from wattmill.ledger.stores.sqlite_read import Books, overrun_units
 from wattmill.ledger.stores.sqlite_schema import MEASURES, SOURCES, STATUSES
+from wattmill.vocab.budget import Unit
 from wattmill.vocab.price import Price
 from wattmill.vocab.usage import TOKEN_CLASSES
 
@@ -44,6 +45,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     in_doubt_nusd: int
     overrun_nusd: int
     alarms: int
+    overrun_units: dict[Unit, int]  # beyond what was reserved of limits
 
     @property
     def holds(self) -> bool:
@@ -100,6 +102,7 @@ def audit(
             in_doubt_nusd=sum(doubt.reserved_nusd for doubt in doubts),
             overrun_nusd=db.execute("SELECT ifnull(sum(overrun_nusd), 0) FROM attempt").fetchone()[0],
             alarms=db.execute("SELECT count(*) FROM alarm").fetchone()[0],
+            overrun_units=overrun_units(db),
         )
     finally:
         db.execute("COMMIT")

@@ -29,6 +29,7 @@ from wattmill.vocab.usage import TOKEN_CLASSES, Usage
 
 MONEY = "nusd"
 ENERGY = "uj"
+BEYOND = "over:"  # and a limit's unit: what was taken of it beyond a reservation
 TOKENS = tuple(f"tok:{name}" for name in TOKEN_CLASSES)
 COMMODITIES = (MONEY, ENERGY, *TOKENS)
 
@@ -141,6 +142,16 @@ def money_postings(pool: str, key: str, charge: int, cost: int, overrun: int) ->
         lines.append(Posting(MONEY, f"cost:{pool}", cost))
         lines.append(Posting(MONEY, f"payable:{pool}", -cost))
     return lines
+
+
+def beyond_postings(pool: str, unit: str, limit: int, amount: int) -> list[Posting]:
+    """Return the lines of what an engine made of a limit's unit beyond the reservation: they balance, and the
+    operator's account names the place."""
+    commodity = BEYOND + unit
+    return [
+        Posting(commodity, f"overrun:{pool}", amount),
+        Posting(commodity, f"limit:{limit}", -amount),
+    ]
 
 
 def doubt_postings(start: Opened) -> list[Posting]:

@@ -16,6 +16,7 @@ from wattmill.ledger.book import (
     MONEY,
     Opened,
     Posting,
+    beyond_postings,
     difference,
     doubt_postings,
     end_postings,
@@ -32,6 +33,7 @@ from wattmill.ledger.stores.sqlite import LedgerDb
 from wattmill.ledger.stores.sqlite_schema import NO_GOOD_END, SOURCES, STATUSES
 from wattmill.ledger.stores.sqlite_tiers import tiers_of
 from wattmill.ledger.tail import Found, Position
+from wattmill.vocab.budget import UNITS, limit_of, unit_of
 from wattmill.vocab.fact import End, EngineAbort, EngineCount, Intent, MeterWindow, Progress, Refused
 from wattmill.vocab.price import Price
 
@@ -159,6 +161,8 @@ class Bookkeeper:
         if end.overrun_nusd:
             text = f"{end.overrun_nusd} nUSD beyond the reservation on {start.pool}: the operator's"
             db.alarm(end.at_us, "overrun", text, epoch.name, end.seq)
+        if end.took:
+            self._beyond(epoch, start, end)
         if end.usage_source == "unmetered":
             db.alarm(
                 end.at_us, "unmetered", f"tokens of {start.pool} that nobody counted", epoch.name, end.seq
@@ -170,6 +174,19 @@ class Bookkeeper:
                     "INSERT INTO doubt VALUES (?,?,?,?,?,'uncounted',?)",
                     (tx, epoch.id, start.seq, start.pool, encoder.encode(told), end.at_us),
                 )
+
+    def _beyond(self, epoch: EpochState, start: Opened, end: End) -> None:
+        """Book what an attempt took of limits beyond its reservation: it is the operator's, like money."""
+        db = self.db
+        for gauge, amount in gauges.beyond(start, end).items():
+            unit, limit = UNITS[unit_of(gauge)], limit_of(gauge)
+            tx = db.post(beyond_postings(start.pool, unit, limit, amount))
+            who = f"{epoch.name}:{end.seq}"
+            text = (
+                f"{amount} {unit} beyond what was reserved of limit {limit} on {start.pool}: the operator's"
+            )
+            db.note(tx, end.at_us, "overrun", who)
+            db.alarm(end.at_us, "overrun", text, epoch.name, end.seq)
 
     def _insert_attempt(
         self, epoch: EpochState, start: Opened, end: End, tx: int, status: str | None = None

@@ -26,7 +26,17 @@ def pairs(flat: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def used_by(start: Opened, end: End) -> dict[int, int]:
     """Return what an attempt that ended took of each gauge."""
-    return dict.fromkeys(start.path, end.charge_nusd + end.kept_nusd) | dict(pairs(end.took))
+    return dict.fromkeys(start.path, end.charge_nusd + end.kept_nusd) | _within(start, end)
+
+
+def beyond(start: Opened, end: End) -> dict[int, int]:
+    """Return what an attempt took of each gauge beyond its reservation. It counts under no limit."""
+    held = dict(pairs(start.held))
+    return {
+        gauge: amount - held[gauge]
+        for gauge, amount in pairs(end.took)
+        if gauge in held and amount > held[gauge]
+    }
 
 
 def held_by(start: Opened) -> dict[int, int]:
@@ -37,7 +47,7 @@ def held_by(start: Opened) -> dict[int, int]:
 def standing_after(start: Opened, end: End) -> tuple[int, ...]:
     """Return what is told of an attempt that was in doubt, beside its charge, once its end is decided."""
     if end.took or not start.held:
-        limits = dict(pairs(end.took))
+        limits = _within(start, end)
     else:
         limits = {gauge: _used(gauge, amount, end.usage) for gauge, amount in pairs(start.held) if gauge}
     if end.kept_nusd:
@@ -58,6 +68,11 @@ def add(sums: dict[tuple[int, int], int], epoch: int, used: Mapping[int, int]) -
     for gauge, amount in used.items():
         if amount:
             sums[epoch, gauge] = sums.get((epoch, gauge), 0) + amount
+
+
+def _within(start: Opened, end: End) -> dict[int, int]:
+    held = dict(pairs(start.held))
+    return {gauge: min(amount, held.get(gauge, amount)) for gauge, amount in pairs(end.took)}
 
 
 def _used(gauge: int, amount: int, usage: Usage | None) -> int:

@@ -93,6 +93,9 @@ class Spend(msgspec.Struct, frozen=True, gc=False):
         raise ValueError(f"unit {unit} is not taken from by requests, must be 0 to {len(METERED) - 1}")
 
 
+ALL_TOK = 1 << 60
+"""Tokens of a `Spend` of which nothing is known: all that was reserved counts, and nothing beyond it."""
+
 NOTHING = Spend(0, requests=0)
 """What an attempt used that never left."""
 

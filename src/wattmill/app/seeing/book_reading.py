@@ -11,7 +11,7 @@ from wattmill.app.running.lag import read_lag
 from wattmill.app.seeing.journal_peek import peek
 from wattmill.app.seeing.readings import BookReading, Cell, MeterSum, RecentRow, Times, Window
 from wattmill.ledger.stores.sqlite import WrongLedgerFormat
-from wattmill.ledger.stores.sqlite_read import AttemptRow, Books, RefusedRow
+from wattmill.ledger.stores.sqlite_read import AttemptRow, Books, RefusedRow, overrun_units
 from wattmill.ledger.stores.sqlite_schema import STATUSES
 from wattmill.ledger.stores.sqlite_tiers import tier_sums
 from wattmill.units import S_PER_H, US_PER_S
@@ -55,6 +55,7 @@ def _read(books: Books, home: Home, now_us: int) -> BookReading:
         overrun_nusd=_one(
             db, "SELECT sum(balance) FROM account WHERE commodity = 'nusd' AND name LIKE 'overrun:%'"
         ),
+        overrun_units=overrun_units(db),
         lag_s=lag.behind_s if lag is not None else None,
         last_10s=last_10s,
         last_60s=last_60s,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from wattmill.app.seeing.board import Health, Mood
 from wattmill.app.seeing.figure import UNITS
 from wattmill.app.seeing.readings import Readings
+from wattmill.ledger.refusing import amount_text
 
 CAP_NEAR = 0.8
 LAG_WATCH_S = 10.0
@@ -72,6 +73,9 @@ def _watch(r: Readings) -> list[Finding]:
         out.append((f"{_number(books.unmetered)} unmetered.", "wattmill audit"))
     if books and books.overrun_nusd:
         out.append((f"Overrun of {UNITS['nusd'](books.overrun_nusd)}.", "wattmill audit"))
+    if books and books.overrun_units:
+        units = ", ".join(amount_text(unit, n) for unit, n in books.overrun_units.items())
+        out.append((f"Overrun of {units} under limits.", "wattmill audit"))
     if books and books.lag_s is not None and books.lag_s > LAG_WATCH_S:
         out.append((f"The ledger is {UNITS['s'](books.lag_s)} behind.", "wattmill status"))
     if r.state and (r.now_us - r.state.at_us) / 1e6 > STATE_STALE_S:

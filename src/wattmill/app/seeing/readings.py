@@ -19,6 +19,7 @@ from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import Budget, CapsUnavailable, Node
 from wattmill.ledger.stores.sqlite_tiers import TierSums
 from wattmill.power.live.proc import process_cpu_s, process_rss_bytes
+from wattmill.vocab.budget import Unit
 
 WORKER_TIMEOUT_S = 0.3
 RUNS_MAX = 12
@@ -113,6 +114,7 @@ class BookReading(msgspec.Struct, frozen=True, kw_only=True):
     refusals_today: dict[str, int]
     recent: list[RecentRow]
     tiers: list[TierSums] = []  # of the last hour
+    overrun_units: dict[Unit, int] = {}  # beyond what was reserved of limits
 
 
 class WorkerReading(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,8 +12,10 @@ from typing import Literal
 
 import msgspec
 
+from wattmill.ledger.book import BEYOND
 from wattmill.ledger.stores.sqlite import connect
 from wattmill.ledger.stores.sqlite_schema import MEASURES, SOURCES, STATUSES
+from wattmill.vocab.budget import UNITS, Unit
 from wattmill.vocab.usage import TOKEN_CLASSES
 
 
@@ -351,6 +353,17 @@ class Books:
             "SELECT at_us, kind, epoch, seq, text FROM alarm ORDER BY id DESC LIMIT ?", (limit,)
         )
         return [AlarmRow(at_us=r[0], kind=r[1], epoch=r[2], seq=r[3], text=r[4]) for r in rows]
+
+
+def overrun_units(db: sqlite3.Connection) -> dict[Unit, int]:
+    """Return what was taken of limits beyond reservations, by unit: the operator's."""
+    sums = dict(
+        db.execute(
+            "SELECT commodity, sum(balance) FROM account WHERE name LIKE 'overrun:%' "
+            "AND commodity LIKE 'over:%' GROUP BY commodity"
+        )
+    )
+    return {unit: total for unit in UNITS if (total := sums.get(BEYOND + unit, 0))}
 
 
 _REFUSED = (
