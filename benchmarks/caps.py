@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import caps_units
 from caps_client import Caller, Told, crowd
 from caps_verdict import Prices, read
 from factory import TEAM, Factory, Server, declaration, free_port, http, wattmill
@@ -61,23 +62,24 @@ class Cell:
     scenario: str
     fan_out: int
     setting: str
-    cap_nusd: int
-    spent_nusd: int  # by the engines' log
-    counted_nusd: int  # by the caps themselves
+    cap: int
+    spent: int  # by the engines' log
+    counted: int  # by the caps themselves
     told: Told
     took_s: float
     wrong: list[str] = field(default_factory=list)
+    unit: str = "nusd"
 
     @property
-    def overshoot_nusd(self) -> int:
-        return max(0, self.spent_nusd - self.cap_nusd)
+    def overshoot(self) -> int:
+        return max(0, self.spent - self.cap)
 
     def row(self) -> str:
-        use, counted = self.spent_nusd / self.cap_nusd, self.counted_nusd / self.cap_nusd
+        use, counted = self.spent / self.cap, self.counted / self.cap
         codes = " ".join(f"{code}={n}" for code, n in sorted(self.told.codes.items()))
         text = (
-            f"{self.setting:22} {self.scenario:18} fan-out {self.fan_out:4}  use {use:6.1%}  counted "
-            f"{counted:6.1%}  overshoot {self.overshoot_nusd}  served {self.told.served:5}  "
+            f"{self.setting:22} {self.scenario:35} fan-out {self.fan_out:4}  use {use:6.1%}  counted "
+            f"{counted:6.1%}  overshoot {self.overshoot}  served {self.told.served:5}  "
             f"{self.took_s:5.1f} s  {codes}"
         )
         return text + "".join(f"\n    WRONG: {what}" for what in self.wrong)
@@ -206,8 +208,8 @@ class Bench:
         cell = Cell(scenario, fan_out, self.setting.name, cap, spent, counted, both, time.monotonic() - began)
         if not both.served:
             cell.wrong.append("nothing was served at all")
-        if cell.overshoot_nusd:
-            cell.wrong.append(f"the cap was passed by {cell.overshoot_nusd} nano-dollars")
+        if cell.overshoot:
+            cell.wrong.append(f"the cap was passed by {cell.overshoot} nano-dollars")
         if counted < spent:
             cell.wrong.append(f"the caps count {counted} nano-dollars, the engines made {spent}")
         left = cap - counted - reserved
@@ -219,6 +221,34 @@ class Bench:
         if scenario == "success" and fan_out == 1 and spent < SERIAL_USE * cap:
             cell.wrong.append(f"a serial run used {spent / cap:.1%}, {SERIAL_USE:.0%} was promised")
         return cell
+
+    async def unit_cell(self, rule: caps_units.Rule, scenario: str, fan_out: int, **how: object) -> Cell:
+        """Spend a key to a limit of another unit, over a period."""
+        self.cells += 1
+        name = f"{self.mark}{self.cells}"
+        key = self.new_key(name, caps_units.PLENTY_NUSD)
+        caller = Caller(
+            port=self.port,
+            key=key,
+            tag=name,
+            model=MODEL,
+            max_tokens=MAX_TOKENS,
+            **how,  # type: ignore[arg-type]
+        )
+        home = self.factory.home
+        spent = await caps_units.spend(caller, name, home, self.log, rule, fan_out)
+        return Cell(
+            ", ".join(word for word in (rule.name, scenario) if word),
+            fan_out,
+            self.setting.name,
+            spent.limit,
+            spent.made,
+            spent.counted,
+            spent.told,
+            spent.took_s,
+            spent.wrong,
+            rule.unit,
+        )
 
 
 # --- the scenarios -----------------------------------------------------------------------------------------
@@ -318,6 +348,11 @@ async def run(args: argparse.Namespace) -> int:
                         continue
                     for fan_out in args.fan_out or fan_outs:
                         done(await bench.cell(scenario, fan_out, **how))  # type: ignore[arg-type]
+                for rule, scenario, how in caps_units.CELLS:
+                    if args.scenario and args.scenario not in f"{rule.name}, {scenario}":
+                        continue
+                    for fan_out in args.fan_out or caps_units.FAN_OUTS[: 2 if args.quick else 3]:
+                        done(await bench.unit_cell(rule, scenario, fan_out, **how))
                 if setting.workers > 1 and (not args.scenario or args.scenario in "stopped past lease"):
                     done(await stopped_past_its_lease(bench))
             if not args.scenario or args.scenario in "hedge":
@@ -330,7 +365,7 @@ async def run(args: argparse.Namespace) -> int:
         _write(args.out, cells)
     wrong = [cell for cell in cells if cell.wrong]
     print(f"wrong={len(wrong)} skipped={len(skipped)}")
-    print(f"cells={len(cells)} overshoot={sum(cell.overshoot_nusd for cell in cells)}")
+    print(f"cells={len(cells)} overshoot={sum(cell.overshoot for cell in cells)}")
     return 1 if wrong or skipped or not cells else 0
 
 
@@ -353,10 +388,11 @@ def _write(path: Path, cells: list[Cell]) -> None:
             "setting": cell.setting,
             "scenario": cell.scenario,
             "fan_out": cell.fan_out,
-            "cap_nusd": cell.cap_nusd,
-            "spent_nusd": cell.spent_nusd,
-            "counted_nusd": cell.counted_nusd,
-            "overshoot_nusd": cell.overshoot_nusd,
+            "unit": cell.unit,
+            "cap": cell.cap,
+            "spent": cell.spent,
+            "counted": cell.counted,
+            "overshoot": cell.overshoot,
             "served": cell.told.served,
             "codes": dict(cell.told.codes),
             "wrong": cell.wrong,

@@ -22,6 +22,7 @@ _LATER = {
     "draining",
     "upstream_failed",
 }
+_NEXT_PERIOD = "limit_reached until its period begins anew"
 _LATER |= {"upstream_rate_limited", "upstream_timeout", "journal_unavailable", "internal"}
 
 
@@ -82,7 +83,7 @@ async def crowd(caller: Caller, size: int, *, give_up_s: float = 60.0) -> Told:
             code = await ask(caller, n, told)
             if code in ("upstream_rate_limited", "upstream_failed") and caller.first_fault:
                 code = await ask(caller, n, told, again=True)
-            if code == "budget_exceeded":
+            if code in ("budget_exceeded", _NEXT_PERIOD):
                 return
             if code in _LATER or code == "lost":
                 pauses += 1
@@ -135,7 +136,10 @@ async def _ask(caller: Caller, body: bytes) -> tuple[str, str, bool]:
         if status == 200:
             return ("lost", "", False) if b'"error"' in rest else ("", "", True)
         error = json.loads(rest[rest.index(b"{") : rest.rindex(b"}") + 1])["error"]
-        return str(error.get("code") or error.get("type")), str(error.get("message")), False
+        code, message = str(error.get("code") or error.get("type")), str(error.get("message"))
+        if code == "limit_reached" and "begins anew" in message:
+            code = _NEXT_PERIOD
+        return code, message, False
     finally:
         writer.transport.abort() if caller.leaves_after is not None else writer.close()
 

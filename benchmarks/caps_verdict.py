@@ -22,6 +22,7 @@ class Made:
     prompt_tok: dict[str, int] = field(default_factory=dict)  # by engine id
     output_tok: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     refused: set[str] = field(default_factory=set)  # answered with an error before anything was made
+    arrived_us: list[int] = field(default_factory=list)  # by the engines' clock
 
     def spent_nusd(self, prices: Prices) -> int:
         """Return what all of it costs. A prompt that an engine turned away with an error costs nothing."""
@@ -30,6 +31,12 @@ class Made:
             + self.output_tok.get(id, 0) * prices.output_nusd
             for id, prompt in self.prompt_tok.items()
         )
+
+    @property
+    def tokens(self) -> int:
+        """All prompts that were read, and all that was about to be sent."""
+        prompts = sum(n for id, n in self.prompt_tok.items() if id not in self.refused)
+        return prompts + sum(self.output_tok.values())
 
     @property
     def attempts(self) -> int:
@@ -45,6 +52,7 @@ def read(log: Path) -> dict[str, Made]:
         if kind == "A":
             made = of[id] = by_tag[rest[0].partition(".")[0]]
             made.prompt_tok[id] = int(rest[1])
+            made.arrived_us.append(int(rest[-1]))
         elif kind == "T":
             of[id].output_tok[id] += 1
         elif kind == "F" and rest[0].startswith("status_"):
