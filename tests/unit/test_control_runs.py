@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from wattmill.ledger.stores.control import Control
@@ -161,3 +163,59 @@ def test_a_limit_is_set_changed_and_lifted(rig: Rig) -> None:
     assert [limit.unit for limit in rig.limits.at(rig.team)] == ["nusd"]
     assert rig.limits.put(rig.team, "nusd", "life", 2 * USD) is not None
     assert rig.control.nodes()[rig.team].cap_nusd == 2 * USD
+
+
+def test_workers_read_nothing_but_runs_anew_when_runs_change(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wattmill.app.worker as worker
+
+    looked: list[str] = []
+    monkeypatch.setattr(worker, "read_declared", lambda *_, **__: looked.append("all") or standing._declared)
+
+    class Desk:
+        async def changed(self) -> None:
+            looked.append("runs")
+
+    class Purse:
+        async def refresh(self) -> None: ...
+
+    class Standing:
+        """What `_reread` touches of a worker."""
+
+        _control, _runs, _purse, _home, _env, _prices_at_s = rig.control, Desk(), Purse(), None, {}, 0.0
+        _declared = worker.Declared(rig.control.generation(), None, {}, {}, {})  # type: ignore[arg-type]
+
+        class Clock:
+            now = staticmethod(lambda: 1.0)
+            wall_us = staticmethod(lambda: 1)
+
+        _clock = Clock
+
+        def _use(self, declared: worker.Declared) -> None:
+            self._declared = msgspec.structs.replace(declared, generation=rig.control.generation())
+
+    standing = Standing()
+
+    def looks() -> list[str]:
+        looked.clear()
+        asyncio.run(worker.Worker._reread(standing, False))  # type: ignore[arg-type]
+        return list(looked)
+
+    assert looks() == []
+    run, _ = rig.runs.open(rig.key.id, limits=[("requests", "minute", 5)])
+    assert looks() == ["runs"] and looks() == []
+    rig.runs.set_state(run.node, "paused", "wait")
+    assert looks() == ["runs"]
+    assert standing._declared.generation == rig.control.generation(), "whoever waits for it sees it"
+    for change in (
+        lambda: rig.control.create_key(rig.team, "two"),
+        lambda: rig.control.set_cap(rig.team, USD),
+        lambda: rig.control.revoke_key(rig.key.id),
+        lambda: rig.limits.put(rig.team, "requests", "minute", 9),
+    ):
+        change()
+        assert looks() == ["all", "runs"]
+        rig.runs.set_state(run.node, "open")
+        rig.runs.set_state(run.node, "paused", "again")
+        assert looks() == ["runs"]

@@ -48,6 +48,7 @@ from wattmill.ledger.budgets import Allotments
 from wattmill.ledger.journal import Journal
 from wattmill.ledger.rating import output_affordable, rate, worst_case_nusd
 from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_limits import declared_part
 from wattmill.ledger.stores.control_records import EpochClosed
 from wattmill.models.engines.adapter import ADAPTERS
 from wattmill.power.live.proc import process_cpu_s, process_rss_bytes
@@ -204,10 +205,14 @@ class Worker:
     async def _reread(self, asked: bool) -> None:
         due = self._clock.now() - self._prices_at_s >= _PRICES_S
         try:
-            if not (
-                asked or due or await asyncio.to_thread(self._control.generation) != self._declared.generation
-            ):
-                return
+            if not asked and not due:
+                known, now = self._declared.generation, await asyncio.to_thread(self._control.generation)
+                if now == known:
+                    return
+                if declared_part(now) == declared_part(known):  # keys, prices and the rest are as they were
+                    await self._runs.changed()
+                    self._declared = msgspec.structs.replace(self._declared, generation=now)
+                    return
             declared = await asyncio.to_thread(
                 read_declared, self._home, self._control, self._env, now_us=self._clock.wall_us()
             )

@@ -29,6 +29,7 @@ MAX_KNOWN = 8_192
 MAX_UNKNOWN = 1_024
 UNKNOWN_US = US_PER_S  # how long an id that nobody opened is not asked for again
 MAX_STEPS_KNOWN = 2 * MAX_STEPS
+_AT_ONCE = 500  # rows that one statement asks for
 MAX_LOOKUPS = 32  # at once; further ones wait
 MAX_LOOKUPS_OF_KEY = 8  # so that who guesses ids holds up nobody else
 
@@ -234,16 +235,17 @@ class Desk:
         return resumed
 
     def _states(self, nodes: list[int]) -> dict[int, tuple[Any, str | None, int | None, int | None]]:
-        out = {}
+        out: dict[int, tuple[Any, str | None, int | None, int | None]] = {}
         with self._control.reading() as db:
-            for node in nodes:
-                row = db.execute(
-                    "SELECT state, reason, cap_nusd, expires_us FROM run JOIN node ON node.id = run.node "
-                    "WHERE run.node = ?",
-                    (node,),
-                ).fetchone()
-                if row is not None:
-                    out[node] = row
+            for at in range(0, len(nodes), _AT_ONCE):
+                some = nodes[at : at + _AT_ONCE]
+                rows = db.execute(
+                    "SELECT run.node, state, reason, cap_nusd, expires_us FROM run "
+                    "JOIN node ON node.id = run.node WHERE run.node IN "
+                    f"({','.join('?' * len(some))})",
+                    some,
+                )
+                out |= {row[0]: row[1:] for row in rows}
         return out
 
 

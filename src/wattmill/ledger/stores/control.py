@@ -73,7 +73,8 @@ class Control(Leasing):
             return int(self._db.execute("PRAGMA data_version").fetchone()[0])
 
     def generation(self) -> int:
-        """Return a number that grows with each change of nodes, caps, keys, prices or configuration."""
+        """Return a number that grows with each change of nodes, caps, keys, prices or configuration, and of
+        runs (`control_limits.declared_part` tells which)."""
         with self.reading() as db:
             return int(db.execute("SELECT number FROM generation").fetchone()[0])
 

@@ -182,9 +182,25 @@ class TooWide(ControlError):
     """A limit of fan-out does not allow another open run beside those there are."""
 
 
+RUN_BITS = 24
+"""Of a generation: how often runs have changed since anything else did. More than 16 million such changes are
+taken for a change of everything, which is only slow."""
+
+
+def declared_part(generation: int) -> int:
+    """Return the part of a generation that grows with everything but runs: nodes down to keys, caps, limits,
+    prices, configuration."""
+    return generation >> RUN_BITS
+
+
+def grow_runs(db: sqlite3.Connection) -> None:
+    """Tell workers that a run was opened or has another state, and that all else is as it was."""
+    db.execute("UPDATE generation SET number = number + 1")
+
+
 def grow(db: sqlite3.Connection) -> None:
     """Let every process know that something changed."""
-    db.execute("UPDATE generation SET number = number + 1")
+    db.execute(f"UPDATE generation SET number = ((number >> {RUN_BITS}) + 1) << {RUN_BITS}")
 
 
 def _cap(db: sqlite3.Connection, node: int) -> list[Limit]:

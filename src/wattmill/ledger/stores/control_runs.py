@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from wattmill.ledger.stores import control_tenants as tenants
 from wattmill.ledger.stores.control_leases import full_name
-from wattmill.ledger.stores.control_limits import check_shape, grow, put_limit
+from wattmill.ledger.stores.control_limits import check_shape, grow_runs, put_limit
 from wattmill.ledger.stores.control_records import Budget, ControlError, NoSuch, Run, RunState
 from wattmill.ledger.tenancy import new_secret, secret_hash
 from wattmill.vocab.budget import Period, Unit
@@ -93,7 +93,7 @@ class Runs:
             )
             for unit, period, amount in limits:
                 put_limit(db, node, unit, period, amount, zone, now_us)
-            grow(db)
+            grow_runs(db)
             opened = _run_at(db, node)
             assert opened is not None
             return opened, id
@@ -138,7 +138,7 @@ class Runs:
                 if state in ("stopped", "closed"):
                     for below in _live_below(db, node):
                         _set_state(db, below, state, reason, now_us)
-                grow(db)
+                grow_runs(db)
             changed = _run_at(db, node)
             assert changed is not None
             return changed
@@ -157,7 +157,7 @@ class Runs:
                 for ended in (node, *_live_below(db, node)):
                     _set_state(db, ended, "closed", "expired", now_us)
             if due:
-                grow(db)
+                grow_runs(db)
             return due
 
     def budget(self, node: int) -> Budget:
