@@ -11,6 +11,8 @@ from gateway_rig import CHAT, Rig, Script, Wire, answer_body, rig, run, until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from wattmill.vocab.fact import Refused
+
 ENDS = ("finish", "reset", "close", "bad event", "error event", "no done", "usage lies", "chatter")
 HEADS = (*["ok"] * 12, "400", "401", "429", "500", "garbage", "reset", "close")
 
@@ -139,5 +141,20 @@ def test_a_thousand_at_once_on_a_cap_worth_fifty_spend_no_more_than_it() -> None
             assert set(statuses) == {200, 429}
             assert r.purse.spent_nusd <= r.purse.cap_nusd
             r.assert_balanced()
+
+    run(test())
+
+
+def test_a_refusal_writes_no_name_into_the_books_that_no_place_knows() -> None:
+    """Whoever has a key may send any number of names, and a name that is booked stays for ever."""
+
+    async def test() -> None:
+        async with rig() as r:
+            for n in range(3):
+                headers = [("x-wattmill-privacy", "loud")]
+                assert (await r.ask(CHAT | {"model": f"junk-{n}"}, headers=headers)).status == 400
+                assert (await r.ask(CHAT | {"model": f"p0/junk-{n}"})).status == 404
+            assert (await r.ask(CHAT | {"model": "p0/m"}, headers=headers)).status == 400
+            assert [fact.model for fact in r.journal.of(Refused)] == [""] * 6 + ["p0/m"]
 
     run(test())

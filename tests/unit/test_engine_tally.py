@@ -210,6 +210,20 @@ def test_usage_that_comes_before_the_content_is_not_the_last_word() -> None:
     assert tally.reading() == (Usage(5, 2), "estimated")
 
 
+def test_usage_that_is_told_twice_takes_nothing_back() -> None:
+    def told(*outputs: int) -> Usage | None:
+        tally = tally_for()
+        tally.feed(chunk("hi"))
+        for output in outputs:
+            usage = USAGE | {"completion_tokens": output, "total_tokens": 5 + output}
+            tally.feed(b"data: " + msgspec.json.encode({"id": "c1", "choices": [], "usage": usage}))
+        usage_now, source = tally.reading()
+        assert source == "measured"
+        return usage_now
+
+    assert told(40, 2) == told(40) == told(2, 40) == told(2, 40, 3) == Usage(5, 40)
+
+
 def test_an_attempt_that_produced_nothing_reads_none() -> None:
     assert tally_for().reading() == (None, "none")
     assert tally_for().reading(prompt_tok=9) == (Usage(9, 0), "estimated")

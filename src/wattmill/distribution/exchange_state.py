@@ -178,7 +178,7 @@ class ExchangeState:
             model, message = draft.model if draft is not None else "", refusal.message[:512]
             if self.services.discreet and not self._gate:  # no gate has looked at what it repeats
                 model, message = "", CODES[refusal.code].meaning
-            elif refusal.code == "unknown_model":
+            elif not self._is_served(model):
                 model = ""  # the message has it; the books keep each name that they hear for ever
             self.services.journal.append_note(
                 Refused(
@@ -204,6 +204,14 @@ class ExchangeState:
         shape = None if self.door is None else self.door.door.error_body(refusal, self.id)
         head, body = answers.error_answer(refusal, self.id, body=shape)
         self.conn.answer(head + self.head_lines, body)
+
+    def _is_served(self, model: str) -> bool:
+        """Whether a name, as asked, is one that some place knows; callers can make up any number."""
+        place, slash, rest = model.partition("/")
+        backends = self.services.backends
+        if slash and place in backends:
+            model = rest
+        return any(model in backend.models for backend in backends.values())
 
     def finished(self, pool: str, status: str) -> None:
         """Count the exchange as over. Call it before the last byte is written: a pipelined request may begin

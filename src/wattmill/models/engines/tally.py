@@ -71,6 +71,7 @@ class Tally:
         "_show_timings",
         "_show_usage",
         "_timings",
+        "_told",
         "_usage",
         "done",
         "engine_id",
@@ -98,6 +99,7 @@ class Tally:
         self._show_usage = show_usage
         self._show_timings = show_timings
         self._usage: Usage | None = None
+        self._told: Usage | None = None  # the last one that was final when it came
         self._final = False
         self._open: set[int] = set()  # choices that began and have not finished
         self._finished: set[int] = set()
@@ -206,6 +208,12 @@ class Tally:
         if final and self.has_content and usage.output_tok == 0:
             self.failure = f"invalid usage: 0 output tokens after {self._chunks} chunks with content"
             return None
+        if final:
+            # Some engines tell it twice. What was told once was used: a lower count takes nothing back.
+            told = self._told
+            if told is not None and _total(usage) < _total(told):
+                usage = told
+            self._told = usage
         self._usage = usage
         self._final = final
         # A count beside content may not take back what was seen to come: the clamp is held against it.
@@ -320,6 +328,10 @@ def read_answer(adapter: Adapter, endpoint: Endpoint, body: bytes) -> Reading:
         None if times is None else int(times.predicted_ms * _US_PER_MS),
         failure,
     )
+
+
+def _total(usage: Usage) -> int:
+    return usage.prompt_tok + usage.output_tok
 
 
 def _has_content(choice: _Choice) -> bool:
