@@ -15,6 +15,7 @@ from wattmill.app.gates.claims import Claims
 from wattmill.app.gates.idempotency import IdempotencyGate
 from wattmill.app.kept.shelf import Shelf
 from wattmill.app.kept.store import KeptStore
+from wattmill.vocab.fact import Replayed
 
 KEY = ("idempotency-key", "order-17")
 
@@ -54,6 +55,8 @@ def test_a_repeated_request_gets_the_same_answer_and_is_made_and_charged_once(
             again = [await ask(r, body) for _ in range(3)]
             assert all(one.status == 200 and is_replay(one, first) for one in again)
             assert {one.headers["x-wattmill-charge-usd"] for one in again} == {"0.000000000"}
+            noted = r.journal.of(Replayed)
+            assert [fact.of for fact in noted] == [first.headers["x-request-id"]] * 3
             if body is CHAT:
                 assert {one.body for one in again} == {first.body}
             else:

@@ -503,6 +503,9 @@ def test_a_loop_outside_of_runs_is_held_for_a_while_and_other_talk_is_not(tmp_pa
             answers = [await f.ask(LOOP) for _ in range(5)]
             assert [a.status for a in answers] == [200] * 3 + [429] * 2
             assert answers[4].error["code"] == "runaway"
+            for refused in answers[3:]:
+                assert '[runaway] near_identical = "stop"' in refused.error["message"]
+                assert "[runaway.rules] " in refused.error["message"]
             assert 25 <= int(answers[4].headers["retry-after"]) <= 30
             assert (await f.ask(LOOP, key="other")).status == 200
             assert (await f.ask(CHAT)).status == 200

@@ -44,7 +44,7 @@ from wattmill.ledger.stores.control_limits import Limits
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.ledger.tail import Tail
 from wattmill.vocab.budget import gauge_of
-from wattmill.vocab.fact import End, EngineCount, Intent, MeterWindow, Progress, Refused
+from wattmill.vocab.fact import End, EngineCount, Intent, MeterWindow, Progress, Refused, Replayed
 from wattmill.vocab.price import Price
 from wattmill.vocab.route import Candidate, Excluded, Route
 from wattmill.vocab.usage import Usage
@@ -723,3 +723,52 @@ def test_the_ledger_process_books_says_its_lag_and_leaves_at_sigterm(factory: Fa
         child.kill()
         child.wait()
     shutil.rmtree(factory.home.run, ignore_errors=True)
+
+
+def test_an_audit_says_what_it_looks_at_where_somebody_looks(factory: Factory) -> None:
+    factory.end(factory.intent())
+    factory.book()
+    seen: list[tuple[int, int, str]] = []
+    report = audit_home(factory.home, lambda done, steps, name: seen.append((done, steps, name)))
+    assert holds(report) and [done for done, _, _ in seen] == list(range(len(seen)))
+    assert {steps for _, steps, _ in seen} == {len(seen) - 1} and seen[-1][2] == ""
+    command = [sys.executable, "-m", "wattmill", "audit", "--home", str(factory.home.root)]
+    terminal, end = os.openpty()
+    said = subprocess.run(command, stdout=subprocess.PIPE, stderr=end, check=True)
+    assert b"6 of 13: attempts ..." in os.read(terminal, 65_536) and b"every law holds" in said.stdout
+    os.close(end)
+    os.close(terminal)
+    piped = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert piped.stderr == ""
+
+
+def test_a_replay_is_explained_by_the_request_whose_answer_it_told(factory: Factory) -> None:
+    first = factory.intent()
+    factory.end(first)
+    again = factory.seq = factory.seq + 1
+    factory.gateway.append_note(
+        Replayed(again, factory.now, factory.path, "chat", "m", factory.id(first), "mine")
+    )
+    for _ in range(2):  # before and after the journal is booked
+        story = explain(factory.home, factory.id(again))
+        assert (story.replay_of, story.charge_nusd, story.tries) == (factory.id(first), 0, ())
+        told = dict(lines(story))
+        assert told["again"].startswith(f"the answer of {factory.id(first)} was told once more")
+        assert "demo/load/k" in told["spender"] and told["charge"] == "0 USD: no place was asked"
+        factory.book()
+    assert holds(audit_home(factory.home))
+
+
+def test_a_refusals_story_shows_the_limits_that_stand_above_it(factory: Factory) -> None:
+    with Control(factory.home.control_db) as control:
+        Limits(control).put(factory.path[1], "requests", "minute", 60)
+    factory.seq += 1
+    factory.gateway.append_note(
+        Refused(factory.seq, factory.now, factory.path, "chat", "m", "limit_reached", "team has a limit ...")
+    )
+    told = lines(explain(factory.home, factory.id(factory.seq)))
+    (line,) = [text for _, text in told if "per minute" in text]
+    assert (
+        line.startswith("team demo/load")
+        and "0 requests of 60 requests per minute used, 60 requests left" in line
+    )

@@ -9,13 +9,14 @@ import pytest
 
 from wattmill.app.home import Home
 from wattmill.app.running import load
-from wattmill.app.seeing.board import Figures
+from wattmill.app.seeing.board import Figures, Spender
 from wattmill.app.seeing.figure import Figure
 from wattmill.app.seeing.figures import figures
 from wattmill.cli import status
 from wattmill.cli.control_door import columns_that_fit
 from wattmill.cli.live_line import told
 from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_records import LimitState
 
 HEADERS = ["key", "state", "models", "places"]
 ROWS = [["demo/first-light/console", "active", "all", "all"], ["demo/load/load", "revoked", "all", "all"]]
@@ -71,6 +72,30 @@ def test_a_table_that_does_not_fit_gives_up_only_columns_that_say_the_same_in_ev
 def test_names_that_look_like_markup_are_shown_as_they_are(f, capsys):
     status._print(msgspec.structs.replace(f, name="a [/] b [red]c"))
     assert "a [/] b [red]c" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 119, 140])
+def test_a_table_of_limits_is_whole_at_every_width(f, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    unit = [("requests", "minute", 60), ("total_tok", "day", 1_000_000), ("energy_uj", "life", 10**15)]
+    limits = tuple(
+        LimitState(
+            id=n, node=2, unit=u, period=p, zone="UTC", amount=a, used=a // 3, reserved=7, idle=0,
+            left=a - a // 3 - 7, resets_us=None if p == "life" else 1_795_910_400_000_000,
+        )
+        for n, (u, p, a) in enumerate(unit, 1)
+    )  # fmt: skip
+    nothing = Figure(value=None, unit="", text="–", provenance="unknown")
+    spender = Spender(
+        id=2, parent=1, depth=1, kind="team", name="demo/search", tone="a", today=nothing,
+        tokens_today=nothing, used=nothing, cap=nothing, cap_used=nothing, limits=limits,
+    )  # fmt: skip
+    status._print(msgspec.structs.replace(f, spenders=[spender]))
+    said = capsys.readouterr().out
+    table = said[said.index("limit of") : said.index("process")]
+    assert max(map(len, said.splitlines())) <= width and "…" not in table
+    for text in ("60 requests per minute", "1000000 tokens per day", "333333", "20", "666660", "33"):
+        assert text in table
 
 
 def test_the_scripted_work_visits_every_place_first(monkeypatch):

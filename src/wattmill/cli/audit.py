@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import typer
 
 from wattmill.app.home import Home
@@ -18,7 +20,7 @@ audit_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def main(home: HomeOption = DEFAULT_HOME, json: JsonOption = False) -> None:
     """Check every law of the books from the postings up. Exit code 1 when one does not hold."""
     try:
-        report = audit_home(Home(home))
+        report = audit_home(Home(home), _progress if sys.stderr.isatty() else _silent)
     except FileNotFoundError as error:
         fail(str(error))
         return
@@ -27,6 +29,16 @@ def main(home: HomeOption = DEFAULT_HOME, json: JsonOption = False) -> None:
     else:
         show_report(report)
     raise typer.Exit(0 if report.holds else 1)
+
+
+def _progress(done: int, steps: int, name: str) -> None:
+    """Say on one line of the terminal what is looked at: a year of books takes minutes."""
+    sys.stderr.write(f"\r\033[K{done} of {steps}: {name} ..." if name else "\r\033[K")
+    sys.stderr.flush()
+
+
+def _silent(done: int, steps: int, name: str) -> None:
+    """Where nobody looks."""
 
 
 def show_report(report: Report) -> None:

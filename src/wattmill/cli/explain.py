@@ -73,6 +73,9 @@ def lines(story: Story) -> list[tuple[str, str]]:
     if story.refusal:
         out.append(("refused", f"{story.refusal}: {story.message}"))
         out.append(("charge", "0 USD: nothing left, nothing is owed"))
+    if story.replay_of is not None:
+        out.append(("again", f"the answer of {story.replay_of} was told once more, by its idempotency key"))
+        out.append(("charge", "0 USD: no place was asked"))
     if story.reason and not story.refusal:
         out.append(("route", story.reason))
     if story.policy is not None:

@@ -81,17 +81,7 @@ def _print(f: Figures) -> None:
         )
     console.print(spenders)
     if any(s.limits for s in f.spenders):
-        limits = _table("limit of", "of", "used", "reserved", "left", "begins anew (UTC)")
-        for s in f.spenders:
-            for state in s.limits:
-                per = "" if state.period == "life" else f" per {state.period}"
-                limits.add_row(
-                    escape(s.name),
-                    amount_text(state.unit, state.amount) + per,
-                    *(amount_text(state.unit, n) for n in (state.used, state.reserved, state.left)),
-                    when_cell(state.resets_us, "never"),
-                )
-        console.print(limits)
+        console.print(_limits(f, console.width))
     if f.runs:
         runs = _table("run", "state", "spent", "cap", "share of cap")
         for one in f.runs:
@@ -113,6 +103,29 @@ def _print(f: Figures) -> None:
             process.last_exit or "–",
         )
     console.print(processes)
+
+
+def _limits(f: Figures, width: int) -> Table:
+    """Limits beside caps. Where there is little room, what is reserved and when it begins anew are left out,
+    and amounts stand without their unit, which the first one names."""
+    narrow = width < _ROOMY
+    columns = ["limit of", "at most", "used", "reserved", "left", "begins anew (UTC)"]
+    if narrow:
+        columns = [c for c in columns if c not in {"reserved", "begins anew (UTC)"}]
+    table = _table(*columns)
+    for s in f.spenders:
+        for state in s.limits:
+            per = "" if state.period == "life" else f" per {state.period}"
+            cells = {
+                "limit of": escape(s.name),
+                "at most": amount_text(state.unit, state.amount) + per,
+                "begins anew (UTC)": when_cell(state.resets_us, "never"),
+            }
+            for name, n in (("used", state.used), ("reserved", state.reserved), ("left", state.left)):
+                text = amount_text(state.unit, n)
+                cells[name] = text.partition(" ")[0] if narrow else text
+            table.add_row(*(cells[c] for c in columns))
+    return table
 
 
 def _tiers(f: Figures, width: int) -> Table:

@@ -6,7 +6,7 @@ Everything is computed again from the postings and the journals; nothing is beli
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ class PlaceTokens(msgspec.Struct, frozen=True, kw_only=True):
     difference_tok: int
 
 
+Progress = Callable[[int, int, str], None]
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     checks: tuple[Check, ...]
     places: tuple[PlaceTokens, ...]
@@ -63,6 +66,7 @@ def audit(
     prices: Mapping[int, Price],
     parents: Mapping[int, int | None],
     used: Mapping[int, int] | None = None,
+    progress: Progress = lambda _done, _steps, _name: None,
 ) -> Report:
     """Return the proof or its failure.
 
@@ -73,29 +77,35 @@ def audit(
         parents: the budget tree, node to parent.
         used: what the caps count as used, by node,
         if no worker is alive (a living one tells it a little later).
+        progress: told (steps done, steps in all, what is looked at now) before each step and after the last.
     """
     db = books.db
     db.execute("BEGIN")
     try:
         places = tuple(_places(db))
         doubts = [doubt for doubt in books.doubts() if doubt.state == "open"]
-        checks = (
-            _commodities(db),
-            _transactions(db),
-            _balances(db),
-            _rollups(db, "minute"),
-            _rollups(db, "hour"),
-            rollups_by_place(db),
-            attempts(db),
-            _energy(db),
-            _tokens(db, places),
-            rated(db, prices),
-            _tree(db, parents),
-            _caps(books, parents, used),
-            *journals(db, journal),
+        steps: tuple[tuple[str, Callable[[], Iterable[Check]]], ...] = (
+            ("commodities", lambda: [_commodities(db)]),
+            ("transactions", lambda: [_transactions(db)]),
+            ("balances", lambda: [_balances(db)]),
+            ("roll-ups by minute", lambda: [_rollups(db, "minute")]),
+            ("roll-ups by hour", lambda: [_rollups(db, "hour")]),
+            ("roll-ups by place", lambda: [rollups_by_place(db)]),
+            ("attempts", lambda: [attempts(db)]),
+            ("energy", lambda: [_energy(db)]),
+            ("engines' tokens", lambda: [_tokens(db, places)]),
+            ("ratings", lambda: [rated(db, prices)]),
+            ("the tree", lambda: [_tree(db, parents)]),
+            ("caps", lambda: [_caps(books, parents, used)]),
+            ("journals", lambda: journals(db, journal)),
         )
+        checks: list[Check] = []
+        for number, (name, step) in enumerate(steps):
+            progress(number, len(steps), name)
+            checks += step()
+        progress(len(steps), len(steps), "")
         return Report(
-            checks=checks,
+            checks=tuple(checks),
             places=places,
             attempts=db.execute("SELECT count(*) FROM attempt").fetchone()[0],
             in_doubt=tuple(doubt.request_id for doubt in doubts),

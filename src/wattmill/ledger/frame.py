@@ -23,6 +23,7 @@ from wattmill.vocab.fact import (
     MeterWindow,
     Progress,
     Refused,
+    Replayed,
     RunawaySeen,
     Snapshot,
 )
@@ -58,6 +59,7 @@ Record = (
     | EngineAbort
     | Asker
     | RunawaySeen
+    | Replayed
     | Closed
 )
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from wattmill.ledger import epoch as epochs
 from wattmill.ledger.frame import BadHeader
 from wattmill.ledger.tail import Position, Tail
-from wattmill.vocab.fact import End, Intent, Progress, Refused, RunawaySeen
+from wattmill.vocab.fact import End, Intent, Progress, Refused, Replayed, RunawaySeen
 
 
 class Told(NamedTuple):
@@ -19,9 +19,10 @@ class Told(NamedTuple):
     progress: dict[int, Progress]  # the last mark of each attempt
     refused: Refused | None
     runaway: list[RunawaySeen]
+    replayed: Replayed | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.intents or self.refused)
+        return bool(self.intents or self.refused or self.replayed)
 
 
 def told(journal: Path, epoch: str, request: int, *, first_segment: int = 0) -> Told:
@@ -57,6 +58,8 @@ def told(journal: Path, epoch: str, request: int, *, first_segment: int = 0) -> 
                 elif isinstance(fact, RunawaySeen):
                     if fact.seq == request:
                         found.runaway.append(fact)
+                elif isinstance(fact, Replayed) and fact.seq == request:
+                    return found._replace(replayed=fact)
                 elif isinstance(fact, Refused) and fact.seq == request:
                     return found._replace(refused=fact)
             if batch.at_end or _is_told(found, batch.position.segment, first_segment):

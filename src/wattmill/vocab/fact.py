@@ -188,6 +188,24 @@ class RunawaySeen(_Fact, frozen=True, array_like=True, gc=False, tag=24):
     below: int = 0
 
 
+class Replayed(_Fact, frozen=True, array_like=True, gc=False, tag=25):
+    """A client repeated a request under its idempotency key and was told the first answer again: nothing
+    left, nothing is owed."""
+
+    seq: int
+    at_us: int
+    path: tuple[int, ...]
+    endpoint: str
+    model: str
+    of: str  # id of the request whose answer it is
+    label: str | None = None
+    below: int = 0
+
+    @property
+    def key(self) -> int:
+        return self.path[-1 - self.below] if self.path else 0
+
+
 Fact = (
     Intent
     | Progress
@@ -199,4 +217,5 @@ Fact = (
     | EngineAbort
     | Asker
     | RunawaySeen
+    | Replayed
 )

@@ -96,7 +96,7 @@ class RunawayGate:
             self._watch.forget(subject)
             run = self._runs.get(x)
             if run is not None:
-                return self._desk.hold(run, action, f"runaway: {verdict.reason}")
+                return self._desk.hold(run, action, f"runaway: {verdict.reason}: {_setting(verdict, action)}")
             return self._hold(subject, verdict, now_s)
         return None
 
@@ -107,8 +107,9 @@ class RunawayGate:
     def _hold(self, subject: Hashable, verdict: Verdict, now_s: float) -> Refusal:
         if len(self._held) >= _MAX_HELD:
             del self._held[next(iter(self._held))]
-        self._held[subject] = (now_s + self.settings.pause_s, verdict.reason)
-        return _runaway(verdict.reason, self.settings.pause_s)
+        why = f"{verdict.reason}: {_setting(verdict, self.settings.action(verdict.kind))}"
+        self._held[subject] = (now_s + self.settings.pause_s, why)
+        return _runaway(why, self.settings.pause_s)
 
     def _still_held(self, subject: Hashable, now_s: float) -> Refusal | None:
         held = self._held.get(subject)
@@ -134,6 +135,11 @@ def seen(
     return RunawaySeen(
         seq, at_us, path, verdict.kind, verdict.rule, verdict.count, action, verdict.reason, below
     )
+
+
+def _setting(verdict: Verdict, action: str) -> str:
+    """Name what in the declaration has decided this."""
+    return f'[runaway] {verdict.kind} = "{action}", [runaway.rules] {verdict.rule}'
 
 
 def _runaway(reason: str, left_s: float) -> Refusal:

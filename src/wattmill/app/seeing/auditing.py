@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from wattmill.app.home import Home
 from wattmill.ledger import epoch as epochs
-from wattmill.ledger.audit import Report, audit
+from wattmill.ledger.audit import Progress, Report, audit
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.sqlite_read import Books
 
 
-def audit_home(home: Home) -> Report:
+def audit_home(home: Home, progress: Progress = lambda _done, _steps, _name: None) -> Report:
     """Return the proof or its failure. Raises `FileNotFoundError` when no factory ever ran there."""
     with Books(home.ledger_db) as books:
         alive = any(epochs.alive(home.journal / name) for name in epochs.names(home.journal))
@@ -22,4 +22,5 @@ def audit_home(home: Home) -> Report:
                 prices=control.prices(),
                 parents={id: node.parent for id, node in control.nodes().items()},
                 used=None if alive or followed else used,
+                progress=progress,
             )

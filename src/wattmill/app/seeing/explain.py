@@ -10,12 +10,14 @@ import msgspec
 from wattmill.app.declared.kept_checks import CACHE_PLACE
 from wattmill.app.home import Home
 from wattmill.app.seeing.tier_story import TierStory, tier_story
+from wattmill.ledger.refusing import amount_text
 from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_records import LimitState
 from wattmill.ledger.stores.sqlite_read import AttemptRow, Books, RefusedRow
 from wattmill.ledger.stores.sqlite_tiers import tiers_of
 from wattmill.ledger.story import Told, told
 from wattmill.units import TOK_PER_MTOK
-from wattmill.vocab.fact import End, Intent
+from wattmill.vocab.fact import End, Intent, Refused, Replayed
 from wattmill.vocab.ids import split_request_id
 from wattmill.vocab.price import Price
 from wattmill.vocab.refusal import CODES
@@ -90,6 +92,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     evidence: tuple[str, ...] = ()  # which privacy rules matched and how often, never what
     residency: tuple[str, ...] | None = None  # regions that its data was bound to; None: none
     operators: tuple[str, ...] | None = None  # operators that its data was bound to; None: none
+    replay_of: str | None = None  # id of the request whose answer was told again under its idempotency key
 
 
 class UnknownRequest(LookupError):
@@ -132,7 +135,10 @@ def explain(home: Home, request_id: str) -> Story:
         home, _path(journal), rows[0].key if rows else refused.key if refused else 0
     )
     story = _story(request_id, rows, tokens, refused, journal, energy, names, prices, budget)
-    return msgspec.structs.replace(story, tier=tier_story(journal, tiered))
+    again = journal.replayed
+    return msgspec.structs.replace(
+        story, tier=tier_story(journal, tiered), replay_of=None if again is None else again.of
+    )
 
 
 def as_builtins(story: Story) -> dict[str, Any]:
@@ -152,7 +158,8 @@ def _segment(books: Books, epoch: str, seq: int) -> int:
 def _path(journal: Told) -> tuple[int, ...]:
     if journal.intents:
         return journal.intents[0].path
-    return journal.refused.path if journal.refused else ()
+    fact = journal.refused or journal.replayed
+    return fact.path if fact else ()
 
 
 def _control(
@@ -175,7 +182,9 @@ def _control(
         for id in path:
             if id in budgets:
                 found = budgets[id]
-                words[id] = f"{found.kind} {found.name} {_share(found.used_nusd, found.cap_nusd)}"
+                words[id] = f"{found.kind} {found.name} {_share(found.used_nusd, found.cap_nusd)}" + "".join(
+                    f"; {_limit(state)}" for state in found.limits
+                )
         return {id: budget.name for id, budget in budgets.items()}, control.prices(), words
 
 
@@ -183,6 +192,15 @@ def _share(used_nusd: int, cap_nusd: int | None) -> str:
     if cap_nusd is None:
         return "no cap"
     return f"{used_nusd / cap_nusd:.0%} used" if cap_nusd else "cap of 0: nothing is admitted"
+
+
+def _limit(state: LimitState) -> str:
+    per = "" if state.period == "life" else f" per {state.period}"
+    held = f", {amount_text(state.unit, state.reserved)} reserved" if state.reserved else ""
+    return (
+        f"{amount_text(state.unit, state.used)} of {amount_text(state.unit, state.amount)}{per} used{held}, "
+        f"{amount_text(state.unit, state.left)} left"
+    )
 
 
 def _sum(parts: list[int | None]) -> int | None:
@@ -211,24 +229,24 @@ def _story(
     )
     first = intents[min(intents)] if intents else None
     row = rows[0] if rows else None
-    no = journal.refused
+    no, again = journal.refused, journal.replayed
     route = first.route if first is not None else no.route if no is not None else None
     key = first.key if first else no.key if no else row.key if row else refused.key if refused else 0
+    key = key or (again.key if again else 0)
     settled = [one.energy_uj for one in tries if one.energy_uj is not None]
     code = no.code if no else refused.code if refused else None
     return Story(
         request_id=request_id,
-        label=first.label if first else no.label if no else None,
+        label=first.label if first else no.label if no else again.label if again else None,
         spender=names.get(key, f"node {key}"),
-        model=(first or no or row or refused).model,  # type: ignore[union-attr]
-        endpoint=(first or no or row or refused).endpoint,  # type: ignore[union-attr]
+        model=(first or no or row or refused or again).model,  # type: ignore[union-attr]
+        endpoint=(first or no or row or refused or again).endpoint,  # type: ignore[union-attr]
         stream=first.stream if first else row.stream if row else None,
         privacy=first.privacy if first else row.privacy if row else None,
         evidence=first.evidence if first else (),
         residency=_names(first.terms.residency) if first and first.terms else None,
         operators=_names(first.terms.operators) if first and first.terms else None,
-        at_us=first.at_us if first else no.at_us if no else row.started_us if row else refused.at_us if
-        refused else 0,
+        at_us=_began_us(first, no or again, row, refused),
         input_bound_tok=first.input_bound_tok if first else None,
         output_clamp_tok=first.output_clamp_tok if first else None,
         asked_output_tok=first.asked_output_tok if first else None,
@@ -255,6 +273,13 @@ def _story(
         expected_output_tok=route.hints.output_tok if route else None,
         runaway=tuple(f"{seen.kind} ({seen.rule}): {seen.reason}; {seen.action}" for seen in journal.runaway),
     )  # fmt: skip
+
+
+def _began_us(
+    first: Intent | None, noted: Refused | Replayed | None, row: AttemptRow | None, refused: RefusedRow | None
+) -> int:
+    known = first or noted or refused
+    return known.at_us if known is not None else row.started_us if row is not None else 0
 
 
 def _try(
