@@ -34,7 +34,7 @@ from wattmill.ledger.tail import Found, Position
 from wattmill.vocab.fact import Fact
 from wattmill.vocab.price import Price
 
-BATCH = 4_096
+BATCH = 1_024
 _SEGMENT = 1
 
 

@@ -237,6 +237,7 @@ class Traffic:
         self._next = next(self._first, None)
         self._more: list[tuple[int, int, Turn, int, int]] = []
         self._number = 0
+        self.changed = False  # something was put in between since this was last set back
 
     @property
     def next_us(self) -> int | None:
@@ -269,6 +270,7 @@ class Traffic:
 
     def _put(self, at_us: int, turn: Turn, stream: int, tries: int) -> None:
         self._number += 1
+        self.changed = True
         heapq.heappush(self._more, (at_us, self._number, turn, stream, tries))
 
 

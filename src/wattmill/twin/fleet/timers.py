@@ -71,6 +71,11 @@ class Timers:
         return timer
 
     @property
+    def soon(self) -> bool:
+        """Whether a call is due at this very instant."""
+        return bool(self._soon)
+
+    @property
     def next_ps(self) -> int:
         """When the next call is due; `NEVER_PS` if none was asked for."""
         if self._soon:

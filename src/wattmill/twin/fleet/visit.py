@@ -95,7 +95,6 @@ class Visit:
         "failure",
         "gate",
         "gateway",
-        "http",
         "index",
         "new_route",
         "next",
@@ -132,8 +131,6 @@ class Visit:
         self.seq = seq
         self.prefix = prefix
         self.tries = tries
-        headers = _NO_HEADERS if client.tier is None else {b"x-wattmill-tier": client.tier.encode()}
-        self.http = Head(index, now_ps, headers)
         self.attempts = 0
         self.over = False
         self.queued_us = 0
@@ -145,6 +142,13 @@ class Visit:
         self.sent: Sent | None = None
         self.new_route: Route | None = None  # decided and not yet written down
         self.route: Route
+
+    @property
+    def http(self) -> Head:
+        """What came over the wire, for a gate that looks at it."""
+        tier = self.client.tier
+        headers = _NO_HEADERS if tier is None else {b"x-wattmill-tier": tier.encode()}
+        return Head(self.index, self.arrived_ps, headers)
 
     def go_on(self, refusal: Refusal | None = None) -> None:
         """A gate that kept it waiting lets it go on, or says no."""

@@ -100,25 +100,38 @@ class World:
             if arrival_us is None and self._is_over:
                 break
             arrival_ps = NEVER_PS if arrival_us is None else arrival_us * PS_PER_US
-            engines_ps = min([engine.next_ps for engine in self._engines], default=NEVER_PS)
             due_ps = timers.next_ps
-            now_ps = min(arrival_ps, engines_ps, due_ps)
-            if now_ps > clock.now_ps:
-                clock.now_ps = now_ps
-            if due_ps <= now_ps:
+            if not self._engines_until(due_ps if due_ps <= arrival_ps else arrival_ps):
+                continue  # what an engine told has changed what comes next
+            if due_ps <= arrival_ps:
+                if due_ps > clock.now_ps:
+                    clock.now_ps = due_ps
                 timers.run_due()
-            elif arrival_ps <= now_ps:
+            else:
+                clock.now_ps = arrival_ps
                 self._arrive()
                 if self.asked - told >= tell_every:
                     told = self.asked
                     tell(told)
-            else:
-                for engine in self._engines:
-                    if engine.next_ps <= now_ps:
-                        engine.advance(now_ps)
         self.read_meter()
         self.read_counters(self._clock.wall_us() + US_PER_S)  # a moment later, when all is told
         tell(self.asked)
+
+    def _engines_until(self, until_ps: int) -> bool:
+        """Let engines work up to an instant, that instant not included. False: something else comes first now,
+        because of what one of them told."""
+        clock, timers, traffic, engines = self._clock, self._timers, self._traffic, self._engines
+        while engines:
+            due = [engine.next_ps for engine in engines]
+            now_ps = min(due)
+            if now_ps >= until_ps:
+                return True
+            clock.now_ps = now_ps
+            engines[due.index(now_ps)].advance(now_ps)
+            if timers.soon or traffic.changed:
+                traffic.changed = False
+                return False
+        return True
 
     @property
     def _is_over(self) -> bool:
@@ -140,9 +153,10 @@ class World:
         if status == "finished":
             self.served += 1
             self._traffic.ended(visit.turn, stream, now_us)
-        if self._tends:
-            for pool in self._tends:
-                pool.tend()
+        if self._scaling:
+            for pool in self.pools:
+                if pool.ending:
+                    pool.tend()
 
     def refused(self, visit: Visit, refusal: Refusal) -> None:
         stream = self._streams.pop(visit.index)
@@ -153,10 +167,6 @@ class World:
             self._traffic.again(visit.turn, stream, visit.tries + 1, at_us)
 
     # ---- now and then
-
-    @property
-    def _tends(self) -> list[RunningPool]:
-        return [pool for pool in self.pools if pool.ending] if self._scaling else []
 
     def _every(self, seconds: float, call: Callable[[], None]) -> None:
         def again() -> None:
