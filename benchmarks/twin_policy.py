@@ -24,7 +24,7 @@ sys.path.insert(0, str(HERE.parent / "src"))
 from wattmill.app.declared.declaration import Loaded, decode  # noqa: E402
 from wattmill.app.home import Home  # noqa: E402
 from wattmill.app.simulating.demand import DemandFile, StreamSettings, demand  # noqa: E402
-from wattmill.app.simulating.factory import SimulatedFactory  # noqa: E402
+from wattmill.app.simulating.factory import Core, SimulatedFactory  # noqa: E402
 from wattmill.twin.fleet.books import SimulatedBooks  # noqa: E402
 
 REPLICAS = 16
@@ -89,7 +89,9 @@ def declared() -> Loaded:
     return loaded
 
 
-def policy_speed(*, requests: int = 20_000, per_s: float = 200.0, booked: bool = False) -> Speed:
+def policy_speed(
+    *, requests: int = 20_000, per_s: float = 200.0, booked: bool = False, core: Core = "auto"
+) -> Speed:
     """Play about `requests` requests and return how fast that went."""
     loaded = declared()
     stream = StreamSettings(per_s=per_s, duration_s=requests / per_s, lengths_of=str(AZURE))
@@ -97,7 +99,7 @@ def policy_speed(*, requests: int = 20_000, per_s: float = 200.0, booked: bool =
     with tempfile.TemporaryDirectory() as folder:
         home = Home(Path(folder) / "home")
         home.create()
-        factory = SimulatedFactory(loaded.settings, {}, wanted, home, seed=1)
+        factory = SimulatedFactory(loaded.settings, {}, wanted, home, seed=1, core=core)
         if not booked:
             factory.books.__class__ = _Unbooked
         gc.collect()

@@ -88,6 +88,8 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
     streams: tuple[Stream, ...]
     clients: tuple[tuple[Who, str], ...]  # with the model that it asks for
+    sessions: bool  # whether turns follow answers
+    prefixes: bool  # whether beginnings of prompts are known
     about: int | None  # how many requests will come; None: nobody knows beforehand
     words: str
 
@@ -141,7 +143,15 @@ def demand(declared: DemandFile, settings: Settings, *, folder: Path, seed: int)
         streams.append(stream)
         about = None if about is None or count is None else about + count
         words.append(said)
-    return Demand(streams=tuple(streams), clients=tuple(clients), about=about, words="; ".join(words))
+    sessions = any(one.turns is not None for one in declared.stream)
+    return Demand(
+        streams=tuple(streams),
+        clients=tuple(clients),
+        sessions=sessions,
+        prefixes=sessions or any(".jsonl" in (one.trace or "") for one in declared.stream),
+        about=about,
+        words="; ".join(words),
+    )
 
 
 def _stream(

@@ -11,7 +11,8 @@ from __future__ import annotations
 import gc
 import random
 from collections.abc import Callable, Mapping
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Literal
 
 import msgspec
 
@@ -38,7 +39,7 @@ from wattmill.scheduling.memory import Memory
 from wattmill.twin.fleet.books import SimulatedBooks
 from wattmill.twin.fleet.demand import Traffic
 from wattmill.twin.fleet.gateway import FrontGate, Gate, Setup
-from wattmill.twin.fleet.pool import RunningPool
+from wattmill.twin.fleet.pool import RunningPool, Source
 from wattmill.twin.fleet.spec import Client
 from wattmill.twin.fleet.timeline import Timeline
 from wattmill.twin.fleet.timers import Clock, Timers
@@ -47,6 +48,9 @@ from wattmill.vocab.caller import Caller
 
 START_US = 1_767_225_600_000_000
 """2026-01-01 00:00 UTC, where no other start is named: the same run says the same instants."""
+
+
+Core = Literal["auto", "compiled", "python"]
 
 
 class Nowhere(msgspec.Struct, frozen=True):
@@ -76,7 +80,11 @@ class SimulatedFactory:
         start_us: int = START_US,
         timeline_s: float | None = None,
         meter_s: float = 10.0,
+        core: Core = "auto",
     ) -> None:
+        """`core`: what plays the engines. `compiled` (numba, extra `twin`) has paged memory, preemption and
+        each engine's scheduler; `python` reserves a request's whole context; `auto` is the first where numba
+        is there. Pools whose machines fail are always played by `python`."""
         one_worker = msgspec.structs.replace(settings.gateway, workers=1)
         self.settings = settings = msgspec.structs.replace(settings, gateway=one_worker)
         self.home = home
@@ -159,21 +167,29 @@ class SimulatedFactory:
             bound_tok_per_tok=settings.routing.bound_tok_per_tok,
             affinity=settings.routing.prefix_affinity,
         )
-        pools: list[RunningPool] = []
         gate = FrontGate(setup, world)
+        sources: dict[str, Source] = {}
+        if core == "compiled" or (core == "auto" and find_spec("numba") is not None):
+            from wattmill.twin.fleet.bank import banked  # numba: only where it is used
+
+            sources = banked(
+                specs, clock=clock, on_first=gate.on_first, on_end=gate.on_end, prefixes=demand.prefixes
+            )
+        pools: list[RunningPool] = []
         for at, (spec, pool) in enumerate(zip(specs, declared, strict=True)):
             one = msgspec.structs.replace(pool, slots=spec.slots)
             pools.append(
                 RunningPool(
                     at, spec, one, clock=clock, timers=timers, on_first=gate.on_first, on_end=gate.on_end,
                     on_broken=gate.on_broken, on_change=self._changed, seed=seed * 7_919 + at,
+                    source=sources.get(spec.name),
                 )
             )  # fmt: skip
         gate.use(pools)
         self.pools = pools
         world.refresh = self.view.refresh
         world.tick_purse = lambda: at_once(self.purse.tick())
-        world.start(pools, gate)
+        world.start(pools, gate, coupled=bool(gates) or demand.sessions)
         self.timeline: Timeline | None = None
         if timeline_s is not None:
             self.timeline = Timeline(clock, pools, world.waiting, every_s=timeline_s)

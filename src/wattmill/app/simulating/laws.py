@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from wattmill.app.declared.plan import Place, places
-from wattmill.app.declared.pool_settings import OwnedCost
+from wattmill.app.declared.pool_settings import HttpPool, OwnedCost, Pool
 from wattmill.app.declared.settings import Settings
 from wattmill.app.declared.twin_settings import ColdStartTimes, PoolTwin, StepTimes
+from wattmill.models.engines.llama_cpp import LLAMA_CPP
 from wattmill.scheduling import spec as scheduling
 from wattmill.twin.fleet.spec import ColdStart, Hours, Origin, Outages, Power, ProviderLaw, SimPool
 from wattmill.twin.spec import BLOCK_TOK, StepLaw
@@ -45,6 +46,7 @@ def _sim_pool(settings: Settings, place: Place, pool: scheduling.Pool) -> SimPoo
         law=law,
         origin=origin,
         owned=owned,
+        scheduler="llamacpp" if place.embedded or _adapter(declared) == LLAMA_CPP.name else "vllm",
         slots=slots,
         replicas=twin.replicas,
         overhead_s=place.speed.overhead_s,
@@ -60,6 +62,10 @@ def _sim_pool(settings: Settings, place: Place, pool: scheduling.Pool) -> SimPoo
         ),
         scaling=twin.scaling,
     )
+
+
+def _adapter(pool: Pool) -> str:
+    return pool.adapter if isinstance(pool, HttpPool) else ""
 
 
 def _law(place: Place, twin: PoolTwin, slots: int, *, owned: bool) -> tuple[StepLaw | ProviderLaw, Origin]:

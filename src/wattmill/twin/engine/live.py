@@ -120,6 +120,11 @@ class Engine:
         self.load = self._s.load
 
     @property
+    def state(self) -> State:
+        """The core's memory, to look at; it is replaced when there are more requests than ever before."""
+        return self._s
+
+    @property
     def next_ps(self) -> int:
         """When something happens next; 2^62 if nothing will."""
         return int(self._s.next_ps.min())

@@ -33,6 +33,16 @@ class Engine(Protocol):
     def break_off(self, now_ps: int) -> list[Broken]: ...
 
 
+class Source(Protocol):
+    """Where replicas get their engines."""
+
+    def new(self) -> Engine:
+        """Return an engine that has done nothing yet."""
+
+    def done_with(self, engine: Engine) -> None:
+        """Take back one that is idle; it is asked no more."""
+
+
 OnFirst = Callable[[int, int], None]
 OnEnd = Callable[[Served], None]
 OnBroken = Callable[[Broken], None]
@@ -79,7 +89,9 @@ class RunningPool:
         on_broken: OnBroken,
         on_change: Callable[[], None],
         seed: int,
+        source: Source | None = None,
     ) -> None:
+        """`source` has engines for new replicas; None: each is simulated by itself, as `spec.law` says."""
         self.at = at
         self.spec = spec
         self.name = spec.name
@@ -99,6 +111,7 @@ class RunningPool:
         self._on_change = on_change
         self._rng = random.Random(seed)
         self._seed = seed
+        self._source = source
         self._busy_ps = 0  # counted into joules until now
         self._gone_busy_ps = 0  # of replicas that ended
         self._token_uj = 0.0  # by the law of joules per token, not told yet
@@ -171,7 +184,9 @@ class RunningPool:
         law, now_ps = self.spec.law, self._clock.now_ps
         self._numbers += 1
         engine: Engine
-        if isinstance(law, ProviderLaw):
+        if self._source is not None:
+            engine = self._source.new()
+        elif isinstance(law, ProviderLaw):
             engine = Provider(self.at, law, self._on_first, self._on_end, seed=self._seed)
         else:
             place = Place(pool=self._declared, law=law, overhead_ps=round(self.spec.overhead_s * PS_PER_S))
@@ -198,6 +213,8 @@ class RunningPool:
             replica.ended_ps = self._clock.now_ps
             self.replicas.remove(replica)
             self._ended.append(replica)
+            if self._source is not None:
+                self._source.done_with(engine)
             self._on_change()
 
     # ---- failures

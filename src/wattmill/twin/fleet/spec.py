@@ -6,7 +6,7 @@ ordered by them, seconds where people declare them.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -86,6 +86,7 @@ class SimPool(msgspec.Struct, frozen=True, kw_only=True):
     law: StepLaw | ProviderLaw
     origin: Origin
     owned: bool
+    scheduler: Literal["vllm", "sglang", "trtllm", "llamacpp"] = "vllm"  # whose rules its engine goes by
     slots: int  # of one replica
     replicas: int = 1
     overhead_s: float = 0.0  # network, on the way to an owned place

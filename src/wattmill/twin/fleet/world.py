@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 from wattmill.ports import Journal
 from wattmill.scheduling.scaling.policy import scale
 from wattmill.scheduling.scaling.spec import ScalingMemory
 from wattmill.twin.fleet.demand import Traffic
 from wattmill.twin.fleet.gateway import FrontGate, comes_back_s
-from wattmill.twin.fleet.pool import Engine, RunningPool
+from wattmill.twin.fleet.pool import RunningPool
 from wattmill.twin.fleet.spec import Client
 from wattmill.twin.fleet.timeline import Timeline
 from wattmill.twin.fleet.timers import NEVER_PS, Clock, Timers
@@ -28,6 +29,15 @@ SWEEP_S = 0.1  # as a worker: lessons, breakers, probes
 REFRESH_S = 0.25  # as a worker: the view of the fleet
 PURSE_S = 1.0  # a worker does it four times as often; here no other one waits for what it holds
 METER = "twin"
+
+
+class Advances(Protocol):
+    """One engine, or many that go together."""
+
+    @property
+    def next_ps(self) -> int: ...
+
+    def advance(self, to_ps: int) -> None: ...
 
 
 class World:
@@ -51,7 +61,9 @@ class World:
         self._meter_s = meter_s
         self._window_us = clock.wall_us()
         self._streams: dict[int, int] = {}  # of requests under way: by index, the stream
-        self._engines: list[Engine] = []
+        self._engines: list[Advances] = []
+        self._leaps = False
+        self._coupled = True  # what an engine tells may change what comes before the next arrival
         self._scaling: dict[str, ScalingMemory] = {}
         self._stops = False
         self.pools: list[RunningPool] = []
@@ -65,8 +77,13 @@ class World:
         self.refresh: Callable[[], None] = lambda: None
         self.tick_purse: Callable[[], None] = lambda: None
 
-    def start(self, pools: Sequence[RunningPool], gate: FrontGate) -> None:
-        """Take over the pools and the gate that were made for this clock."""
+    def start(self, pools: Sequence[RunningPool], gate: FrontGate, *, coupled: bool) -> None:
+        """Take over the pools and the gate that were made for this clock.
+
+        `coupled`: an end may let another request come or go before the next arrival (queues at the gateway,
+        sessions), so that engines go from one event to the next and not from one arrival to the next.
+        """
+        self._coupled = coupled
         self.pools = list(pools)
         self.gate = gate
         self.changed()
@@ -87,7 +104,15 @@ class World:
 
     def changed(self) -> None:
         """Replicas came or went."""
-        self._engines = [replica.engine for pool in self.pools for replica in pool.replicas]
+        engines: dict[int, Advances] = {}
+        for pool in self.pools:
+            for replica in pool.replicas:
+                engine = getattr(replica.engine, "bank", replica.engine)
+                engines[id(engine)] = engine
+        self._engines = list(engines.values())
+        # Alone, an engine that tells the instant of each event may go on to the next arrival in one call.
+        alone = len(self._engines) == 1 and getattr(self._engines[0], "tells_instants", False)
+        self._leaps = alone and not self._coupled
 
     # ---- the loop
 
@@ -118,8 +143,8 @@ class World:
         tell(self.asked)
 
     def _engines_until(self, until_ps: int) -> bool:
-        """Let engines work up to an instant, that instant not included. False: something else comes first now,
-        because of what one of them told."""
+        """Let engines work up to an instant, that instant not included. False: something else comes first
+        now, because of what one of them told."""
         clock, timers, traffic, engines = self._clock, self._timers, self._traffic, self._engines
         while engines:
             due = [engine.next_ps for engine in engines]
@@ -127,7 +152,7 @@ class World:
             if now_ps >= until_ps:
                 return True
             clock.now_ps = now_ps
-            engines[due.index(now_ps)].advance(now_ps)
+            engines[due.index(now_ps)].advance(until_ps - 1 if self._leaps else now_ps)
             if timers.soon or traffic.changed:
                 traffic.changed = False
                 return False

@@ -1,0 +1,196 @@
+"""Many replicas in the compiled engine core, seen from the factory: one clock, one look at what comes next.
+
+The bank tells first tokens and ends in the order of time over all its replicas. Where nothing that it tells
+can change what comes before the next arrival, it is let go up to that arrival in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from wattmill.twin.engine import layout as c
+from wattmill.twin.engine.live import END, Engine
+from wattmill.twin.engine.spec import EngineLimits, SchedulerKind, StepCost
+from wattmill.twin.fleet import pool as machines
+from wattmill.twin.fleet.spec import SimPool
+from wattmill.twin.fleet.timers import Clock
+from wattmill.twin.spec import BLOCK_TOK, Broken, Served, StepLaw, Work
+from wattmill.units import PS_PER_S
+
+KV_BLOCK_TOK = 16
+
+
+def lowered(
+    law: StepLaw, *, slots: int, overhead_ps: int, scheduler: SchedulerKind
+) -> tuple[StepCost, EngineLimits]:
+    """Return a step law and the limits of a place as the compiled core takes them."""
+    cost = StepCost(
+        step_ps=(law.step_ps,),
+        decode_ps=law.decode_ps,
+        context_ps_per_tok=law.kv_ps_per_tok,
+        prefill_ps_per_tok=law.prefill_ps_per_tok,
+        attention_ps_per_ktok=law.attention_ps_per_ktok,
+        overhead_ps=overhead_ps,
+    )
+    limits = EngineLimits(
+        scheduler=scheduler,
+        max_num_seqs=slots,
+        budget_tok=law.budget_tok,
+        kv_blocks=-(-law.kv_tok // KV_BLOCK_TOK) + 1,
+        block_tok=KV_BLOCK_TOK,
+        prefix_cache=bool(law.cache_blocks),
+        prefix_tok=BLOCK_TOK,
+    )
+    return cost, limits
+
+
+class Bank:
+    """Compiled replicas. `next_ps` is when something happens at any of them next."""
+
+    tells_instants = True
+
+    def __init__(
+        self,
+        replicas: Sequence[tuple[StepCost, EngineLimits]],
+        *,
+        clock: Clock,
+        on_first: Callable[[int, int], None],
+        on_end: Callable[[Served], None],
+        prefixes: bool,
+    ) -> None:
+        self.engine = Engine(replicas, prefixes=prefixes)
+        self.places = [0] * len(replicas)  # of each replica: the pool that it stands in
+        self.cached_tok = [0] * len(replicas)  # found in its cache, by requests that have ended
+        self._clock = clock
+        self._on_first = on_first
+        self._on_end = on_end
+        s = self.engine.state
+        self._new = {
+            name: getattr(s, name).copy() for name in ("rep", "tree", "node", "slot", "residue", "heap")
+        }
+
+    def replica(self, number: int, place: int) -> BankReplica:
+        """Return a replica that has done nothing yet; who was its machine before has left nothing in it."""
+        s = self.engine.state
+        for name, fresh in self._new.items():
+            getattr(s, name)[number] = fresh[number]
+        self.places[number] = place
+        self.cached_tok[number] = 0
+        return BankReplica(self, number)
+
+    @property
+    def next_ps(self) -> int:
+        return self.engine.next_ps
+
+    def advance(self, to_ps: int) -> None:
+        """Let everything happen until `to_ps`, and tell it at its own instant."""
+        clock, places = self._clock, self.places
+        for event in self.engine.advance(to_ps):
+            clock.now_ps = event.at_ps
+            place = places[event.replica]
+            if event.kind == END:
+                self.cached_tok[event.replica] += event.cached_tok
+                self._on_end(
+                    Served(
+                        event.tag, place, event.came_ps, event.begun_ps, event.first_ps, event.at_ps,
+                        event.cached_tok,
+                    )
+                )  # fmt: skip
+            else:
+                self._on_first(event.tag, place)
+
+
+class BankReplica:
+    """One replica of a bank: implements `pool.Engine`, but for what only the bank can do."""
+
+    def __init__(self, bank: Bank, number: int) -> None:
+        self.bank = bank
+        self.number = number
+        self._take = bank.engine.take
+
+    @property
+    def in_flight(self) -> int:
+        return int(self.bank.engine.load[self.number])
+
+    @property
+    def next_ps(self) -> int:
+        return int(self.bank.engine.state.next_ps[self.number])
+
+    @property
+    def prompt_tok(self) -> int:
+        """Prompt tokens computed once, by the core's own counts: what was computed again after a preemption
+        is not counted twice. Exact while nothing is under way."""
+        rep = self.bank.engine.state.rep[self.number]
+        computed = rep[c.COMPUTED] - rep[c.LOST] + rep[c.REUSED] - self.bank.cached_tok[self.number]
+        return int(computed + rep[c.GIVEN_OUT] - rep[c.COMPLETED] + rep[c.ENDED] - rep[c.ENDED_OUT])
+
+    @property
+    def output_tok(self) -> int:
+        return int(self.bank.engine.state.rep[self.number, c.GIVEN_OUT])
+
+    def take(self, index: int, work: Work, now_ps: int) -> None:
+        self._take(
+            index,
+            self.number,
+            now_ps,
+            input_tok=work.input_tok,
+            output_tok=work.output_tok,
+            max_output_tok=work.max_output_tok,
+            prefix=work.blocks,
+        )
+
+    def advance(self, to_ps: int) -> None:
+        raise RuntimeError("a bank advances all its replicas together")
+
+    def busy_until(self, now_ps: int) -> int:
+        rep = self.bank.engine.state.rep[self.number]
+        running = rep[c.BOUNDARY] != c.NEVER
+        return int(rep[c.BUSY] + (now_ps - rep[c.FROM] if running else 0))
+
+    def break_off(self, now_ps: int) -> list[Broken]:
+        raise RuntimeError(
+            "machines of the compiled core do not fail: declare outages for a pool of its own core"
+        )
+
+
+class Numbers:
+    """The replicas of one pool in a bank: implements `pool.Source`."""
+
+    def __init__(self, bank: Bank, numbers: range, place: int) -> None:
+        self._bank = bank
+        self._place = place
+        self._free = list(numbers)[::-1]
+
+    def new(self) -> machines.Engine:
+        return self._bank.replica(self._free.pop(), self._place)
+
+    def done_with(self, engine: machines.Engine) -> None:
+        assert isinstance(engine, BankReplica)
+        self._free.append(engine.number)
+
+
+def banked(
+    pools: Sequence[SimPool],
+    *,
+    clock: Clock,
+    on_first: Callable[[int, int], None],
+    on_end: Callable[[Served], None],
+    prefixes: bool,
+) -> dict[str, machines.Source]:
+    """Return, by pool, engines in one bank: for all owned pools whose machines do not fail."""
+    laws: list[tuple[StepCost, EngineLimits]] = []
+    ranges: list[tuple[SimPool, int, range]] = []
+    for place, pool in enumerate(pools):
+        fails = pool.outages.spans_s or pool.outages.mtbf_s is not None
+        if not isinstance(pool.law, StepLaw) or fails:
+            continue
+        # While some are ending, others may start: twice as many as there may ever be.
+        most = pool.replicas if pool.scaling is None else 2 * max(pool.replicas, pool.scaling.most)
+        overhead_ps = round(pool.overhead_s * PS_PER_S)
+        law = lowered(pool.law, slots=pool.slots, overhead_ps=overhead_ps, scheduler=pool.scheduler)
+        ranges.append((pool, place, range(len(laws), len(laws) + most)))
+        laws += [law] * most
+    if not laws:
+        return {}
+    bank = Bank(laws, clock=clock, on_first=on_first, on_end=on_end, prefixes=prefixes)
+    return {pool.name: Numbers(bank, numbers, place) for pool, place, numbers in ranges}
