@@ -9,7 +9,7 @@ from wattmill.app.declared.declaration import Loaded, decode
 from wattmill.app.home import Home
 from wattmill.app.seeing.auditing import audit_home
 from wattmill.app.simulating.demand import DemandFile, StreamSettings, Who, demand
-from wattmill.app.simulating.factory import SimulatedFactory
+from wattmill.app.simulating.factory import Core, SimulatedFactory
 from wattmill.ledger.audit import Report
 from wattmill.ledger.stores.sqlite_read import AttemptRow, Books, Overview
 
@@ -112,13 +112,13 @@ def stream(**more: object) -> StreamSettings:
     return StreamSettings(**(usual | more))  # type: ignore[arg-type]
 
 
-def run(text: str, folder: Path, *streams: StreamSettings, seed: int = 1) -> Run:
+def run(text: str, folder: Path, *streams: StreamSettings, seed: int = 1, core: Core = "python") -> Run:
     """Run a declaration on some streams in an empty folder, and audit it."""
     loaded = load(text)
     wanted = demand(DemandFile(stream=streams or (stream(),)), loaded.settings, folder=Path.cwd(), seed=seed)
     home = Home(folder / "home")
     home.create()
-    factory = SimulatedFactory(loaded.settings, {}, wanted, home, seed=seed, timeline_s=1.0)
+    factory = SimulatedFactory(loaded.settings, {}, wanted, home, seed=seed, timeline_s=1.0, core=core)
     factory.run()
     with Books(home.ledger_db) as books:
         attempts = books.recent(100_000)[::-1]
