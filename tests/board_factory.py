@@ -25,6 +25,7 @@ from wattmill.distribution.metrics import BY_NAME
 from wattmill.ledger.journal import Journal
 from wattmill.ledger.rating import rate
 from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_limits import Limits
 from wattmill.vocab.fact import End, Intent, MeterWindow, Refused
 from wattmill.vocab.route import Candidate, Excluded, Route
 from wattmill.vocab.usage import Usage
@@ -109,6 +110,8 @@ class BoardFactory:
         org = control.put_org("demo", cap_nusd=5 * 10**9)
         first = control.put_team(org, "first-light", cap_nusd=10**9)
         load = control.put_team(org, "load", cap_nusd=20_000_000)
+        Limits(control).put(load, "requests", "minute", 60)
+        Limits(control).put(first, "total_tok", "day", 250_000)
         self.console, _ = control.create_key(first, "console")
         self.script, _ = control.create_key(load, "script")
 

@@ -107,9 +107,24 @@ def test_the_figures_on_the_page_are_the_figures_of_the_api(rig: AdminRig, watch
     money = {s["name"]: s["today"]["text"] for s in told["spenders"]}
     page.goto(f"{rig.url}/#room=tenants")
     page.wait_for_selector("text=A cap is hard")
-    for row in page.locator("main section:nth-child(2) tbody tr").all():
+    for row in page.locator("[aria-label='Spend by tenant'] tbody tr").all():
         cells = [plain(c) for c in row.locator("td").all_inner_texts()]
         assert cells[1] == money[cells[0]]
+
+
+def test_limits_beside_caps_are_on_the_board_in_their_own_words(rig: AdminRig, watched: Watched) -> None:
+    page = watched.open(rig)
+    page.goto(f"{rig.url}/#room=tenants")
+    table = page.locator("[aria-label='Limits beside caps']")
+    expect(table).to_contain_text("60 requests per minute")
+    told = page.evaluate("fetch('/api/figures').then((r) => r.json())")["limits"]
+    shown = [
+        [plain(c) for c in row.locator("td").all_inner_texts()] for row in table.locator("tbody tr").all()
+    ]
+    assert [row[:4] for row in shown] == [
+        [one[name] for name in ("name", "at_most", "used", "left")] for one in told
+    ]
+    assert {row[1] for row in shown} == {"60 requests per minute", "250000 tokens per day"}
 
 
 def test_what_happens_shows_within_seconds(rig: AdminRig, watched: Watched) -> None:

@@ -99,6 +99,19 @@ class Spender(msgspec.Struct, frozen=True, kw_only=True):
     limits: tuple[LimitState, ...] = ()
 
 
+class LimitView(msgspec.Struct, frozen=True, kw_only=True):
+    """A limit beside the cap: of another unit, or over a period. Amounts in words, with their unit."""
+
+    node: int
+    name: str  # of the spender
+    at_most: str  # "60 requests per minute"
+    used: str
+    reserved: str
+    left: str
+    share: Figure  # used, of the whole
+    resets_us: int | None  # None: never
+
+
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """A run that is open or paused, or ended a moment ago."""
 
@@ -179,5 +192,6 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     recent: tuple[Row, ...]
     processes: tuple[Process, ...]
     stand_ins: tuple[str, ...]
+    limits: tuple[LimitView, ...] = ()  # of the spenders, in their order
     runs: tuple[RunView, ...] = ()  # the newest first
     tiers: tuple[TierView, ...] = ()

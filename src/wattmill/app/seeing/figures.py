@@ -10,7 +10,17 @@ from wattmill.app.running.state import PlaceState
 from wattmill.app.running.worker_control import Answer
 from wattmill.app.runs.minding import RunLine
 from wattmill.app.seeing import tower
-from wattmill.app.seeing.board import Count, Figures, LineItem, Place, Process, Row, RunView, Spender
+from wattmill.app.seeing.board import (
+    Count,
+    Figures,
+    LimitView,
+    LineItem,
+    Place,
+    Process,
+    Row,
+    RunView,
+    Spender,
+)
 from wattmill.app.seeing.book_reading import read_books
 from wattmill.app.seeing.figure import Figure, figure
 from wattmill.app.seeing.health import health
@@ -28,7 +38,9 @@ from wattmill.app.seeing.readings import (
     read_workers,
 )
 from wattmill.app.seeing.tier_figures import tier_views
+from wattmill.ledger.refusing import amount_text
 from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_records import LimitState
 from wattmill.ledger.tenancy import name_of, path_of
 from wattmill.units import TOK_PER_MTOK, UJ_PER_J, US_PER_S
 
@@ -68,7 +80,7 @@ def read(home: Home, now_us: int, *, control: Control | None = None) -> Readings
 def assemble(r: Readings) -> Figures:
     """Return the figures of one set of readings: arithmetic only."""
     floors = tower.floors(r)
-    state = r.state
+    state, spenders = r.state, _spenders(r)
     return Figures(
         at_us=r.now_us,
         name=state.name if state else "wattmill",
@@ -86,12 +98,13 @@ def assemble(r: Readings) -> Figures:
         money=_money(r),
         books=_books(r),
         places=_places(r),
-        spenders=_spenders(r),
+        spenders=spenders,
         statuses=_statuses(r),
         refusals=_refusals(r),
         recent=tuple(row(recent, r) for recent in (r.books.recent if r.books else [])),
         processes=_processes(r),
         stand_ins=tuple(p.pool for p in state.places if p.stand_in) if state else (),
+        limits=tuple(_limit(s.name, state) for s in spenders for state in s.limits),
         runs=tuple(_run(line) for line in r.runs),
         tiers=tier_views(r.tiers, r.books.tiers if r.books else [], _waiting(r)),
     )
@@ -296,6 +309,21 @@ def _fleet(r: Readings) -> dict[str, list[Answer]]:
         for life in (worker.status or {}).get("fleet", ()):
             out.setdefault(str(life.get("pool")), []).append(life)
     return out
+
+
+def _limit(name: str, state: LimitState) -> LimitView:
+    per = "" if state.period == "life" else f" per {state.period}"
+    share = state.used / state.amount if state.amount else None
+    return LimitView(
+        node=state.node,
+        name=name,
+        at_most=amount_text(state.unit, state.amount) + per,
+        used=amount_text(state.unit, state.used),
+        reserved=amount_text(state.unit, state.reserved),
+        left=amount_text(state.unit, max(0, state.left)),
+        share=figure(share, "ratio", rows=f"/api/requests?node={state.node}"),
+        resets_us=state.resets_us,
+    )
 
 
 def _spenders(r: Readings) -> tuple[Spender, ...]:

@@ -1,5 +1,5 @@
 // One room per layer that has data, beside the tower: at most three visuals, then the rows.
-import { Ago, Cap, Fig, Spark } from "./figure.js";
+import { Ago, Cap, Fig, Spark, usLocal } from "./figure.js";
 import { ask, send } from "./live.js";
 import { RequestView } from "./request.js";
 import { Rows } from "./rows.js";
@@ -47,9 +47,14 @@ function Tenants({ f }) {
   if (!f.spenders.length) return html`<${Empty} f=${f} what="Nobody may spend yet." help="wattmill keys create ORG/TEAM NAME" />`;
   return html`<div class="wide" tabindex="0" role="region" aria-label="Spend by tenant"><table><thead><tr><th scope="col">Who</th><th scope="col" class="n">Today</th><th scope="col" class="n">Used</th><th scope="col" class="n">Cap</th><th scope="col"><span class="unseen">of cap</span></th><th scope="col" class="n">Share</th></tr></thead>
     <tbody>${f.spenders.map((s) => html`<tr key=${s.id}><td class=${`depth-${s.depth}`}>${s.tone && html`<i class=${`swatch tone-${s.tone}`} aria-hidden="true"></i>`}${s.name}</td><td class="n"><${Fig} plain f=${s.today} name=${`${s.name}, today`} /></td><td class="n"><${Fig} plain f=${s.used} name=${`${s.name}, used`} /></td><td class="n"><${Fig} plain f=${s.cap} /></td><td><${Cap} f=${s.cap_used} none /></td><td class="n"><${Fig} plain f=${s.cap_used} name=${`${s.name}, share of cap`} /></td></tr>`)}</tbody></table></div>
+    ${f.limits.length > 0 && html`<${Limits} limits=${f.limits} />`}
     ${f.runs.length > 0 && html`<${Runs} runs=${f.runs} now=${f.at_us} />`}
     <p class="note">A cap is hard: what could pass it is refused before it leaves. <code>wattmill budget set ORG/TEAM 5</code> changes one.</p>`;
 }
+
+const Limits = ({ limits }) => html`<h3>Limits of other units and periods</h3><div class="wide" tabindex="0" role="region" aria-label="Limits beside caps"><table><thead><tr><th scope="col">Limit of</th><th scope="col">At most</th><th scope="col" class="n">Used</th><th scope="col" class="n">Left</th><th scope="col"><span class="unseen">of the limit</span></th><th scope="col" class="n">Share</th></tr></thead>
+    <tbody>${limits.map((l) => html`<tr key=${`${l.node} ${l.at_most}`}><td>${l.name}</td><td title=${l.resets_us === null ? "never begins anew" : `begins anew ${usLocal(l.resets_us).toLocaleString()}`}>${l.at_most}</td><td class="n" title=${`${l.reserved} reserved by requests in flight`}>${l.used}</td><td class="n">${l.left}</td><td><${Cap} f=${l.share} none /></td><td class="n"><${Fig} plain f=${l.share} name=${`${l.name}, share of ${l.at_most}`} /></td></tr>`)}</tbody></table></div>
+    <p class="note"><code>wattmill budget set ORG/TEAM '60 requests/minute'</code> sets one.</p>`;
 
 const Runs = ({ runs, now }) => html`<h3>Open runs</h3><div class="wide" tabindex="0" role="region" aria-label="Open runs"><table><thead><tr><th scope="col">Run</th><th scope="col">State</th><th scope="col">Opened</th><th scope="col" class="n">Spent</th><th scope="col" class="n">Cap</th><th scope="col"><span class="unseen">of cap</span></th><th scope="col" class="n">Share</th></tr></thead>
     <tbody>${runs.map((r) => html`<tr key=${r.node}><td title=${r.name}>${r.node} <small>${r.label || r.name.split("/").pop()}</small></td><td class=${r.state === "open" ? "" : "status-failed"} title=${r.reason || ""}>${r.state}</td><td><${Ago} us=${r.opened_us} now=${now} /></td><td class="n"><${Fig} plain f=${r.spent} name=${`run ${r.node}, spent`} /></td><td class="n"><${Fig} plain f=${r.cap} /></td><td><${Cap} f=${r.cap_used} none /></td><td class="n"><${Fig} plain f=${r.cap_used} name=${`run ${r.node}, share of cap`} /></td></tr>`)}</tbody></table></div>
