@@ -135,8 +135,12 @@ def judge(
         if len(attempts) < len(here):
             lost.append(f"{place}: the engine saw {len(here)} requests, {len(attempts)} attempts are booked")
             continue
-        # Pair them in the order of time; those without tokens come last.
-        paired = worked + [one for one in attempts if one not in worked]
+        # What nobody counted may have arrived: as many of these as there are arrivals left for them. All are
+        # paired in the order of time; those that never arrived come last.
+        room = max(0, len(here) - len(worked))
+        uncounted = [one for one in attempts if one not in worked and one.source == "unmetered"][:room]
+        met = [one for one in attempts if one in worked or one in uncounted]
+        paired = met + [one for one in attempts if one not in met]
         for arrival, attempt in zip(here, paired, strict=False):
             if attempt.source == "unmetered" and not attempt.doubted:
                 unmetered += arrival.output_tok

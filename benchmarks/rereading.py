@@ -1,7 +1,7 @@
 """What a worker does when a run was opened or ended: `python benchmarks/rereading.py [KEYS] [RUNS]`.
 
-Before, it read everything anew, as it still does when anything but a run changes. Prints both, in milliseconds
-of CPU, as the least of several rounds.
+Before, it read everything anew, as it still does when anything but a run changes. Prints both, in
+milliseconds of CPU, as the least of several rounds.
 """
 
 from __future__ import annotations

@@ -114,6 +114,31 @@ def test_a_failed_over_request_is_two_attempts_at_two_places_and_one_answer():
     assert (verdict.lost, verdict.doubled) == ([], [])
 
 
+def test_a_place_that_was_asked_again_after_an_attempt_that_nobody_counted_is_paired_in_time():
+    twice = [
+        arrival("r1", 0, end="cut"),
+        dataclasses.replace(arrival("r1", 20, start_us=500_000), prompt_tok=31),
+    ]
+    attempts = [
+        booked(1, 0, status="failed", source="unmetered", prompt_tok=0, charge_nusd=0),
+        booked(3, 20, request=1, prompt_tok=31),
+    ]
+    verdict = judged(
+        arrivals=[*twice, ARRIVALS[1]], booked=[*attempts, BOOKED[1]], intents=[*INTENTS, intent(3, "r1")]
+    )
+    assert not verdict.lost and not verdict.doubled
+    unseen = judged(
+        booked=[attempts[0], booked(3, 20, request=1), BOOKED[1]], intents=[*INTENTS, intent(3, "r1")]
+    )
+    assert not unseen.lost and not unseen.doubled, "the first one never arrived"
+    more = judged(
+        arrivals=[*twice, ARRIVALS[1]],
+        booked=[attempts[0], booked(3, 21, request=1, prompt_tok=31), BOOKED[1]],
+        intents=[*INTENTS, intent(3, "r1")],
+    )
+    assert any("21" in finding for finding in more.doubled)
+
+
 def test_tokens_of_no_engine_are_doubled():
     verdict = judged(booked=[*BOOKED, booked(9, 5)], intents=[*INTENTS, intent(9, "r9")])
     assert "never arrived at the engine" in verdict.doubled[0]
