@@ -46,6 +46,10 @@ class Life:
     ttft_factor: float = 1.0
     ahead_tok: int = 0
     ahead_share: float = 0.0
+    decode_share: float = 0.5
+
+    def expect(self, **declared: float) -> None:
+        self.declared = declared
 
 
 class Clock:

@@ -52,10 +52,11 @@ def test_a_prompt_waits_for_those_before_it_where_prompts_wait_for_each_other() 
 
 
 def test_the_waits_of_others_are_in_the_score_and_not_in_its_own_seconds() -> None:
-    """40 others wait for a prompt of 200 / 200 = 1 s, and for half of 40 tok x 0.05 / 40 s = 0.05 s each."""
+    """40 others wait for a prompt of 200 / 200 = 1 s and for half of 40 tok x 0.05 / 40 s = 0.05 s each; and
+    a place that is 1 + 40 x 0.05 = 3 times slower than empty passes each wait on threefold."""
     selfish, fair = (decide(CHEAP, busy=(40,), others=o).candidates[0] for o in (0.0, 1.0))
     assert fair.expected_s == selfish.expected_s
-    assert fair.score - selfish.score == pytest.approx(0.0001 * 40 * (1.0 + 0.5 * 0.05))
+    assert fair.score - selfish.score == pytest.approx(0.0001 * 40 * 3 * (1.0 + 0.5 * 0.05))
 
 
 def test_a_busy_place_is_spared_only_where_others_count() -> None:
@@ -70,4 +71,6 @@ def test_in_a_full_place_as_many_come_behind_as_are_ahead() -> None:
     selfish, fair = (decide(CHEAP, busy=(70,), others=o).candidates[0] for o in (0.0, 1.0))
     queued_s = 7 / 64 * (1.0 + 1.0 + 63 * 0.05)
     assert selfish.expected_ttft_s == pytest.approx(1.0 + queued_s)
-    assert fair.score - selfish.score == pytest.approx(0.0001 * (63 * (1.0 + 0.5 * 0.05) + queued_s))
+    assert fair.score - selfish.score == pytest.approx(
+        0.0001 * (63 * (1.0 + 63 * 0.05) * (1.0 + 0.5 * 0.05) + queued_s)
+    )

@@ -524,6 +524,7 @@ class Attempt:
             others=min(others, self.backend.slots - 1),
             expected_ttft_s=self.candidate.expected_ttft_s if streamed else None,
             ahead_tok=self._ahead_of(usage.prompt_tok) if streamed else None,
+            waited=self.beside >= self.backend.slots,
         )
         exchange = self.exchange
         assert exchange.caller is not None

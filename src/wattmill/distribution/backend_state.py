@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from wattmill.distribution.breaker import Breaker, BreakerRules
 from wattmill.distribution.recent import Recent
 from wattmill.models import prompts
-from wattmill.models.model import Pace, corrected, seen
+from wattmill.models.model import Pace, corrected, first, seen
 from wattmill.units import US_PER_S
 
 _NEW = 0.2  # weight of a new measurement
+_FEW = 0.03
 _FEWEST_TOK = 8  # a speed from fewer tokens is mostly overhead
 
 
@@ -27,15 +30,20 @@ class BackendState(Breaker):
         "ahead_tok",
         "busy",
         "cell",
+        "declared_decode_s",
+        "declared_overhead_s",
+        "declared_prefill_tok_per_s",
         "elsewhere",
         "last_error",
         "lessons",
         "linger_s",
         "lingering",
+        "output_tok",
         "overhead_s",
         "pace",
         "pool",
         "prefill_tok_per_s",
+        "prompt_tok",
         "prompts",
         "serving",
         "ttft_factor",
@@ -57,6 +65,11 @@ class BackendState(Breaker):
         self.prompts: prompts.PromptPace | None = None
         self.prefill_tok_per_s: float | None = None
         self.pace: Pace | None = None
+        self.prompt_tok = 0.0  # computed for one answer, in the mean
+        self.output_tok = 0.0
+        self.declared_decode_s: float | None = None  # per token, alone
+        self.declared_overhead_s = 0.0
+        self.declared_prefill_tok_per_s: float | None = None
         self.ttft_factor = 1.0  # observed over expected time to first content, lately
         self.overhead_s: float | None = None  # from sending to the engine's start of work
         self.linger_s: float | None = None  # how long the engine went on after the last observed abort
@@ -72,8 +85,25 @@ class BackendState(Breaker):
         return 0.0 if self.prompts is None else self.prompts.ahead_share
 
     @property
+    def decode_share(self) -> float:
+        """Return which part of the slowdown comes of others' tokens, and not of their prompts."""
+        if self.pace is None or self.prompts is None or not self.output_tok:
+            return 0.5
+        prompts_s = self.prompt_tok * prompts.fitted(self.prompts)[1]
+        slower_s = self.output_tok * self.pace.slope_s
+        return max(0.0, 1.0 - prompts_s / slower_s) if slower_s > 0.0 else 0.0
+
+    @property
     def slowdown(self) -> float:
         return 0.0 if self.pace is None else self.pace.slowdown
+
+    def expect(self, *, prefill_tok_per_s: float, decode_tok_per_s: float, overhead_s: float) -> None:
+        """Take what is declared of the place for where learning starts from."""
+        self.declared_decode_s = 1.0 / decode_tok_per_s
+        self.declared_overhead_s = overhead_s
+        self.declared_prefill_tok_per_s = prefill_tok_per_s
+        if self.pace is not None:
+            self.pace = msgspec.structs.replace(self.pace, anchor_s=self.declared_decode_s)
 
     def took(self, now_s: float) -> None:
         self.serving += 1
@@ -146,6 +176,7 @@ class BackendState(Breaker):
         others: float = 0.0,
         expected_ttft_s: float | None = None,
         ahead_tok: float | None = None,
+        waited: bool = False,
     ) -> None:
         """Learn from one finished attempt. The engine's own times are preferred to what was seen from here.
 
@@ -156,27 +187,31 @@ class BackendState(Breaker):
             others: requests that were at work beside it, in the mean.
             expected_ttft_s: what its decision expected; None where the first content was not seen to come.
             ahead_tok: prompt tokens that had no answer yet when it left; None likewise.
+            waited: all slots were taken when it left, so the wait for one is in `ttft_s`.
         """
-        if ahead_tok is not None and computed_tok >= _FEWEST_TOK and ttft_s > 0:
+        if ahead_tok is not None and not waited and computed_tok >= _FEWEST_TOK and ttft_s > 0:
+            # What is declared of the way there and back is no part of the prompt; at most nine tenths are.
+            seconds = max(ttft_s - self.declared_overhead_s, 0.1 * ttft_s)
             if self.prompts is None:
-                self.prompts = prompts.believed(computed_tok / ttft_s)
+                self.prompts = prompts.believed(self.declared_prefill_tok_per_s or computed_tok / seconds)
             self.prompts = prompts.seen(
-                self.prompts, own_tok=computed_tok, ahead_tok=ahead_tok, seconds=ttft_s
+                self.prompts, own_tok=computed_tok, ahead_tok=ahead_tok, seconds=seconds
             )
-        if expected_ttft_s is not None:
-            self.ttft_factor = corrected(self.ttft_factor, expected_s=expected_ttft_s, observed_s=ttft_s)
-        prefill_s = prefill_us / US_PER_S if prefill_us else ttft_s
-        if computed_tok >= _FEWEST_TOK and prefill_s > 0:
-            self.prefill_tok_per_s = _mix(self.prefill_tok_per_s, computed_tok / prefill_s)
+            if not prefill_us:
+                self.prefill_tok_per_s = 1.0 / self.prompts.own_s
+        if prefill_us and computed_tok >= _FEWEST_TOK:
+            self.prefill_tok_per_s = _mix(self.prefill_tok_per_s, computed_tok * US_PER_S / prefill_us)
         spent_s = decode_us / US_PER_S if decode_us else decode_s
         if output_tok >= _FEWEST_TOK and spent_s > 0:
             s_per_tok = spent_s / (output_tok - 1)
             if self.pace is None:
-                self.pace = Pace(1.0, others, s_per_tok)
+                self.pace = first(others, s_per_tok, anchor_s=self.declared_decode_s)
             else:
                 self.pace = seen(self.pace, others=others, s_per_tok=s_per_tok)
+        self.output_tok += _FEW * (output_tok - self.output_tok)
+        self.prompt_tok += _FEW * (computed_tok - self.prompt_tok)
         if prefill_us:
-            self.overhead_s = _mix(self.overhead_s, max(0.0, ttft_s - prefill_s))
+            self.overhead_s = _mix(self.overhead_s, max(0.0, ttft_s - prefill_us / US_PER_S))
 
     def observe_whole(self, ratio: float, *, s_per_tok: float, output_tok: int, others: float) -> None:
         """Learn from an answer that came all at once, by an engine that does not tell its times: it took
@@ -186,7 +221,7 @@ class BackendState(Breaker):
         if output_tok >= _FEWEST_TOK and s_per_tok > 0:
             took_s = s_per_tok * ratio
             self.pace = (
-                Pace(1.0, others, took_s)
+                first(others, took_s, anchor_s=self.declared_decode_s)
                 if self.pace is None
                 else seen(self.pace, others=others, s_per_tok=took_s)
             )

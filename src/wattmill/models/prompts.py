@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import msgspec
 
-KEEP = 0.97
+KEEP = 0.99
 FIRST_TOK = 2_000.0  # before anything was seen, the belief weighs as one prompt of so many tokens
 FOREVER = 0.003  # and this part of that at every observation
 WILDEST = 4.0
@@ -44,7 +44,7 @@ class PromptPace(msgspec.Struct, frozen=True, gc=False):
 
 def believed(tok_per_s: float) -> PromptPace:
     """Return what is known before anything was seen."""
-    weight = FIRST_TOK * FIRST_TOK
+    weight = FIRST_TOK
     return PromptPace(1.0 / tok_per_s, weight, 0.0, weight, weight / tok_per_s, 0.0)
 
 
@@ -66,12 +66,14 @@ def seen(pace: PromptPace, *, own_tok: float, ahead_tok: float, seconds: float) 
     own_s, ahead_s = fitted(pace)
     expected_s = own_s * own_tok + ahead_s * ahead_tok
     y = min(max(seconds, expected_s / WILDEST), expected_s * WILDEST)
-    weight = FOREVER * FIRST_TOK * FIRST_TOK
+    # What stands in line longer is off by more seconds: each counts by the inverse of its tokens.
+    part = 1.0 / (own_tok + ahead_tok)
+    weight = FOREVER * FIRST_TOK
     return PromptPace(
         pace.believed_s,
-        KEEP * pace.xx + own_tok * own_tok + weight,
-        KEEP * pace.xz + own_tok * ahead_tok,
-        KEEP * pace.zz + ahead_tok * ahead_tok + weight,
-        KEEP * pace.xy + own_tok * y + weight * pace.believed_s,
-        KEEP * pace.zy + ahead_tok * y,
+        KEEP * pace.xx + part * own_tok * own_tok + weight,
+        KEEP * pace.xz + part * own_tok * ahead_tok,
+        KEEP * pace.zz + part * ahead_tok * ahead_tok + weight,
+        KEEP * pace.xy + part * own_tok * y + weight * pace.believed_s,
+        KEEP * pace.zy + part * ahead_tok * y,
     )

@@ -30,6 +30,7 @@ RULES = {
     "breaker": "the place failed too often just now",
     "context": "the prompt is longer than the place's context",
     "full": "all slots and the queue of the place are taken",
+    "worth": "serving it there now would cost, and cost others, more than a refusal does",
     "budget": "the caps do not leave what the prompt and one token cost there",
 }
 """Every rule that can exclude a place, in words."""
@@ -58,6 +59,8 @@ class Able(NamedTuple):
     hit_share: float  # of what was sent there before, so much is still cached
     cost: tuple[float, float, float]  # to the factory per token: computed, cached, output
     ahead_share: float  # of the time of prompts sent before it a prompt waits so much
+    decode_share: float  # of the slowdown, what comes of others' tokens
+    slot_usd_per_s: float  # what a second of a slot is worth to others
 
 
 class Sieved(NamedTuple):
@@ -155,6 +158,8 @@ def _able(at: int, pool: Pool, model: str, tier: str) -> Able:
         hit_share=pool.hit_share,
         cost=(cost.input / TOK_PER_MTOK, cost.cached / TOK_PER_MTOK, cost.output / TOK_PER_MTOK),
         ahead_share=pool.ahead_share,
+        decode_share=pool.decode_share,
+        slot_usd_per_s=pool.slot_usd_per_s,
     )
 
 
@@ -173,6 +178,15 @@ def refused(
             code="budget_exceeded",
             message=f"the caps leave {request.left_nusd} nano-dollars, less than the prompt and one token "
             f"cost at any place that could serve {what} ({listed(excluded)})",
+            route=route,
+        )
+    if "worth" in rules:
+        return Refusal(
+            code="overloaded",
+            message=f"so many wait for {what} that serving this request now would cost, and cost others, "
+            f"more than `[routing] refusal_usd` says that a refusal does ({listed(excluded)}); try again "
+            "later, or with a shorter prompt or answer",
+            retry_after_s=5.0,
             route=route,
         )
     if "full" in rules:

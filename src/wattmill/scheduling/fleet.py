@@ -34,6 +34,7 @@ TELL_AGAIN_US = 600 * US_PER_S
 _DEAD_BAND = 0.1  # a measured figure that moved by less is the same figure
 _FEWEST_PREFIX_BYTES = 256
 _TAKES_TURNS = frozenset({"round-robin"})
+_DEFAULT = POLICIES["cheapest-adequate"]
 _NO_SIGNALS = Signals(length=False, refusal=False, schema=False)
 _log = logging.getLogger("wattmill.fleet")
 
@@ -49,11 +50,15 @@ class PoolLife(Protocol):
     prefill_tok_per_s: float | None
 
     @property
+    def decode_share(self) -> float: ...
+
+    @property
     def decode_tok_per_s(self) -> float | None: ...
     @property
     def slowdown(self) -> float: ...
     @property
     def ahead_share(self) -> float: ...
+    def expect(self, *, prefill_tok_per_s: float, decode_tok_per_s: float, overhead_s: float) -> None: ...
     def observe_whole(self, ratio: float, *, s_per_tok: float, output_tok: int, others: float) -> None: ...
 
 
@@ -85,6 +90,12 @@ class FleetView:
     ) -> None:
         self._declared = pools
         self._life = [life[pool.name] for pool in pools]
+        for pool in pools:
+            life[pool.name].expect(
+                prefill_tok_per_s=pool.prefill_tok_per_s,
+                decode_tok_per_s=pool.decode_tok_per_s,
+                overhead_s=pool.overhead_s,
+            )
         self._weights = weights
         self._journal = journal
         self._clock = clock
@@ -97,6 +108,7 @@ class FleetView:
         # One place has nothing to choose, but its charge and its time are expected better for it.
         self._affinity = affinity
         self._signals = signals
+        self._scarce = weights.others > 0.0 and weights.scarcity > 0.0
         self._told = False
         self._healthy: list[bool] = []
         self.fleet = Fleet(id=first_id - 1, at_us=0, pools=())
@@ -106,13 +118,14 @@ class FleetView:
         """Make a new view if health or a measured figure has changed since the last."""
         last = self.fleet.pools or self._declared
         hits = self._memory.hits
+        now_us = self._clock.wall_us()
+        worth = self._memory.scarcity.refresh(self._clock.now(), self._weights.usd_per_s)
         pools = tuple(
             [
-                _seen(pool, life, was, hits.get(pool.name, 0.0))
-                for pool, life, was in zip(self._declared, self._life, last, strict=True)
+                _seen(pool, life, was, hits.get(pool.name, 0.0), usd_per_s)
+                for pool, life, was, usd_per_s in zip(self._declared, self._life, last, worth, strict=True)
             ]
         )
-        now_us = self._clock.wall_us()
         if pools == self.fleet.pools and self._told and now_us < self.fleet.at_us + TELL_AGAIN_US:
             return
         if self._told and pools == self.fleet.pools:
@@ -167,11 +180,12 @@ class FleetView:
             shared,
             self._ahead(),
         )
+        busy = [life.busy for life in self._life]
         answer = known.policy(
             request,
             caller,
             self.fleet,
-            busy=[life.busy for life in self._life],
+            busy=busy,
             weights=weights,
             now_s=self._clock.wall_us() / US_PER_S,
             draw=memory.draw() if weights.explore else 0.0,
@@ -179,6 +193,17 @@ class FleetView:
         )
         if prefix and type(answer) is Route:
             memory.prefixes.send(prefix, self._at[answer.candidates[0].pool])
+        if memory.scarcity.lessons and self._scarce and known.policy is _DEFAULT:
+            memory.scarcity.learn(
+                request,
+                caller,
+                self.fleet,
+                answer,
+                busy=busy,
+                weights=weights,
+                hints=hints,
+                at=self._at,
+            )
         return answer
 
     def again(
@@ -331,7 +356,7 @@ def _guarded(name: str, policy: Policy) -> Policy:
     return decides
 
 
-def _seen(pool: Pool, life: PoolLife, was: Pool, hits: float) -> Pool:
+def _seen(pool: Pool, life: PoolLife, was: Pool, hits: float, slot_usd_per_s: float) -> Pool:
     return msgspec.structs.replace(
         pool,
         healthy=life.healthy or life.reachable,
@@ -342,6 +367,8 @@ def _seen(pool: Pool, life: PoolLife, was: Pool, hits: float) -> Pool:
         ttft_factor=_steady(life.ttft_factor, was.ttft_factor, 1.0),
         hit_share=_steady(hits, was.hit_share, 0.0),
         ahead_share=_steady(life.ahead_share, was.ahead_share, 0.0),
+        decode_share=_steady(life.decode_share, was.decode_share, 0.0),
+        slot_usd_per_s=_steady(slot_usd_per_s, was.slot_usd_per_s, 0.0),
     )
 
 

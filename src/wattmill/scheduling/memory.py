@@ -10,6 +10,7 @@ import msgspec
 from wattmill.ports import Clock, Journal
 from wattmill.scheduling.lengths import Lengths
 from wattmill.scheduling.prefix import Prefixes, hit_share
+from wattmill.scheduling.scarcity import Scarcity
 from wattmill.scheduling.spec import Policy
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.fact import Asker
@@ -42,6 +43,7 @@ class Memory:
         self.lengths = Lengths(expected_tok=expected_output_tok)
         self.prefixes = Prefixes(0)
         self.hits: dict[str, float] = {}  # by pool: share of a repeated beginning that is still cached
+        self.scarcity = Scarcity()
         self.turn = 0
         self.seed = seed
         self.draw = draw
@@ -56,6 +58,7 @@ class Memory:
         if tuple(pools) != self._pools:
             self._pools = tuple(pools)
             self.prefixes = Prefixes(len(self._pools))
+            self.scarcity.begin(len(self._pools))
 
     def known(
         self,

@@ -65,6 +65,7 @@ def decide(
     shared, ahead = hints.shared_tok, hints.ahead_tok
     usd_per_s = 0.0 if request.frugal else weights.usd_per_s
     theirs_usd_per_s = weights.others * usd_per_s
+    scarce = weights.others * weights.scarcity
     by_cost = weights.leg == "cost"
     left_nusd = request.left_nusd
     promise_s, least_tok_per_s = request.promise_ttft_s, request.promise_tok_per_s
@@ -73,6 +74,7 @@ def decide(
         (
             at, pool, down, context_tok, room, slots, in_nusd, out_nusd, cached_nusd,
             overhead_s, in_s, out_s, slow, hits, cost, waits,
+            tokens, slot_usd,
         ) = able  # fmt: skip
         in_flight = busy[at]
         if input_tok >= context_tok:
@@ -100,7 +102,7 @@ def decide(
         slower_s = output_tok * out_s * slow
         decode_s = output_tok * out_s + others * slower_s
         ttft_s = overhead_s + prompt_s
-        theirs_s = others * (0.5 * slower_s + waits * prompt_s)
+        theirs_s = others * (1.0 + others * slow) * (tokens * slower_s + waits * prompt_s)
         ahead_s = ahead[at] * in_s * waits if ahead else 0.0
         if in_flight >= slots:
             # All slots are taken: with w requests ahead in the queue, (w + 1) / slots service times. As
@@ -117,6 +119,9 @@ def decide(
             value = counted / NUSD_PER_USD + usd_per_s * total_s + theirs_usd_per_s * theirs_s
         else:
             value = nusd / NUSD_PER_USD + usd_per_s * total_s + theirs_usd_per_s * theirs_s
+        if slot_usd:
+            share = in_flight / slots if in_flight < slots else 1.0
+            value += scarce * slot_usd * share * share * (prompt_s + decode_s)
         kind = FIT
         if whole_tok > context_tok:
             kind = SHORT
@@ -138,6 +143,11 @@ def decide(
         if draw < weights.explore:
             reason = _explore(places, draw / weights.explore) or reason
     candidates = tuple([place[3] for place in places])
+    worth = weights.refusal_usd
+    if worth is not None and score is None and min([place[1] for place in places]) > worth:
+        excluded += tuple([Excluded(c.pool, "worth") for c in candidates])
+        looked = Route((), excluded, "", fleet.id, tuple(busy), name, now_s, draw, hints)
+        return refused(request, caller, fleet, excluded, looked)
     if reason is None or len(places) == 1:
         reason = _reason(places, excluded, request)
     return Route(candidates, excluded, reason, fleet.id, tuple(busy), name, now_s, draw, hints)

@@ -51,6 +51,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ttft_factor: float = 1.0  # observed over expected time to first token, lately
     hit_share: float = 0.0  # of what a prompt shares with earlier ones, so much is still in the place's cache
     ahead_share: float = 0.0  # of the time of prompts sent before it a prompt waits so much: 0 nothing, 1 all
+    decode_share: float = 0.5  # of the slowdown, what comes of others' tokens and not of their prompts
+    slot_usd_per_s: float = 0.0  # what a second of one of its slots is worth to others (`scarcity`)
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +75,8 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_quality: float = 0.0  # what quality 1 is worth against quality 0, for one request
     usd_per_tok_per_s: float = 0.0  # what one token per second more for the reader is worth
     others: float = 0.0  # what a second counts that others wait because of this request; 1: as its own
+    scarcity: float = 1.0  # what the learned worth of slots to others counts, times `others`
+    refusal_usd: float | None = None  # what a refusal costs; None: nothing is refused while there is room
 
 
 class Policy(Protocol):

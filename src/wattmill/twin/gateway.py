@@ -167,6 +167,7 @@ class Gateway:
             others=min((sent.beside + life.busy) / 2, self._slots[at] - 1),
             expected_ttft_s=sent.route.candidates[0].expected_ttft_s,
             ahead_tok=sent.ahead_tok * work.input_tok / bound_tok,
+            waited=sent.beside >= self._slots[at],
         )
         self.view.learn(sent.ask, sent.caller, sent.route, life.pool, usage)
 

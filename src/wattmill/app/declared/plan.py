@@ -341,4 +341,5 @@ def route_weights(settings: Settings) -> scheduling.Weights:
         usd_per_quality=routing.usd_per_quality,
         usd_per_tok_per_s=routing.usd_per_tok_per_s,
         others=routing.others,
+        refusal_usd=routing.refusal_usd,
     )

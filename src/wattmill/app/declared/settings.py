@@ -229,9 +229,18 @@ class Routing(_Section, frozen=True, kw_only=True):
         Meta(
             ge=0,
             description="What a second counts that others wait because of a request, against a second of its "
-            "own: 1 keeps all waits together short, 0 lets each request look at itself only.",
+            "own, and what the learned worth of a slot to others counts: 1 keeps all waits together short, 0 "
+            "lets each request look at itself only.",
         ),
     ] = 1.0
+    refusal_usd: Annotated[
+        float | None,
+        Meta(
+            description="What a refusal costs, in dollars. A request that would cost, and cost others, more "
+            "than this at its best place is refused before the queues are full. Unset: nothing is refused "
+            "while there is room.",
+        ),
+    ] = None
     explore: Annotated[
         float,
         Meta(

@@ -1,0 +1,114 @@
+"""What a second of a place's slot is worth to those who come: a price that full places teach.
+
+A place whose slots are all taken turns away, or lets wait, requests that would have gained there. What such a
+request would have gained with a slot free against what it got, for each second that it would have held the
+slot, is looked at for all requests that may go there (nothing for those that find a free slot). The price is
+the root of the mean square, since what counts is not the mean request but those that gain most. A newcomer's
+score has the price of the seconds that it will probably hold a slot, as far as slots are taken (`ranking`),
+so that work which gains little leaves the scarce place to work which gains much. It is what the dual of a
+clairvoyant's linear programme says of a place, learned from the past instead of the future.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp, sqrt
+
+import msgspec
+
+from wattmill.scheduling.policies import POLICIES
+from wattmill.scheduling.spec import Fleet, Weights
+from wattmill.vocab.caller import Caller
+from wattmill.vocab.refusal import Refusal
+from wattmill.vocab.request import Request
+from wattmill.vocab.route import Hints, Route
+
+LESSONS = 16
+"""So many decisions of a refresh (about 0.25 s) are looked at: each costs up to another decision."""
+
+TAU_S = 5.0
+"""What was seen so long ago counts 1/e of what is seen now."""
+
+DENIED_S = 500.0
+"""Without a declared `refusal_usd` a refusal is thought to be as bad as waiting so long."""
+
+_NOTHING = 0.01  # a price below this part of what a second is worth is none
+_free = POLICIES["cheapest-adequate"]
+
+
+class Scarcity:
+    """The prices of one worker's places. Bounded: three figures for each place."""
+
+    def __init__(self) -> None:
+        self.lessons = LESSONS  # how many more decisions are looked at before the next refresh
+        self._gains: list[float] = []
+        self._asked: list[float] = []
+        self._at_s: float | None = None
+
+    def begin(self, places: int) -> None:
+        """Forget everything: the places are others."""
+        self._gains, self._asked = [0.0] * places, [0.0] * places
+
+    def learn(
+        self,
+        request: Request,
+        caller: Caller,
+        fleet: Fleet,
+        answer: Route | Refusal,
+        *,
+        busy: Sequence[int],
+        weights: Weights,
+        hints: Hints,
+        at: dict[str, int],
+    ) -> None:
+        """Look at one decision of the default policy; `at` has the index of each place."""
+        self.lessons -= 1
+        asked, pools = self._asked, fleet.pools
+        route = answer.route if isinstance(answer, Refusal) else answer
+        if route is None:
+            return
+        full = False
+        for candidate in route.candidates:
+            i = at[candidate.pool]
+            asked[i] += 1
+            full |= busy[i] >= pools[i].slots
+        for excluded in route.excluded:
+            if excluded.rule == "full":
+                asked[at[excluded.pool]] += 1
+                full = True
+        if not full:
+            return
+        got = refusal_usd(weights)
+        if route.candidates and route.candidates[0].score < got:
+            got = route.candidates[0].score
+        room = [min(n, pool.slots - 1) for n, pool in zip(busy, pools, strict=True)]
+        free = _free(request, caller, fleet, busy=room, weights=unpriced(weights), hints=hints, draw=1.0)
+        if isinstance(free, Refusal):
+            return
+        for candidate in free.candidates:
+            i = at[candidate.pool]
+            if busy[i] >= pools[i].slots and candidate.score < got:
+                self._gains[i] += ((got - candidate.score) / candidate.expected_s) ** 2
+
+    def refresh(self, now_s: float, usd_per_s: float) -> list[float]:
+        """Return the prices in dollars a second, by place; 0 where slots are free."""
+        kept = 0.0 if self._at_s is None else exp(-max(0.0, now_s - self._at_s) / TAU_S)
+        self._at_s = now_s
+        self.lessons = LESSONS
+        least = _NOTHING * usd_per_s
+        prices = [
+            sqrt(gain / asked) if asked else 0.0 for gain, asked in zip(self._gains, self._asked, strict=True)
+        ]
+        self._gains = [kept * gain for gain in self._gains]
+        self._asked = [kept * asked for asked in self._asked]
+        return [price if price > least else 0.0 for price in prices]
+
+
+def refusal_usd(weights: Weights) -> float:
+    """Return what a refusal is thought to cost."""
+    return DENIED_S * weights.usd_per_s if weights.refusal_usd is None else weights.refusal_usd
+
+
+def unpriced(weights: Weights) -> Weights:
+    """Return the same weights without what is learned of scarcity."""
+    return msgspec.structs.replace(weights, scarcity=0.0, refusal_usd=None, explore=0.0)
