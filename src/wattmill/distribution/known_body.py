@@ -70,7 +70,7 @@ class KnownBody:
         return draft, most_tok
 
     def passes(self, adapter: Adapter) -> bool:
-        """Say whether an engine may be sent bodies like this, as one of them was found good; False: not known."""
+        """Say whether a body like this was found good for an engine; False: that is not known."""
         return adapter.name in self._passed
 
     def passed(self, adapter: Adapter) -> None:
