@@ -368,6 +368,18 @@ class Whole(Attempt):
     def committed(self) -> bool:
         return self._begun
 
+    def on_body(self, data: bytes) -> None:
+        size = self._bytes + len(data)
+        if (
+            self.status == 200
+            and size <= self.exchange.services.limits.answer_buffer_bytes
+            and not (self._begun or self.booked or self.exchange.taps)
+        ):
+            self._bytes = size  # the usual case: nothing is to be done before its end
+            self._parts.append(data)
+        else:
+            super().on_body(data)
+
     def took(self, data: bytes) -> None:
         self._bytes += len(data)
         if self._begun:

@@ -130,6 +130,7 @@ METRICS: tuple[Metric, ...] = (
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 _Labels = tuple[str, ...]
+_INPUT, _CACHED, _OUTPUT = map(TOKEN_CLASSES.index, ("input", "cached_input", "output"))
 
 
 class PoolCounts:
@@ -148,8 +149,16 @@ class PoolCounts:
     def used(self, usage: Usage | None, cost_nusd: int, charge_nusd: int) -> None:
         self.cost_nusd += cost_nusd
         self.charge_nusd += charge_nusd
-        if usage is not None:
+        if usage is None:
+            return
+        if usage.reasoning_tok or usage.cache_write_tok or usage.audio_in_tok or usage.audio_out_tok:
             self.tokens = list(map(add, self.tokens, usage.by_class()))
+            return
+        tokens, cached_tok = self.tokens, usage.cached_tok
+        tokens[_INPUT] += usage.prompt_tok - cached_tok
+        tokens[_OUTPUT] += usage.output_tok
+        if cached_tok:
+            tokens[_CACHED] += cached_tok
 
     def took(self, ttft_s: float | None, duration_s: float) -> None:
         """Count one finished attempt by its times."""

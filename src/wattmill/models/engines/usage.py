@@ -83,6 +83,9 @@ def from_openai(wire: OpenAIUsage) -> Usage:
         raise ImpossibleUsage(
             f"invalid usage: {prompt_tok} input and {output_tok} output tokens cannot be true"
         )
+    other = cache_write_tok or audio_in_tok or reasoning_tok or audio_out_tok
+    if not other and 0 <= cached_tok <= prompt_tok and output_tok >= 0:
+        return Usage(prompt_tok, output_tok, cached_tok)  # the usual shape: nothing to contradict
     return checked(
         Usage(
             prompt_tok,
