@@ -30,10 +30,9 @@ class Exchange(TryingAgain):
     # ---- gates
 
     def _pass_gates(self) -> None:
-        gates = self.services.gates
-        while self._gate < len(gates):
-            gate = gates[self._gate]
-            self._gate += 1
+        gates, entered = self.services.gates, self._gate
+        for gate in gates[entered:] if entered else gates:
+            self._gate = entered = entered + 1
             told = gate.enter(self)
             if told is None:
                 continue
