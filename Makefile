@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines lock docs fresh-machine clean caps shifting
+.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines lock docs fresh-machine clean caps plan-grid test-ray shifting
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -73,6 +73,12 @@ policies: dev ## routing policies and LiteLLM's on two whole traces, against a l
 shifting: dev ## what moving work in time and between places saves, on the hourly prices and carbon of 2024
 	$(PY) benchmarks/shifting.py
 
+plan-grid: dev ## the planner's programme against a grid search in three cases; writes benchmarks/results/plan_grid.json
+	$(PY) benchmarks/plan_against_grid.py $(ARGS)
+
+test-ray: dev ## sweeps over a real Ray cluster of two nodes on this machine (.venv-ray, its own environment)
+	@scripts/test-ray.sh $(PYTEST_ARGS)
+
 aiperf: dev ## replay a trace by a neutral client (installs aiperf into its own .venv-aiperf)
 	$(PY) benchmarks/aiperf_replay.py $(ARGS)
 
@@ -94,5 +100,5 @@ fresh-machine: ## try `make up` in a bare Debian folder (needs root and debootst
 	@scripts/fresh-machine.sh
 
 clean: ## remove .venv and caches; the data folder stays
-	rm -rf .venv .venv-aiperf .venv-engines .venv-clients .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	rm -rf .venv .venv-aiperf .venv-engines .venv-clients .venv-ray .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,7 +8,7 @@ from wattmill.cli.control_door import show_table
 from wattmill.twin.planning.demand import Demand
 from wattmill.twin.planning.plan import Binding, Plan, Purchase, TierAnswer
 from wattmill.twin.prediction import Interval
-from wattmill.units import USD_PER_MUSD
+from wattmill.units import J_PER_GJ, J_PER_KJ, USD_PER_MUSD
 
 
 def show_plan(demand: Demand, plan: Plan, *, why: bool = False) -> None:
@@ -23,6 +23,7 @@ def show_plan(demand: Demand, plan: Plan, *, why: bool = False) -> None:
     _show_pools(plan)
     _show_tiers(plan)
     _show_totals(plan)
+    show_tasks(plan)
     show_jobs(plan)
     _show_binding(plan)
     _show_proof(plan)
@@ -181,6 +182,32 @@ def _show_totals(plan: Plan) -> None:
         typer.echo(f"CO2e of the drawn energy: {t.tonnes_co2_per_year:,.0f} t a year")
 
 
+def show_tasks(plan: Plan) -> None:
+    """Print what one task takes, where some tier thinks for long."""
+    if all(task.times == 1.0 for task in plan.tasks):
+        return
+    typer.echo("\nWhat a task takes (interval: that of the claimed multiple)")
+    headers = ("tier", "x tokens", "80 %", "output tok", "$/task", "80 % $", "kJ/task", "MW", "of the power")
+    show_table(
+        headers,
+        [
+            (
+                t.tier,
+                f"{t.times:g}",
+                f"{t.times_low:g}–{t.times_high:g}",
+                f"{t.output_tok:,.0f}",
+                f"{t.usd_per_task:.6f}",
+                f"{t.usd_low:.6f}–{t.usd_high:.6f}",
+                f"{t.j_per_task / J_PER_KJ:.2f}",
+                f"{t.provisioned_mw:.3f}",
+                f"{t.mw_share:.1%}",
+            )
+            for t in plan.tasks
+        ],
+        numbers=headers[1:],
+    )
+
+
 def show_jobs(plan: Plan) -> None:
     """Print what training takes of the same power."""
     if not plan.jobs:
@@ -200,7 +227,7 @@ def show_jobs(plan: Plan) -> None:
                 f"{j.usd_per_run / USD_PER_MUSD:.3f}",
                 f"{j.usd_low / USD_PER_MUSD:.3f}–{j.usd_high / USD_PER_MUSD:.3f}",
                 "-" if j.usd_per_task is None else f"{j.usd_per_task:.6f}",
-                f"{j.j_per_run / 1e9:.0f}",
+                f"{j.j_per_run / J_PER_GJ:,.0f}",
                 "yes" if j.done else "no: serving brings more",
             )
             for j in plan.jobs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from wattmill.twin.planning.answer_limits import binding, job_answers, notes_on
+from wattmill.twin.planning.answer_limits import binding, job_answers, notes_on, task_answers
 from wattmill.twin.planning.demand import Demand
 from wattmill.twin.planning.load import Recorded
 from wattmill.twin.planning.nodes import Bought, Flow, flows_of
@@ -76,6 +76,7 @@ def _plan(done: Chosen, could: Choice, flows: tuple[Flow, ...]) -> Plan:
         purchases=tuple(b.purchase() for b in bought.values() if b.nodes),
         pools=tuple(_pools(done, could, flows)),
         tiers=tiers,
+        tasks=tuple(task_answers(done, tiers, flows, bought)),
         binding=tuple(binding(done, totals)),
         jobs=tuple(job_answers(done, bought)),
         totals=totals,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from wattmill.twin.planning.jobs import flops
-from wattmill.twin.planning.nodes import Bought
+from wattmill.twin.planning.nodes import Bought, Flow
 from wattmill.twin.planning.offers import energy_usd_per_j
-from wattmill.twin.planning.plan import Binding, JobAnswer, Totals
+from wattmill.twin.planning.plan import Binding, JobAnswer, TaskAnswer, TierAnswer, Totals
 from wattmill.twin.planning.programme import Chosen, Problem, column
-from wattmill.units import H_PER_YEAR, S_PER_DAY, S_PER_YEAR, USD_PER_MUSD, W_PER_MW
+from wattmill.units import H_PER_YEAR, S_PER_DAY, S_PER_YEAR, TOK_PER_MTOK, USD_PER_MUSD, W_PER_MW
 
 _NOTHING = 1e-6
 
@@ -47,6 +47,42 @@ def binding(done: Chosen, totals: Totals) -> list[Binding]:
 
 def _millions(usd: float | None) -> float | None:
     return None if usd is None else usd / USD_PER_MUSD
+
+
+def task_answers(
+    done: Chosen, tiers: tuple[TierAnswer, ...], flows: tuple[Flow, ...], bought: dict[str, Bought]
+) -> list[TaskAnswer]:
+    """Return what a task of each tier takes. The interval scales its cost with the claimed multiple, which
+    leaves out that longer contexts make smaller batches: a plan with another multiple says that."""
+    out = []
+    provisioned = sum(b.provisioned_mw for b in bought.values())
+    for tier in tiers:
+        thinking = done.problem.demand.tiers[tier.tier].thinking_x
+        times = thinking.value if thinking is not None else 1.0
+        low = thinking.low if thinking is not None and thinking.low is not None else times
+        high = thinking.high if thinking is not None and thinking.high is not None else times
+        usd = tier.usd_per_mtok_output * tier.output_tok / TOK_PER_MTOK
+        mw = sum(
+            b.provisioned_mw * b.serving_share * flow.busy_gpus / b.busy_gpus
+            for flow in flows
+            if flow.tier.name == tier.tier and (b := bought[flow.offer.name]).busy_gpus
+        )
+        out.append(
+            TaskAnswer(
+                tier=tier.tier,
+                times=times,
+                times_low=low,
+                times_high=high,
+                output_tok=tier.output_tok,
+                usd_per_task=usd,
+                usd_low=usd * low / times,
+                usd_high=usd * high / times,
+                j_per_task=tier.j_per_output_tok * tier.output_tok,
+                provisioned_mw=mw,
+                mw_share=mw / provisioned if provisioned else 0.0,
+            )
+        )
+    return out
 
 
 def job_answers(done: Chosen, bought: dict[str, Bought]) -> list[JobAnswer]:

@@ -12,6 +12,7 @@ from wattmill.models.deployment import Deployment
 from wattmill.twin.planning.demand import Demand
 from wattmill.twin.planning.performance import Curve, Performance, Reached, curve
 from wattmill.twin.planning.supply import Candidate
+from wattmill.units import B_PER_GB
 
 BITS = {"bf16": 16.0, "fp8": 8.0, "fp4": 4.0}
 MOST_BATCH = 512
@@ -54,14 +55,15 @@ class Option(NamedTuple):
     """A configuration at the batch limit that suits one promise, and what it gives each tier there."""
 
     config: Config
+    made_for: str  # the tier whose promise sets the batch
     gives: dict[str, Reached]  # by tier; a tier that is absent is not served: its promise would not hold
 
     @property
     def batch(self) -> int:
-        return max(reached.batch for reached in self.gives.values())
+        return self.gives[self.made_for].batch
 
     def __str__(self) -> str:
-        return f"{self.config}, at most {self.batch} at once"
+        return f"{self.config}, at most {self.batch} at once for {self.made_for}"
 
 
 class Left(NamedTuple):
@@ -149,7 +151,7 @@ def _config(
     elif precision == "fp8" and part.fp8_flop_per_s is None:
         yield Left(str(found), "no unit for 8 bits")
     elif kv_tokens <= 0:
-        need, have = deployment.weight_bytes_per_gpu / 1e9, part.memory_bytes / 1e9
+        need, have = deployment.weight_bytes_per_gpu / B_PER_GB, part.memory_bytes / B_PER_GB
         yield Left(str(found), f"{need:.0f} GB of weights leave no room for a cache in {have:.0f} GB")
     else:
         yield found
@@ -223,8 +225,7 @@ def _by_batch(
             )
             if at is not None and other.tok_per_s <= tier.tok_per_s and other.ttft_s >= tier.ttft_s:
                 gives[other.name] = at
-        if gives:
-            yield Option(config, gives)
+        yield Option(config, tier.name, gives)
 
 
 def _better(other: Option, option: Option) -> bool:

@@ -71,6 +71,22 @@ class TierAnswer(msgspec.Struct, frozen=True, kw_only=True):
         return self.revenue_usd_per_year - self.cost_usd_per_year
 
 
+class TaskAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What one task of a tier takes. With long thinking: the claimed multiple and its interval."""
+
+    tier: str
+    times: float  # output tokens over those of an answer without thinking
+    times_low: float
+    times_high: float
+    output_tok: float
+    usd_per_task: float
+    usd_low: float
+    usd_high: float
+    j_per_task: float
+    provisioned_mw: float  # the tier's part of our power
+    mw_share: float
+
+
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
     """A limit, how far it is used, and what one more unit of it would be worth in the relaxation."""
 
@@ -149,6 +165,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     purchases: tuple[Purchase, ...]
     pools: tuple[Pool, ...]
     tiers: tuple[TierAnswer, ...]
+    tasks: tuple[TaskAnswer, ...]
     binding: tuple[Binding, ...]
     jobs: tuple[JobAnswer, ...]
     totals: Totals

@@ -29,6 +29,7 @@ from wattmill.units import (
     J_PER_KWH,
     S_PER_DAY,
     S_PER_YEAR,
+    SI_PREFIX,
     USD_PER_MUSD,
     W_PER_MW,
 )
@@ -246,7 +247,7 @@ def _add_jobs(problem: Problem, p: Programme, cost: dict[str, float], energy: di
             p.row(f"job:{name}", {**per_s, done: -need}, low=0.0)
 
 
-_EXA = 1e18
+_EXA = float(SI_PREFIX["E"])
 
 
 def _add_limits(
