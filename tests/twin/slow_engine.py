@@ -1,12 +1,14 @@
 """A second simulator of one engine: slow and obvious, one step and one token at a time.
 
-It shares nothing with `wattmill.twin.engine` but the declaration: lists and dictionaries, no jumps, no heap, no
-running sums, every block counted anew in every step.
+It shares nothing with `wattmill.twin.engine` but the declaration: lists and dictionaries, no jumps, no heap,
+no running sums, every block counted anew in every step.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
+import msgspec
 
 from wattmill.twin.engine.spec import ONE, EngineLimits, StepCost
 
@@ -232,8 +234,6 @@ class Engine:
         return chunks, True
 
     def limits_less(self, blocks: int) -> None:
-        import msgspec
-
         self.limits = msgspec.structs.replace(self.limits, kv_blocks=self.limits.kv_blocks - blocks)
 
     def prompts_alone(self) -> list[tuple[Guest, int]]:

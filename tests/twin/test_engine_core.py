@@ -130,8 +130,8 @@ def test_a_hand_calculated_batch() -> None:
 
 
 def test_a_benchmark_client_keeps_its_places_full_and_warms_up_apart() -> None:
-    """One prompt token and one answer token each, 10 ms a step, two at once: warm-ups in two steps (2 + 1), then
-    five requests in three. The client hears of an end when the next step, if there is one, has begun."""
+    """One prompt token and one answer token each, 10 ms a step, two at once: warm-ups in two steps (2 + 1),
+    then five requests in three. The client hears of an end when the next step, if there is one, has begun."""
     cost = StepCost(step_ps=(10 * MS_PS,))
     limits = EngineLimits(max_num_seqs=8, budget_tok=64, kv_blocks=64)
     run = simulate(
@@ -144,7 +144,7 @@ def test_a_benchmark_client_keeps_its_places_full_and_warms_up_apart() -> None:
 
 
 def test_the_turns_of_a_session_wait_for_each_other_and_find_their_beginning() -> None:
-    """The second turn begins 5 ms after the first ended, with all of it in the cache but what is no whole id."""
+    """The second turn begins 5 ms after the first ended, with all of it cached but what is no whole id."""
     cost = StepCost(step_ps=(10 * MS_PS,), prefill_ps_per_tok=MS_PS)
     limits = EngineLimits(max_num_seqs=8, budget_tok=64, kv_blocks=64, prefix_tok=16)
     run = simulate(
