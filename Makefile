@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines lock docs fresh-machine clean caps plan-grid test-ray shifting
+.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines bench-twin lock docs fresh-machine clean caps plan-grid test-ray shifting
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ format: dev ## put the code into the project's format
 bench: dev ## the gateway against direct and nginx; writes benchmarks/results/gateway.json
 	@scripts/system-packages.sh nginx
 	$(PY) benchmarks/gateway.py $(ARGS)
+
+bench-twin: dev ## the twin: compiled engines, a fleet of 1,000 replicas for an hour, the gateway's policy; writes benchmarks/results/twin.json
+	$(PY) benchmarks/twin.py $(ARGS)
 
 overload: dev ## three times the load that there is, by tiers, 1 and 2 workers (ARGS=--live: the embedded engine)
 	$(PY) benchmarks/overload.py $(ARGS)

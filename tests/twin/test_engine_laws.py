@@ -86,11 +86,11 @@ def test_what_arrivals_see_is_the_rate_times_the_stay() -> None:
     """Little's law, where the number is looked at from outside, at the instants of arrivals (which see time
     averages, since they are Poisson's)."""
     rng = np.random.default_rng(8)
-    count = 30_000
-    at_ps = poisson(count, 20e9, 9)
+    count = 12_000
+    at_ps = poisson(count, 25e9, 9)
     input_tok, output_tok = rng.integers(1, 300, count), rng.integers(1, 120, count)
     cost = StepCost(step_ps=(8_000_000_000,), context_ps_per_tok=20_000, prefill_ps_per_tok=20_000_000)
-    engine = Engine([(cost, EngineLimits(max_num_seqs=32, budget_tok=512, kv_blocks=110))])
+    engine = Engine([(cost, EngineLimits(max_num_seqs=32, budget_tok=512, kv_blocks=330))])
     seen = np.zeros(count)
     for i in range(count):
         engine.advance(int(at_ps[i]) - 1)
@@ -99,9 +99,8 @@ def test_what_arrivals_see_is_the_rate_times_the_stay() -> None:
             i, 0, int(at_ps[i]), input_tok=int(input_tok[i]), output_tok=int(output_tok[i]),
             max_output_tok=int(output_tok[i]),
         )  # fmt: skip
-    stays = np.zeros(count)
     ran = simulate(
-        [(cost, EngineLimits(max_num_seqs=32, budget_tok=512, kv_blocks=110))],
+        [(cost, EngineLimits(max_num_seqs=32, budget_tok=512, kv_blocks=330))],
         Requests(at_ps=at_ps, input_tok=input_tok, output_tok=output_tok),
     )
     stays = (ran.end_ps - ran.at_ps) / 1e12

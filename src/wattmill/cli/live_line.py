@@ -11,6 +11,7 @@ from wattmill.app.home import Home
 from wattmill.app.seeing.board import Figures
 from wattmill.app.seeing.figure import Figure
 from wattmill.app.seeing.figures import figures
+from wattmill.twin.calibration.error import current_error
 
 _MARKS = {"measured": "", "declared": "", "modelled": "~", "estimated": "≈", "unknown": ""}
 _PLAIN_EVERY_S = 10.0  # where there is no terminal, a line for the log
@@ -34,7 +35,8 @@ class LiveLine:
             return
         self._next_s = now_s + (1.0 if self._live else _PLAIN_EVERY_S)
         width = self._width() if self._live else None
-        self.say(told(figures(self._home, time.time_ns() // 1_000), width))
+        seen = figures(self._home, time.time_ns() // 1_000)
+        self.say(told(seen, width, current_error(self._home.root)))
 
     def say(self, text: str) -> None:
         """Show `text` in the place of the line."""
@@ -70,17 +72,21 @@ _CELLS = (
     ("ledger difference ", "difference"),
 )
 # What goes first where room is short. Money and books stay.
-_NARROW = ("usd_per_mtok", "useful", "j_per_tok", "host_w", "tok_per_s")
+_NARROW = ("twin", "usd_per_mtok", "useful", "j_per_tok", "host_w", "tok_per_s")
 
 
-def told(f: Figures, width: int | None = None) -> str:
+def told(f: Figures, width: int | None = None, twin_error: tuple[float, str] | None = None) -> str:
     """Return the chain in one line: watts → useful share → tokens/s → $/M tokens, J/token → spend.
+
+    `twin_error` is how far the twin's predictions were off, and on what; None: nobody measured that.
 
     In `width` columns the label of the books is shorter and whole figures are left out: half a sum of money
     would be a wrong one.
     """
     by_id = {item.id: item.figure for item in f.line}
     cells = {name: f"{label}{_cell(by_id.get(name))}" for label, name in _CELLS}
+    if twin_error is not None:
+        cells["twin"] = f"twin off {twin_error[0]:.0%} ({twin_error[1]})"
     text = " → ".join(cells.values())
     if width is None or len(text) <= width:
         return text

@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "kept": ("wattmill.cli.kept", "Show and delete what is kept for tenants: cached answers, files ..."),
     "prices": ("wattmill.cli.prices", "Show and import prices."),
     "models": ("wattmill.cli.models", "Fetch and list weights."),
+    "twin": ("wattmill.cli.twin", "Hold the twin's predictions against measurements."),
     "plan": ("wattmill.cli.plan", "Find the factory for a demand, and what a token costs there."),
     "check-claim": ("wattmill.cli.check_claim", "Hold published arithmetic against itself."),
     "doctor": ("wattmill.cli.doctor", "Say what this machine can do and measure."),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from wattmill.twin.engine import layout as c
 from wattmill.twin.engine.compiled import SOURCE, Array, inner, outer
 from wattmill.twin.engine.core import advance, take
@@ -49,6 +51,21 @@ def choose(s: State, rule: int, seed: int, index: int, given: int) -> int:
     if s.load[other] < s.load[first]:
         return other
     return first
+
+
+def _least_of_views(source: int) -> Callable[[Array, Array], None]:
+    def least_of(views: Array, chosen: Array) -> None:
+        for view in range(views.shape[0]):
+            chosen[view] = least_loaded(views[view]) if source == SOURCE else -1
+
+    return outer(least_of)
+
+
+def least_of_views(views: Array) -> Array:
+    """Return for each row of loads the replica that `least_loaded` takes."""
+    chosen = np.zeros(len(views), np.int64)
+    _least_of_views(SOURCE)(views, chosen)
+    return chosen
 
 
 def _open_loop(source: int) -> Callable[[State, Array, int, int], None]:

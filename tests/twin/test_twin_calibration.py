@@ -1,0 +1,193 @@
+"""The twin and a live engine: its client measures, its fit finds a known engine, its error is shown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from wattmill.twin.calibration.compare import FIGURES, Rates, errors, measured, predicted, spread
+from wattmill.twin.calibration.error import current_error
+from wattmill.twin.calibration.fit import fit
+from wattmill.twin.calibration.kept import keep, kept, path_of
+from wattmill.twin.calibration.load import FIT_LEVELS, closed, open_loop, prompt
+from wattmill.twin.calibration.spec import Ask, Calibration, Figures, Seen, Sweep
+from wattmill.twin.calibration.sweep import Endpoint, SweepFailed, sweep
+from wattmill.twin.engine.defaults import limits
+from wattmill.twin.engine.experiment import Clients, Requests, simulate
+from wattmill.twin.engine.spec import StepCost
+
+TRUE = StepCost(
+    step_ps=(6_000_000_000,),
+    decode_ps=9_000_000_000,
+    context_ps_per_tok=4_000_000,
+    prefill_ps_per_tok=3_600_000_000,
+    attention_ps_per_ktok=900_000_000,
+    overhead_ps=2_500_000_000,
+)
+LIMITS = limits("llamacpp", kv_tok=8_192, max_num_seqs=4, budget_tok=128)
+
+
+def lived(name: str, asks: list[Ask], concurrency: int, noise: random.Random | None = None) -> Sweep:
+    """Return what a client of an engine with the true cost would have seen, measured with 3 % of noise."""
+    prompt_tok = [ask.words + 31 for ask in asks]
+    ran = simulate(
+        [(TRUE, LIMITS)],
+        Requests(
+            at_ps=None if concurrency else [round((ask.at_s or 0.0) * 1e12) for ask in asks],
+            input_tok=prompt_tok,
+            output_tok=[ask.output_tok for ask in asks],
+        ),
+        clients=Clients(concurrency=concurrency) if concurrency else None,
+    )
+    seen = []
+    for i, ask in enumerate(asks):
+        at, first, end = (float(x[i]) / 1e12 for x in (ran.at_ps, ran.first_ps, ran.end_ps))
+        factor = 1.0 if noise is None else 1 + 0.03 * noise.uniform(-1, 1)
+        seen.append(
+            Seen(at, at + (first - at) * factor, at + (end - at) * factor, prompt_tok[i], ask.output_tok)
+        )
+    return Sweep(name=name, concurrency=concurrency, seen=tuple(seen), others_cores=None)
+
+
+def test_a_known_engine_is_found_again_and_predicts_loads_that_it_was_not_fitted_on() -> None:
+    rng = random.Random(3)
+    sweeps = [
+        lived(name, closed(requests, words, output_tok, rng), concurrency, rng)
+        for name, concurrency, requests, words, output_tok in FIT_LEVELS
+    ]
+    cost, fit_error = fit(sweeps, LIMITS)
+    assert fit_error < 0.03
+    assert cost.prefill_ps_per_tok == pytest.approx(TRUE.prefill_ps_per_tok, rel=0.05)
+    assert cost.decode_ps == pytest.approx(TRUE.decode_ps, rel=0.1)
+    for per_s in (0.5, 1.0, 2.0):
+        other = lived("other", open_loop(40, per_s, (15, 220), (12, 56), random.Random(9)), 0)
+        pair = (predicted(other, cost, LIMITS, Rates()), measured(other, Rates()))
+        assert max(abs(error) for error in errors([pair])) < 0.08
+
+
+def test_a_wrong_engine_is_told() -> None:
+    other = lived("other", open_loop(40, 1.0, (15, 220), (12, 56), random.Random(9)), 0)
+    wrong = msgspec.structs.replace(TRUE, prefill_ps_per_tok=2 * TRUE.prefill_ps_per_tok)
+    pair = (predicted(other, wrong, LIMITS, Rates()), measured(other, Rates()))
+    assert max(errors([pair])) > 0.5
+    exact = (predicted(other, TRUE, LIMITS, Rates()), measured(other, Rates()))
+    assert max(abs(error) for error in errors([exact])) < 1e-6
+
+
+def test_too_few_requests_are_no_fit() -> None:
+    with pytest.raises(ValueError, match="4 requests are too few"):
+        fit([lived("few", [Ask(10, 4)] * 4, 1)], LIMITS)
+
+
+def test_figures_by_hand() -> None:
+    """Two answers of 11 tokens: 0 to 1 to 3 s, and 2 to 3 to 6 s. 22 tokens in 6 s; 0.2 and 0.3 s a token."""
+    seen = (Seen(0.0, 1.0, 3.0, 5, 11), Seen(2.0, 3.0, 6.0, 5, 11))
+    told = measured(
+        Sweep(name="hand", concurrency=0, seen=seen, others_cores=None),
+        Rates(busy_w=11.0, usd_per_hour=3.6),
+    )
+    assert told.output_tok_per_s == pytest.approx(22 / 6)
+    assert told.ttft_p50_s == 1.0
+    assert told.tpot_p50_s == pytest.approx(0.25)
+    assert told.j_per_tok == pytest.approx(11 * 6 / 22)
+    assert told.usd_per_mtok == pytest.approx(0.001 * 6 / 22 * 1e6)
+    assert spread([9.0, 10.0, 11.0]) == pytest.approx(0.2)
+
+
+class Scripted:
+    """An endpoint that streams two tokens in three pieces of one event each, cut anywhere."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.bodies: list[dict[str, object]] = []
+        self.broken = broken
+        self.port = 0
+
+    async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
+        server = await asyncio.start_server(self._one, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        ready.set()
+        async with server:
+            await stop.wait()
+
+    async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        size = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        self.bodies.append(json.loads(await reader.readexactly(size)))
+        if self.broken:
+            writer.write(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 6\r\n\r\nno key")
+        else:
+            events = [
+                {"choices": [{"delta": {"role": "assistant", "content": None}}], "system_fingerprint": "b7"},
+                {"choices": [{"delta": {"content": "a"}}]},
+                {"choices": [{"delta": {"content": "b"}}]},
+                {"choices": [], "usage": {"prompt_tokens": 33, "completion_tokens": 2,
+                                          "prompt_tokens_details": {"cached_tokens": 4}}},
+            ]  # fmt: skip
+            data = b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events)
+            data += b"data: [DONE]\n\n"
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+            for at in range(0, len(data), 37):
+                piece = data[at : at + 37]
+                writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                await writer.drain()
+                await asyncio.sleep(0.001)
+            writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+
+@pytest.fixture(params=[False, True], ids=["works", "refuses"])
+def scripted(request: pytest.FixtureRequest) -> Iterator[Scripted]:
+    there = Scripted(broken=request.param)
+    ready, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(there.serve(ready, stop)))
+    thread.start()
+    assert ready.wait(5)
+    yield there
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(5)
+    loop.close()
+
+
+def test_the_client_measures_what_it_was_told_and_says_why_it_cannot(scripted: Scripted) -> None:
+    endpoint = Endpoint(f"http://127.0.0.1:{scripted.port}/v1", model="m", key="k")
+    asks = [Ask(10, 2), Ask(20, 2), Ask(30, 2)]
+    if scripted.broken:
+        with pytest.raises(SweepFailed, match="answered 401 without tokens or usage: no key"):
+            sweep(endpoint, "x", asks, concurrency=1, seed=1)
+        return
+    found = sweep(endpoint, "x", asks, concurrency=2, seed=1)
+    assert [(one.prompt_tok, one.output_tok, one.cached_tok) for one in found.seen] == [(33, 2, 4)] * 3
+    assert all(one.at_s < one.first_s < one.end_s for one in found.seen)
+    assert found.seen[2].at_s >= min(one.end_s for one in found.seen[:2])
+    assert [body["max_tokens"] for body in scripted.bodies] == [2, 2, 2]
+    assert endpoint.fingerprint == "b7"
+
+
+def test_prompts_of_one_trace_begin_like_no_other_and_repeat_with_their_seed() -> None:
+    asks = open_loop(50, 1.0, (5, 10), (1, 2), random.Random(1))
+    texts = [prompt(ask, 7) for ask in asks]
+    assert len({text.split()[0] for text in texts}) == 50
+    assert texts == [prompt(ask, 7) for ask in asks] != [prompt(ask, 8) for ask in asks]
+
+
+def test_the_worst_error_of_a_home_is_shown_and_a_check_counts_for_more_than_a_fit(tmp_path: Path) -> None:
+    assert current_error(tmp_path) is None
+    first = Calibration(model="a/b", engine="b7", at_us=1, cost=TRUE, limits=LIMITS, rows=52, fit_error=0.04)
+    assert keep(tmp_path, first) == path_of(tmp_path, "a/b")
+    assert kept(tmp_path, "a/b") == first
+    assert current_error(tmp_path) == (0.04, "fit")
+    keep(tmp_path, msgspec.structs.replace(first, check_error=0.07, checked_us=2))
+    (tmp_path / "twin" / "other.json").write_text("no calibration")
+    assert current_error(tmp_path) == (0.07, "check")
+    with pytest.raises(ValueError, match="is no calibration"):
+        kept(tmp_path, "other")
+    assert kept(tmp_path, "third") is None
+    assert set(FIGURES) < set(Figures.__struct_fields__)
