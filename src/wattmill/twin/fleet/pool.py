@@ -22,10 +22,19 @@ State = Literal["starting", "ready", "down", "ending", "ended"]
 class Engine(Protocol):
     """One replica's engine. It tells first tokens and ends by the two calls that it was made with."""
 
-    in_flight: int
-    next_ps: int  # when something happens here next
-    prompt_tok: int  # computed until now, by its own count
-    output_tok: int
+    @property
+    def in_flight(self) -> int: ...
+
+    @property
+    def next_ps(self) -> int:
+        """When something happens here next."""
+
+    @property
+    def prompt_tok(self) -> int:
+        """Computed until now, by its own count."""
+
+    @property
+    def output_tok(self) -> int: ...
 
     def take(self, index: int, work: Work, now_ps: int) -> None: ...
     def advance(self, to_ps: int) -> None: ...
