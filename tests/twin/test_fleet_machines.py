@@ -84,6 +84,19 @@ def test_by_hand_new_replicas_serve_when_they_have_started_and_their_idle_joules
     assert holds(ran.audit)
 
 
+def test_what_waits_at_the_gateway_fills_new_replicas_at_once(tmp_path: Path) -> None:
+    """Without tiers each place has its own queue, and who waits there stays there; with them the gateway has
+    it."""
+    crowd = stream(per_s=40.0, duration_s=30.0, output_tok="50")
+    text = HEAD + "[tiers.free]\nqueue = 5000\nqueue_s = 600.0\n" + owned("near", slots=4, twin=COLD)
+    ran = run(text, tmp_path, crowd)
+    ended_s = [a.ended_us / 1e6 - ran.factory.clock.start_us / 1e6 for a in ran.attempts]
+    before = sum(4.0 < at <= 24.0 for at in ended_s)
+    after = sum(26.0 < at <= 46.0 for at in ended_s)
+    assert after > 2.8 * before
+    assert holds(ran.audit)
+
+
 def test_replicas_that_are_ended_finish_what_they_are_at(tmp_path: Path) -> None:
     twin = """
 [pools.near.twin.scaling]

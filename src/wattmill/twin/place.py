@@ -92,6 +92,7 @@ class BatchPlace:
         self.steps = 0
         self.prompt_tok = 0  # computed, of whole steps
         self.output_tok = 0
+        self.steps_uj = 0  # its law says nothing of joules
         self.log: list[tuple[int, int, int]] | None = None  # (from, to, steps), where somebody wants it
         self._at = at
         self._law = place.law

@@ -43,7 +43,7 @@ from wattmill.twin.fleet.pool import RunningPool, Source
 from wattmill.twin.fleet.spec import Client
 from wattmill.twin.fleet.timeline import Timeline
 from wattmill.twin.fleet.timers import Clock, Timers
-from wattmill.twin.fleet.world import World
+from wattmill.twin.fleet.world import Leaps, World
 from wattmill.vocab.caller import Caller
 
 START_US = 1_767_225_600_000_000
@@ -168,11 +168,12 @@ class SimulatedFactory:
             affinity=settings.routing.prefix_affinity,
         )
         gate = FrontGate(setup, world)
+        bank: Leaps | None = None
         sources: dict[str, Source] = {}
         if core == "compiled" or (core == "auto" and find_spec("numba") is not None):
             from wattmill.twin.fleet.bank import banked  # numba: only where it is used
 
-            sources = banked(
+            bank, sources = banked(
                 specs, clock=clock, on_first=gate.on_first, on_end=gate.on_end, prefixes=demand.prefixes
             )
         pools: list[RunningPool] = []
@@ -189,7 +190,7 @@ class SimulatedFactory:
         self.pools = pools
         world.refresh = self.view.refresh
         world.tick_purse = lambda: at_once(self.purse.tick())
-        world.start(pools, gate, coupled=bool(gates) or demand.sessions)
+        world.start(pools, gate, coupled=bool(gates) or demand.sessions, bank=bank)
         self.timeline: Timeline | None = None
         if timeline_s is not None:
             self.timeline = Timeline(clock, pools, world.waiting, every_s=timeline_s)

@@ -42,15 +42,26 @@ class Event(NamedTuple):
     energy_uj: int  # until now; complete at the end
 
 
-def _advance_all(source: int) -> Callable[[State, int], int]:
-    def advance_all(s: State, to: int) -> int:
-        """Let everything happen until `to`, that instant included; return the number of events."""
+def _advance_all(source: int) -> Callable[[State, int, int], int]:
+    def advance_all(s: State, to: int, one_by_one: int) -> int:
+        """Let everything happen until `to`, that instant included, or with `one_by_one` until there is
+        something to tell; return the number of events."""
         if source != SOURCE:
             return 0
         s.common[c.EVENTS] = 0
-        for r in range(s.load.shape[0]):
-            if s.next_ps[r] <= to:
-                advance(s, r, to)
+        count = s.load.shape[0]
+        while one_by_one == 1 and s.common[c.EVENTS] == 0:
+            soonest = 0
+            for r in range(1, count):
+                if s.next_ps[r] < s.next_ps[soonest]:
+                    soonest = r
+            if s.next_ps[soonest] > to:
+                return 0
+            advance(s, soonest, s.next_ps[soonest])
+        if one_by_one == 0:
+            for r in range(count):
+                if s.next_ps[r] <= to:
+                    advance(s, r, to)
         count = s.common[c.EVENTS]
         for at in range(count):
             row = s.event[at, c.EVENT_ROW]
@@ -165,10 +176,10 @@ class Engine:
             self._ids - first,
         )
 
-    def advance(self, to_ps: int) -> list[Event]:
+    def advance(self, to_ps: int, *, to_news: bool = False) -> list[Event]:
         """Let everything happen until `to_ps`, that instant included; return first tokens and ends in order
-        of time."""
-        count = advance_all(self._s, to_ps)
+        of time. `to_news`: stop at the first step that ends with any."""
+        count = advance_all(self._s, to_ps, 1 if to_news else 0)
         if not count:
             return []
         events = [Event(*event) for event in self._s.event[:count].tolist()]

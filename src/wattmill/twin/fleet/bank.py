@@ -12,7 +12,7 @@ from wattmill.twin.engine import layout as c
 from wattmill.twin.engine.live import END, Engine
 from wattmill.twin.engine.spec import EngineLimits, SchedulerKind, StepCost
 from wattmill.twin.fleet import pool as machines
-from wattmill.twin.fleet.spec import SimPool
+from wattmill.twin.fleet.spec import EngineLaw, ProviderLaw, SimPool
 from wattmill.twin.fleet.timers import Clock
 from wattmill.twin.spec import BLOCK_TOK, Broken, Served, StepLaw, Work
 from wattmill.units import PS_PER_S
@@ -47,8 +47,6 @@ def lowered(
 class Bank:
     """Compiled replicas. `next_ps` is when something happens at any of them next."""
 
-    tells_instants = True
-
     def __init__(
         self,
         replicas: Sequence[tuple[StepCost, EngineLimits]],
@@ -82,10 +80,11 @@ class Bank:
     def next_ps(self) -> int:
         return self.engine.next_ps
 
-    def advance(self, to_ps: int) -> None:
-        """Let everything happen until `to_ps`, and tell it at its own instant."""
+    def advance(self, to_ps: int, *, to_news: bool = False) -> None:
+        """Let everything happen until `to_ps`, and tell it at its own instant. `to_news`: only until there is
+        something to tell."""
         clock, places = self._clock, self.places
-        for event in self.engine.advance(to_ps):
+        for event in self.engine.advance(to_ps, to_news=to_news):
             clock.now_ps = event.at_ps
             place = places[event.replica]
             if event.kind == END:
@@ -107,6 +106,7 @@ class BankReplica:
         self.bank = bank
         self.number = number
         self._take = bank.engine.take
+        self._counts_joules = bool(bank.engine.state.law[number, c.POWERS])
 
     @property
     def in_flight(self) -> int:
@@ -128,6 +128,10 @@ class BankReplica:
     def output_tok(self) -> int:
         return int(self.bank.engine.state.rep[self.number, c.GIVEN_OUT])
 
+    @property
+    def steps_uj(self) -> int:
+        return int(self.bank.engine.state.rep[self.number, c.ENERGY])
+
     def take(self, index: int, work: Work, now_ps: int) -> None:
         self._take(
             index,
@@ -144,8 +148,9 @@ class BankReplica:
 
     def busy_until(self, now_ps: int) -> int:
         rep = self.bank.engine.state.rep[self.number]
-        running = rep[c.BOUNDARY] != c.NEVER
-        return int(rep[c.BUSY] + (now_ps - rep[c.FROM] if running else 0))
+        if rep[c.BOUNDARY] == c.NEVER or self._counts_joules:
+            return int(rep[c.BUSY])  # of steps that have ended, as their joules are
+        return int(rep[c.BUSY] + now_ps - rep[c.FROM])
 
     def break_off(self, now_ps: int) -> list[Broken]:
         raise RuntimeError(
@@ -176,21 +181,30 @@ def banked(
     on_first: Callable[[int, int], None],
     on_end: Callable[[Served], None],
     prefixes: bool,
-) -> dict[str, machines.Source]:
-    """Return, by pool, engines in one bank: for all owned pools whose machines do not fail."""
+) -> tuple[Bank | None, dict[str, machines.Source]]:
+    """Return a bank, and by pool where its engines are in it: of all owned pools whose machines do not
+    fail."""
     laws: list[tuple[StepCost, EngineLimits]] = []
     ranges: list[tuple[SimPool, int, range]] = []
     for place, pool in enumerate(pools):
         fails = pool.outages.spans_s or pool.outages.mtbf_s is not None
-        if not isinstance(pool.law, StepLaw) or fails:
+        if isinstance(pool.law, ProviderLaw) or (fails and isinstance(pool.law, StepLaw)):
             continue
+        if fails:
+            raise ValueError(
+                f"pool {pool.name!r}: machines of a deployment's law do not fail here; declare `step` for a "
+                "pool with outages"
+            )
         # While some are ending, others may start: twice as many as there may ever be.
         most = pool.replicas if pool.scaling is None else 2 * max(pool.replicas, pool.scaling.most)
-        overhead_ps = round(pool.overhead_s * PS_PER_S)
-        law = lowered(pool.law, slots=pool.slots, overhead_ps=overhead_ps, scheduler=pool.scheduler)
+        if isinstance(pool.law, EngineLaw):
+            law = pool.law.cost, pool.law.limits
+        else:
+            overhead_ps = round(pool.overhead_s * PS_PER_S)
+            law = lowered(pool.law, slots=pool.slots, overhead_ps=overhead_ps, scheduler=pool.scheduler)
         ranges.append((pool, place, range(len(laws), len(laws) + most)))
         laws += [law] * most
     if not laws:
-        return {}
+        return None, {}
     bank = Bank(laws, clock=clock, on_first=on_first, on_end=on_end, prefixes=prefixes)
-    return {pool.name: Numbers(bank, numbers, place) for pool, place, numbers in ranges}
+    return bank, {pool.name: Numbers(bank, numbers, place) for pool, place, numbers in ranges}

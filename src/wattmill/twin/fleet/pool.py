@@ -10,7 +10,7 @@ from wattmill.scheduling.scaling.spec import PoolLoad
 from wattmill.scheduling.spec import Pool as DeclaredPool
 from wattmill.twin.fleet.model import cold_start_s, hours_nusd
 from wattmill.twin.fleet.provider import Provider
-from wattmill.twin.fleet.spec import Power, ProviderLaw, SimPool
+from wattmill.twin.fleet.spec import EngineLaw, Power, ProviderLaw, SimPool
 from wattmill.twin.fleet.timers import Clock, Timers
 from wattmill.twin.place import BatchPlace
 from wattmill.twin.spec import Broken, Place, Served, Work
@@ -35,6 +35,10 @@ class Engine(Protocol):
 
     @property
     def output_tok(self) -> int: ...
+
+    @property
+    def steps_uj(self) -> int:
+        """Microjoules of the steps that have ended, by its own law; 0 where that says nothing of them."""
 
     def take(self, index: int, work: Work, now_ps: int) -> None: ...
     def advance(self, to_ps: int) -> None: ...
@@ -123,6 +127,8 @@ class RunningPool:
         self._source = source
         self._busy_ps = 0  # counted into joules until now
         self._gone_busy_ps = 0  # of replicas that ended
+        self._gone_steps_uj = 0
+        self._steps_uj = 0  # counted into joules until now
         self._token_uj = 0.0  # by the law of joules per token, not told yet
         self.drawn = Joules()  # since the beginning
         self._told = Joules()
@@ -133,6 +139,11 @@ class RunningPool:
             timers.call_later(end_s, self._outage_over)
 
     # ---- requests
+
+    @property
+    def banked(self) -> bool:
+        """Whether its engines go together with others', and not each by itself."""
+        return self._source is not None
 
     @property
     def ready(self) -> int:
@@ -195,6 +206,11 @@ class RunningPool:
         engine: Engine
         if self._source is not None:
             engine = self._source.new()
+        elif isinstance(law, EngineLaw):
+            raise ValueError(
+                f"pool {self.name!r}: a deployment's law is played by the compiled core, which needs numba: "
+                "pip install 'wattmill[twin]'"
+            )
         elif isinstance(law, ProviderLaw):
             engine = Provider(self.at, law, self._on_first, self._on_end, seed=self._seed)
         else:
@@ -217,6 +233,7 @@ class RunningPool:
             self._count_power()
             engine = replica.engine
             self._gone_busy_ps += engine.busy_until(self._clock.now_ps)
+            self._gone_steps_uj += engine.steps_uj
             self._gone_tok = (self._gone_tok[0] + engine.prompt_tok, self._gone_tok[1] + engine.output_tok)
             replica.state = "ended"
             replica.ended_ps = self._clock.now_ps
@@ -296,7 +313,7 @@ class RunningPool:
 
     def _count_power(self) -> None:
         now_ps, power = self._clock.now_ps, self.spec.power
-        busy_ps = self._gone_busy_ps
+        busy_ps, steps_uj = self._gone_busy_ps, self._gone_steps_uj
         for replica in self.replicas:
             if replica.state != "down":
                 replica.on_ps += now_ps - replica.since_ps
@@ -304,12 +321,17 @@ class RunningPool:
                     self.drawn.idle_uj += _uj(power.idle_w, now_ps - replica.since_ps)
             replica.since_ps = now_ps
             busy_ps += replica.engine.busy_until(now_ps)
+            steps_uj += replica.engine.steps_uj
         if power is not None:
-            self.drawn.dynamic_uj += _uj(power.busy_w - power.idle_w, busy_ps - self._busy_ps)
+            busy = busy_ps - self._busy_ps
+            if power.by_batch:
+                self.drawn.dynamic_uj += steps_uj - self._steps_uj - _uj(power.idle_w, busy)
+            else:
+                self.drawn.dynamic_uj += _uj(power.busy_w - power.idle_w, busy)
             whole = int(self._token_uj)
             self.drawn.dynamic_uj += whole
             self._token_uj -= whole
-        self._busy_ps = busy_ps
+        self._busy_ps, self._steps_uj = busy_ps, steps_uj
 
     @property
     def drawn_uj(self) -> int:

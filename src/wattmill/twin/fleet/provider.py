@@ -53,6 +53,7 @@ class Provider:
         self.next_ps = NEVER_PS
         self.prompt_tok = 0
         self.output_tok = 0
+        self.steps_uj = 0  # nobody here knows
         self._at = at
         self._law = law
         self._on_first = on_first

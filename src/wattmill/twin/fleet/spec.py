@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from wattmill.scheduling.scaling.spec import ScalingRules
+from wattmill.twin.engine.spec import EngineLimits, StepCost
 from wattmill.twin.spec import StepLaw
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.usage import Provenance
@@ -22,6 +23,14 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     provenance: Provenance
     source: str
     error: float | None = None  # median relative error on measurements that were held out; None: not known
+
+
+class EngineLaw(msgspec.Struct, frozen=True, kw_only=True):
+    """An owned replica as the compiled core plays it: a deployment's step-time law, lowered. It draws the
+    watts of its table by the sequences in each step, where it has one."""
+
+    cost: StepCost
+    limits: EngineLimits
 
 
 class ProviderLaw(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +56,7 @@ class Power(msgspec.Struct, frozen=True, kw_only=True):
     origin: Origin
     idle_w: float = 0.0
     busy_w: float = 0.0
+    by_batch: bool = False  # in place of `busy_w`: what the engine's own law says of each step
     j_per_out_tok: float = 0.0
     j_per_in_tok: float = 0.0  # of a computed prompt token
     g_per_kwh: float | None = None
@@ -83,7 +93,7 @@ class SimPool(msgspec.Struct, frozen=True, kw_only=True):
     """How one declared pool behaves in the twin. `slots` of the declaration are those of one replica."""
 
     name: str
-    law: StepLaw | ProviderLaw
+    law: StepLaw | EngineLaw | ProviderLaw
     origin: Origin
     owned: bool
     scheduler: Literal["vllm", "sglang", "trtllm", "llamacpp"] = "vllm"  # whose rules its engine goes by

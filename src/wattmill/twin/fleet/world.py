@@ -40,6 +40,12 @@ class Advances(Protocol):
     def advance(self, to_ps: int) -> None: ...
 
 
+class Leaps(Advances, Protocol):
+    """Many engines that tell the instants of their events themselves, so that many go by in one call."""
+
+    def advance(self, to_ps: int, *, to_news: bool = False) -> None: ...
+
+
 class World:
     """A factory that can be run once."""
 
@@ -62,7 +68,7 @@ class World:
         self._window_us = clock.wall_us()
         self._streams: dict[int, int] = {}  # of requests under way: by index, the stream
         self._engines: list[Advances] = []
-        self._leaps = False
+        self._bank: Leaps | None = None
         self._coupled = True  # what an engine tells may change what comes before the next arrival
         self._scaling: dict[str, ScalingMemory] = {}
         self._stops = False
@@ -77,13 +83,16 @@ class World:
         self.refresh: Callable[[], None] = lambda: None
         self.tick_purse: Callable[[], None] = lambda: None
 
-    def start(self, pools: Sequence[RunningPool], gate: FrontGate, *, coupled: bool) -> None:
+    def start(
+        self, pools: Sequence[RunningPool], gate: FrontGate, *, coupled: bool, bank: Leaps | None = None
+    ) -> None:
         """Take over the pools and the gate that were made for this clock.
 
         `coupled`: an end may let another request come or go before the next arrival (queues at the gateway,
         sessions), so that engines go from one event to the next and not from one arrival to the next.
         """
         self._coupled = coupled
+        self._bank = bank
         self.pools = list(pools)
         self.gate = gate
         self.changed()
@@ -104,15 +113,8 @@ class World:
 
     def changed(self) -> None:
         """Replicas came or went."""
-        engines: dict[int, Advances] = {}
-        for pool in self.pools:
-            for replica in pool.replicas:
-                engine = getattr(replica.engine, "bank", replica.engine)
-                engines[id(engine)] = engine
-        self._engines = list(engines.values())
-        # Alone, an engine that tells the instant of each event may go on to the next arrival in one call.
-        alone = len(self._engines) == 1 and getattr(self._engines[0], "tells_instants", False)
-        self._leaps = alone and not self._coupled
+        alone = [replica.engine for pool in self.pools if not pool.banked for replica in pool.replicas]
+        self._engines = [*alone, *([] if self._bank is None else [self._bank])]
 
     # ---- the loop
 
@@ -151,8 +153,14 @@ class World:
             now_ps = min(due)
             if now_ps >= until_ps:
                 return True
-            clock.now_ps = now_ps
-            engines[due.index(now_ps)].advance(until_ps - 1 if self._leaps else now_ps)
+            engine = engines[due.index(now_ps)]
+            if engine is self._bank:  # it tells the instant of each event, and goes on as far as it may
+                due.append(until_ps)
+                due.remove(now_ps)
+                self._bank.advance(max(now_ps, min(due) - 1), to_news=self._coupled)
+            else:
+                clock.now_ps = now_ps
+                engine.advance(now_ps)
             if timers.soon or traffic.changed:
                 traffic.changed = False
                 return False
