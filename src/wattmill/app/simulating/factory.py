@@ -96,13 +96,12 @@ class SimulatedFactory:
         prices = publish(control, price_specs(settings, env), now_us=start_us)
         control.put_config(stored(settings), start_us)
         self.clients = _clients(control, settings, demand)
-        self.books = SimulatedBooks(home.journal, home.ledger_db, seed=seed, start_us=start_us)
-        self.books.use_prices(control.prices())
-
         endpoints = dict.fromkeys(settings.pools, Nowhere())
         reached = backends(settings, prices, endpoints, env)
         declared = fleet_pools(settings, reached, env, lambda name: ADAPTERS[name].capabilities)
         specs = sim_pools(settings, env, declared)
+        self.books = SimulatedBooks(home.journal, home.ledger_db, seed=seed, start_us=start_us)
+        self.books.use_prices(control.prices())
         life = {pool.name: BackendState(pool.name, settings.resilience.breaker) for pool in declared}
         self._admitted = Admitted()
         self._declared = filled(settings, declared)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
 WIDTH, HEIGHT = 760, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 150, 34, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 150, 46, 40
 COLOURS = ("#2f6fde", "#d9822b", "#2a9d63", "#b5449c", "#7a6ff0", "#c0392b", "#128f8b", "#8a6d3b")
 _INK = "#8a8f98"  # legible on white and on near-black
 
