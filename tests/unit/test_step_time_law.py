@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from wattmill.compute.catalogue import accelerator
 from wattmill.models.architectures import architecture
 from wattmill.models.deployment import Deployment
-from wattmill.models.step_time import DATASHEET, Coefficients, Work, seconds, step_s, terms
+from wattmill.models.step_time import (
+    DATASHEET,
+    Coefficients,
+    Work,
+    padding,
+    seconds,
+    speculated,
+    step_s,
+    terms,
+    tokens_per_step,
+)
 
 NOTHING = Coefficients(**dict.fromkeys(Coefficients.__struct_fields__, 0.0))
 
@@ -25,7 +35,8 @@ def deployed(model: str, gpu: str = "H100", **split: int) -> Deployment:
 
 def test_a_decode_step_of_llama_70b_by_hand():
     found = terms(deployed("Llama-3.1-70B", tp=4), Work(decode_n=10, context_tok=10_000))
-    assert found.weights == pytest.approx((70.6e9 - 128256 * 8192) / 4 / 3.35e12)
+    tables = 2 * 128256 * 8192
+    assert found.weights == pytest.approx((70.6e9 - tables + tables) / 4 / 3.35e12)  # the head has 16 bits
     assert found.kv == pytest.approx(80 * 2 * 8 * 128 * 10_000 / 4 / 3.35e12)
     assert found.decode_flop == pytest.approx(2 * 70.6e9 * 10 / (4 * 1979e12))
     assert found.collective == 2 * 80 * 2  # two a layer, log2(4) stages
@@ -107,3 +118,44 @@ def test_the_fullest_expert_rank_sets_the_pace():
     work = Work(decode_n=64, context_tok=64_000)
     even, uneven = deployed("DeepSeek-R1", "H200", tp=8), deployed("DeepSeek-R1", "H200", tp=8, ep=8)
     assert terms(uneven, work).decode_flop > terms(even, work).decode_flop
+
+
+def test_experts_in_four_bits_leave_attention_in_sixteen():
+    d = Deployment(
+        architecture=architecture("gpt-oss-120b"),
+        accelerator=accelerator("B200"),
+        engine="vllm",
+        weight_bits=4,
+        kv_bits=8,
+    )
+    a = d.architecture
+    assert d.dense_bits == 16 and d.flop_bits == 4
+    found = terms(d, Work(decode_n=1, context_tok=1000, touched=a.experts_touched(1)))
+    assert found.weights == pytest.approx((a.dense_params - a.vocab * a.hidden) * 2 / 7.7e12)
+    assert found.experts == pytest.approx(a.expert_params * 4 / 128 / 2 / 7.7e12)
+
+
+def test_four_bit_weights_without_a_unit_are_multiplied_in_sixteen():
+    assert deployed("Llama-3.1-8B").flop_bits == 8
+    four = {"architecture": architecture("Llama-3.1-8B"), "engine": "vllm", "weight_bits": 4, "kv_bits": 8}
+    assert Deployment(accelerator=accelerator("H100"), **four).flop_bits == 16
+    assert Deployment(accelerator=accelerator("B200"), **four).flop_bits == 4
+    assert Deployment(accelerator=accelerator("B200"), weight_only=True, **four).flop_bits == 16
+
+
+def test_a_step_is_padded_to_the_next_captured_size():
+    d = deployed("Llama-3.1-8B")
+    nine = step_s(d, DATASHEET, decode_n=9, context_tok=9_000, graph_sizes=(8, 16, 32))
+    assert nine > step_s(d, DATASHEET, decode_n=9, context_tok=9_000)
+    assert padding(9, (8, 16, 32)) == 7 and padding(33, (8, 16, 32)) == 0 and padding(9, ()) == 0
+
+
+def test_accepted_drafts_by_hand():
+    assert tokens_per_step(drafted=0, acceptance=0.7) == 1
+    assert tokens_per_step(drafted=2, acceptance=0.5) == pytest.approx(1 + 0.5 + 0.25)
+    assert tokens_per_step(drafted=3, acceptance=1.0) == 4
+    d = deployed("Llama-3.1-8B")
+    plain = Work(decode_n=4, context_tok=4_000)
+    drafted = speculated(plain, d, drafted=2, acceptance=0.5)
+    assert drafted.steps == pytest.approx(1 / 1.75)
+    assert seconds(terms(d, drafted), DATASHEET) < seconds(terms(d, plain), DATASHEET)

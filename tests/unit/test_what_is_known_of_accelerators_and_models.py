@@ -116,7 +116,9 @@ def test_grouped_heads_are_split_until_each_device_has_one():
 
 def test_weights_that_do_not_fit_leave_no_room():
     assert _on_h100("Llama-3.1-405B").kv_tokens() == 0
-    assert _on_h100("Llama-3.1-8B").kv_tokens() == int((80e9 * 0.9 - 2e9 - 8.03e9) / 65536)
+    assert _on_h100("Llama-3.1-8B").kv_tokens() == int(
+        (80e9 * 0.9 - 2e9 - 8.03e9 - 2 * 128256 * 4096) / 65536
+    )
 
 
 def test_a_split_of_nothing_is_refused():

@@ -22,6 +22,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     engine: str  # vllm, sglang, trtllm, llama.cpp ...
     weight_bits: float  # of the routed experts, or of all matrices where there are none
     kv_bits: float
+    weight_only: bool = False  # weights are unpacked to 16 bits before they are multiplied
     tp: int = 1
     pp: int = 1
     ep: int = 1
@@ -46,6 +47,31 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         return self.tp * self.attn_dp
 
     @property
+    def dense_bits(self) -> float:
+        """Return the bits of what every token reads: published checkpoints with experts in 4 bits leave
+        attention and shared layers in 16; the output head has 16 in all of them (`head_bytes`)."""
+        return 16.0 if self.architecture.experts and self.weight_bits < 8.0 else self.weight_bits
+
+    @property
+    def flop_bits(self) -> float:
+        """Return the width in which expert or feed-forward products are computed: 4-bit weights on a part
+        without a unit for them are unpacked."""
+        unpacked = self.weight_only or (self.weight_bits < 8.0 and self.accelerator.fp4_flop_per_s is None)
+        return 16.0 if unpacked else self.weight_bits
+
+    @property
+    def dense_bytes(self) -> float:
+        """Return bytes of the matrices that every token reads, without embeddings."""
+        a = self.architecture
+        tables = 2.0 * a.vocab * a.hidden
+        return max(a.dense_params - tables, 0.0) * self.dense_bits / _BITS_PER_BYTE
+
+    @property
+    def head_bytes(self) -> float:
+        """Return bytes of the output head, in 16 bits."""
+        return 2.0 * self.architecture.vocab * self.architecture.hidden
+
+    @property
     def kv_split(self) -> int:
         """Return over how many devices of an attention rank a sequence's cache is spread.
 
@@ -59,9 +85,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def weight_bytes_per_gpu(self) -> float:
         """Return bytes of weights that one device holds."""
-        a = self.architecture
-        split = a.dense_params / self.tp + a.expert_params / self.stage_gpus
-        return split / self.pp * self.weight_bits / _BITS_PER_BYTE
+        experts = self.architecture.expert_params * self.weight_bits / _BITS_PER_BYTE
+        # The input table is as large as the head.
+        dense = self.dense_bytes + 2.0 * self.head_bytes
+        return (dense / self.tp + experts / self.stage_gpus) / self.pp
 
     @property
     def kv_bytes_per_tok_per_gpu(self) -> float:

@@ -9,6 +9,7 @@ this one function.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log, sqrt
 
 import msgspec
@@ -30,6 +31,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     prefill_attention_tok2: float = 0.0  # pairs of a computed prompt token and one before it
     touched: float = 0.0  # experts of a layer that at least one token of the step uses
     mixed_steps: float = 0.0  # steps with prompt tokens in them
+    padded: float = 0.0  # tokens computed for nothing, to fill a captured graph
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,19 +84,24 @@ def terms(deployment: Deployment, work: Work) -> Terms:
     """
     a, g, d = deployment.architecture, deployment.accelerator, deployment
     stage = d.stage_gpus
-    bandwidth, weight_bytes = g.bandwidth_bytes_per_s, d.weight_bits / _BITS_PER_BYTE
-    tokens = work.decode_n + work.prefill_tok
+    bandwidth = g.bandwidth_bytes_per_s
+    tokens = work.decode_n + work.padded + work.prefill_tok
     per_step = tokens / work.steps if work.steps else 0.0
     slowest = _slowest(work.decode_n / work.steps / d.attn_dp if work.steps else 0.0, d.attn_dp)
     fullest = _slowest(per_step * a.active_experts / d.ep, d.ep) if a.experts else 1.0
 
-    embedding = float(a.vocab) * a.hidden  # the input table is looked up, not read
-    dense = max(a.dense_params - embedding, 0.0) / d.tp
-    routed = a.expert_params / stage * (work.touched / a.experts) if a.experts else 0.0
+    dense = (d.dense_bytes + d.head_bytes) / d.tp  # the input table is looked up, not read
+    expert_bytes = a.expert_params * d.weight_bits / _BITS_PER_BYTE
+    routed = expert_bytes / stage * (work.touched / a.experts) if a.experts else 0.0
 
     mean_context = work.context_tok / work.decode_n if work.decode_n else 0.0
     cache = work.decode_n / d.attn_dp * a.kv_elements(mean_context) / d.kv_split
-    flop_per_s = g.flop_per_s(d.weight_bits) * stage
+    expert_flop = 2.0 * a.expert_params * a.active_experts / a.experts if a.experts else 0.0
+    dense_flop = max(a.linear_flop_per_tok - expert_flop, 0.0)
+    per_tok = (
+        expert_flop / g.flop_per_s(d.flop_bits) * fullest
+        + dense_flop / g.flop_per_s(16.0 if d.flop_bits == 16.0 else d.dense_bits)
+    ) / stage
     wide_flop_per_s = g.flop_per_s(16) * stage
     sliding = a.window_attention_flop(work.prefill_tok)
     latent_dims = 2 * a.kv_lora_rank + a.qk_rope_dim if a.kv_lora_rank else 0
@@ -103,11 +110,11 @@ def terms(deployment: Deployment, work: Work) -> Terms:
     link = g.link_bytes_per_s or 0.0
     waits = _COLLECTIVES_PER_LAYER * a.layers * work.steps
     return Terms(
-        weights=dense * weight_bytes / bandwidth * work.steps,
-        experts=routed * weight_bytes / bandwidth,
+        weights=dense / bandwidth * work.steps,
+        experts=routed / bandwidth,
         kv=cache * d.kv_bits / _BITS_PER_BYTE / bandwidth * slowest,
-        decode_flop=a.linear_flop_per_tok * work.decode_n / flop_per_s * fullest,
-        prefill_flop=a.linear_flop_per_tok * work.prefill_tok / flop_per_s * fullest,
+        decode_flop=per_tok * (work.decode_n + work.padded),
+        prefill_flop=per_tok * work.prefill_tok,
         attention=(a.attention_flop_per_tok2 * work.prefill_attention_tok2 + sliding) / wide_flop_per_s,
         latent=latent_flop / wide_flop_per_s * slowest,
         link=moved / link if link and stage > 1 else 0.0,
@@ -127,6 +134,7 @@ def step_s(
     context_tok: float,
     prefill_tok: float = 0.0,
     prefill_attention_tok2: float = 0.0,
+    graph_sizes: Sequence[int] = (),
 ) -> float:
     """Return the seconds of one step.
 
@@ -138,14 +146,18 @@ def step_s(
         prefill_tok: prompt tokens computed in the step.
         prefill_attention_tok2: pairs of a computed prompt token and one before it: for a chunk that starts
             at token a and ends at b, (b^2 - a^2) / 2.
+        graph_sizes: batch sizes that the engine captured, ascending; a decode step is padded to the next.
+            Empty: not padded (rows do not record them).
     """
+    padded = 0.0 if prefill_tok else padding(decode_n, graph_sizes)
     work = Work(
         decode_n=decode_n,
         context_tok=context_tok,
         prefill_tok=prefill_tok,
         prefill_attention_tok2=prefill_attention_tok2,
-        touched=deployment.architecture.experts_touched(decode_n + prefill_tok),
+        touched=deployment.architecture.experts_touched(decode_n + padded + prefill_tok),
         mixed_steps=1.0 if prefill_tok else 0.0,
+        padded=padded,
     )
     return seconds(terms(deployment, work), coefficients)
 
@@ -154,6 +166,50 @@ def seconds(found: Terms, coefficients: Coefficients) -> float:
     """Return the law's sum: each term times its coefficient."""
     values, factors = msgspec.structs.astuple(found), msgspec.structs.astuple(coefficients)
     return float(sum(value * factor for value, factor in zip(values, factors, strict=True)))
+
+
+def padding(decode_n: float, graph_sizes: Sequence[int]) -> float:
+    """Return how many sequences short `decode_n` is of the next captured size; 0 above the largest."""
+    return next((size - decode_n for size in graph_sizes if size >= decode_n), 0.0)
+
+
+def tokens_per_step(*, drafted: int, acceptance: float) -> float:
+    """Return the expected tokens of a sequence per step under speculation.
+
+    Each of `drafted` tokens is accepted with probability `acceptance` if those before it were, and the
+    verifying step always yields one of its own: (1 - a^(k+1)) / (1 - a) [1].
+
+    [1] Leviathan, Kalman, Matias: Fast Inference from Transformers via Speculative Decoding, 2023, eq. 1.
+    """
+    if not 0.0 <= acceptance <= 1.0 or drafted < 0:
+        raise ValueError(
+            f"acceptance must lie in 0..1 and drafted be at least 0, got {acceptance} and {drafted}"
+        )
+    if acceptance == 1.0:
+        return drafted + 1.0
+    left: float = acceptance ** (drafted + 1)
+    return (1.0 - left) / (1.0 - acceptance)
+
+
+def speculated(work: Work, deployment: Deployment, *, drafted: int, acceptance: float) -> Work:
+    """Return the work per token of pure decode steps if each step verifies `drafted` tokens more.
+
+    A step computes 1 + `drafted` tokens of each sequence, reads each cache once, and gives
+    `tokens_per_step`; the drafting itself is left out (heads of the model, or a draft model of its own).
+    """
+    given = tokens_per_step(drafted=drafted, acceptance=acceptance)
+    extra = work.decode_n * drafted
+    per_step = (work.decode_n + extra) / work.steps if work.steps else 0.0
+    return Work(
+        steps=work.steps / given,
+        decode_n=work.decode_n / given,
+        context_tok=work.context_tok / given,
+        prefill_tok=work.prefill_tok,
+        prefill_attention_tok2=work.prefill_attention_tok2,
+        touched=deployment.architecture.experts_touched(per_step) * work.steps / given,
+        mixed_steps=work.mixed_steps,
+        padded=(work.padded + extra) / given,
+    )
 
 
 def _slowest(mean: float, ranks: int) -> float:

@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from wattmill.models.deployment import Deployment
-from wattmill.models.step_time import DATASHEET, step_s
+from wattmill.twin.law.spec import Class, Disaggregation, Interval, Prediction, Speculation
 
-Class = Literal["interpolated", "extrapolated", "inputs missing"]
+if TYPE_CHECKING:
+    from wattmill.twin.law.calibration import Calibration
 
-
-class Interval(msgspec.Struct, frozen=True, kw_only=True):
-    """A figure and the bounds between which four of five measurements are expected."""
-
-    value: float
-    low: float
-    high: float
+__all__ = ["Class", "Disaggregation", "Interval", "Prediction", "Speculation", "predict"]
 
 
-class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """Means over the requests of a closed loop at fixed concurrency."""
-
-    ttft_s: Interval
-    tpot_s: Interval
-    output_tok_per_s: Interval  # of the whole deployment
-    klass: Class
-    nearest: str | None  # the calibration group whose measurements carry the prediction; None: there is none
-
-
-_UNFITTED = 2.0  # without a fit, datasheet efficiencies are taken for right within this factor
-
-
-def predict(deployment: Deployment, *, isl: int, osl: int, concurrency: int) -> Prediction:
+def predict(
+    deployment: Deployment,
+    *,
+    isl: int,
+    osl: int,
+    concurrency: int,
+    first_wave: bool = False,
+    disaggregation: Disaggregation | None = None,
+    speculation: Speculation | None = None,
+    calibration: Calibration | None = None,
+) -> Prediction:
     """Return what `concurrency` users see who ask again as soon as they are answered.
+
+    The law's coefficients come from public measurements, the intervals from errors on such as were held out
+    of the fit: curves for what is interpolated, whole models and accelerators for what is not.
 
     Args:
         deployment: one replica; its accelerator must be one that the law predicts.
-        isl: prompt tokens of a request, >= 1.
-        osl: output tokens of a request, >= 2 (there is no time between fewer).
+        isl: prompt tokens of a request at most (lengths are uniform from 0.8 of it), >= 1.
+        osl: output tokens of a request at most, >= 2 (there is no time between fewer).
         concurrency: requests at work at any time, >= 1.
+        first_wave: whether all users come in one instant, as benchmarks' clients do.
+        disaggregation: prefill workers, if there are any; `first_wave` is then implied.
+        speculation: off by default; measurements do not record it.
+        calibration: other coefficients than the stored ones.
 
     Raises:
         ValueError: an argument is out of range, or the accelerator is listed only.
@@ -48,35 +45,22 @@ def predict(deployment: Deployment, *, isl: int, osl: int, concurrency: int) -> 
     for name, given, least in (("isl", isl, 1), ("osl", osl, 2), ("concurrency", concurrency, 1)):
         if given < least:
             raise ValueError(f"{name} must be at least {least}, got {given}")
-    if not deployment.accelerator.predicted:
-        raise ValueError(
-            f"{deployment.accelerator.name} is listed, not predicted: {deployment.accelerator.notes}"
-        )
-    decode = step_s(
-        deployment,
-        DATASHEET,
-        decode_n=concurrency,
-        context_tok=concurrency * (isl + osl / 2),
-    )
-    prefill = step_s(
-        deployment,
-        DATASHEET,
-        decode_n=0,
-        context_tok=0,
-        prefill_tok=isl,
-        prefill_attention_tok2=isl * isl / 2,
-    )
-    tpot = decode + prefill * concurrency / osl
-    ttft = prefill + tpot
-    per_s = concurrency * osl / (ttft + tpot * (osl - 1))
-    return Prediction(
-        ttft_s=_within(ttft),
-        tpot_s=_within(tpot),
-        output_tok_per_s=_within(per_s),
-        klass="extrapolated",
-        nearest=None,
-    )
+    parts = [deployment.accelerator]
+    if disaggregation is not None:
+        parts.append(disaggregation.prefill.accelerator)
+    for part in parts:
+        if not part.predicted:
+            raise ValueError(f"{part.name} is listed, not predicted: {part.notes or part.source}")
+    # Not at the top: numba takes a second, and whoever only names a `Prediction` need not wait for it.
+    from wattmill.twin.law.answer import answered
 
-
-def _within(value: float) -> Interval:
-    return Interval(value=value, low=value / _UNFITTED, high=value * _UNFITTED)
+    return answered(
+        deployment,
+        isl=isl,
+        osl=osl,
+        concurrency=concurrency,
+        first_wave=first_wave,
+        disaggregation=disaggregation,
+        speculation=speculation,
+        calibration=calibration,
+    )

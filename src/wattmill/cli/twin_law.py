@@ -1,0 +1,155 @@
+"""`wattmill twin validate` and `crossval`: how far the law is from what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import typer
+from rich.progress import Progress
+
+from wattmill.cli.control_door import JsonOption, fail, show_json, show_table
+
+if TYPE_CHECKING:
+    from wattmill.twin.law.calibration import HeldOut
+    from wattmill.twin.law.score import Figures
+
+
+def validate(
+    file: Annotated[Path, typer.Argument(help="CSV with the columns of the measured tables; plain or .gz.")],
+    by: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Group by any column of the file, too.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Score the stored coefficients on measured rows, seen in training or not.
+
+    Every row of a known metric gets a number, an 80 % interval and a class; unknown columns are ignored.
+    """
+    _needs_the_extra()
+    from wattmill.twin.law.rows import read_rows
+    from wattmill.twin.law.score import report
+
+    try:
+        found = report(str(file), read_rows(file), by=by)
+    except (OSError, ValueError) as error:
+        fail(str(error))
+        return
+    if json:
+        show_json(msgspec.to_builtins(found))
+        return
+    typer.echo(f"{file}: {found.rows} rows, {found.seen} of them seen in training")
+    if found.unreadable:
+        typer.echo(f"{found.unreadable} rows have no positive number in `value`")
+    for metric, rows in sorted(found.not_predicted.items()):
+        typer.echo(f"{rows} rows of {metric or '(no metric)'}: no predictor")
+    _show_figures(found.figures)
+
+
+def crossval(
+    write: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Store the refitted coefficients here.")
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only rows of this engine: a shorter trial.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the order in which groups are dealt into folds.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Refit the law with whole curves, models and accelerators left out; print its error on them.
+
+    A look-up table and gradient boosting on the same folds stand beside it.
+    """
+    _needs_the_extra()
+    from wattmill.twin.law.crossval import cross_validated
+
+    with Progress(transient=True, disable=json) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(name: str, done: int, of: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(f"{name} left out", total=of)
+            bar.update(tasks[name], completed=done)
+
+        try:
+            found = cross_validated(engine=engine, seed=seed, progress=progress, store=write is not None)
+        except ValueError as error:
+            fail(str(error))
+            return
+    if write is not None and found.calibration is not None:
+        write.write_bytes(msgspec.json.format(msgspec.json.encode(found.calibration), indent=1) + b"\n")
+    if json:
+        show_json(msgspec.to_builtins(found.tables()))
+        return
+    typer.echo(f"{found.rows} rows in {found.groups} calibration groups, {found.seconds:.0f} s")
+    _show_held_out(found.held_out)
+    _show_figures(found.figures)
+    if write is not None:
+        typer.echo(f"coefficients stored in {write}")
+
+
+def _needs_the_extra() -> None:
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        fail("the twin needs numba: pip install 'wattmill[twin]'")
+
+
+def _show_figures(figures: tuple[Figures, ...]) -> None:
+    headers = [
+        "metric",
+        "group",
+        "rows",
+        "seen",
+        "coverage %",
+        "MAPE %",
+        "median %",
+        "bias %",
+        "in 80 %",
+        "by chance",
+    ]
+    show_table(
+        headers,
+        [
+            [
+                f.metric,
+                f.group,
+                str(f.rows),
+                str(f.seen),
+                _figure(f.coverage_pct),
+                _figure(f.mape_pct),
+                _figure(f.median_pct),
+                _figure(f.bias_pct),
+                _figure(f.inside_80_pct),
+                f"{f.chance_pct[0]:.0f}–{f.chance_pct[1]:.0f}" if f.chance_pct else "",
+            ]
+            for f in figures
+        ],
+        numbers=headers[2:],
+    )
+
+
+def _show_held_out(held: tuple[HeldOut, ...]) -> None:
+    headers = ["left out", "metric", "method", "rows", "median %", "MAPE %", "bias %", "in 80 %"]
+    show_table(
+        headers,
+        [
+            [
+                h.folds,
+                h.metric,
+                h.method,
+                str(h.rows),
+                _figure(h.median_pct),
+                _figure(h.mape_pct),
+                _figure(h.bias_pct),
+                _figure(h.inside_pct),
+            ]
+            for h in held
+        ],
+        numbers=headers[3:],
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f}"

@@ -1,0 +1,136 @@
+"""What was fitted, on which rows, how wrong it was on rows held out: kept as one JSON file in `data/law`."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from math import log2
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from wattmill.models.deployment import Deployment
+from wattmill.models.step_time import TERMS, Coefficients
+from wattmill.twin.law.fit import Fit
+from wattmill.twin.law.groups import deployment_groups, law_groups, scatter_groups
+from wattmill.twin.law.intervals import UNKNOWN, Spread
+from wattmill.twin.law.rows import Configuration
+from wattmill.twin.law.spec import Class
+
+_ROOM = 2.0  # lengths and concurrency may pass what an engine was measured at by this factor
+
+
+class Known(msgspec.Struct, frozen=True, array_like=True):
+    """One calibration group: what was varied in it is its concurrency."""
+
+    name: str
+    model: str
+    gpu: str
+    engine: str
+    disaggregated: bool
+    gpus: int
+    isl: int
+    osl: int
+    least: int  # concurrency
+    most: int
+
+
+class HeldOut(msgspec.Struct, frozen=True):
+    """Errors on rows that the fit had not seen, in percent of the measured value."""
+
+    folds: str  # what was left out
+    metric: str
+    method: str  # law, look-up, boosting
+    rows: int
+    median_pct: float
+    mape_pct: float
+    bias_pct: float  # median of the signed error: above 0, predictions are too high
+    inside_pct: float | None  # of rows inside their 80 % interval; rivals have none
+
+
+class Calibration(msgspec.Struct, frozen=True, kw_only=True):
+    """The law's coefficients with the identity of their training rows and their error."""
+
+    table: str
+    rows: int
+    identity: str  # SHA-256 over the digests of the training rows
+    fitted_on: str
+    names: tuple[str, ...]  # of the coefficients, in the order of every vector
+    deviations: dict[str, tuple[float, ...]]
+    spreads: dict[str, Spread]  # "metric class" -> scatter
+    groups: tuple[Known, ...]
+    held_out: tuple[HeldOut, ...]
+
+    @property
+    def fit(self) -> Fit:
+        return Fit(self.deviations)
+
+    def coefficients(self, deployment: Deployment) -> Coefficients:
+        """Return the step-time law's coefficients of one deployment."""
+        logs = self.fit.log_coefficients(deployment_groups(deployment))
+        return Coefficients(**dict(zip(TERMS, np.exp(logs[: len(TERMS)]).tolist(), strict=True)))
+
+    def front_end_s(self, deployment: Deployment) -> tuple[float, float]:
+        """Return the seconds from the client to the engine: per request, and per prompt token."""
+        logs = self.fit.log_coefficients(deployment_groups(deployment))
+        request, prompt = np.exp(logs[len(TERMS) :]).tolist()
+        return request, prompt
+
+    def seconds(self, c: Configuration, terms: npt.NDArray[np.float64]) -> float:
+        """Return the law over one vector of terms."""
+        return float(np.exp(self.fit.log_seconds(terms[None, :], [law_groups(c)]))[0])
+
+    def classify(self, c: Configuration) -> Class:
+        """Return how a prediction of `c` rests on measurements.
+
+        Interpolated: its model on its engine and its accelerator on its engine were measured in this mode,
+        with lengths and concurrency no more than a factor of 2 outside what that model and engine were
+        measured at.
+        """
+        if c.missing:
+            return "inputs missing"
+        same = [k for k in self.groups if k.engine == c.engine and k.disaggregated == c.disaggregated]
+        of_model = [k for k in same if k.model == c.architecture.name]
+        of_part = any(k.gpu == c.accelerator.name for k in same)
+        if not of_model or not of_part:
+            return "extrapolated"
+        inside = (
+            min(k.isl for k in of_model) / _ROOM <= c.isl <= max(k.isl for k in of_model) * _ROOM
+            and min(k.osl for k in of_model) / _ROOM <= c.osl <= max(k.osl for k in of_model) * _ROOM
+            and min(k.least for k in of_model) / _ROOM
+            <= c.concurrency
+            <= max(k.most for k in of_model) * _ROOM
+        )
+        return "interpolated" if inside else "extrapolated"
+
+    def nearest(self, c: Configuration) -> Known | None:
+        """Return the calibration group that is most like `c`; ties go to the first."""
+
+        def distance(k: Known) -> float:
+            return (
+                4.0 * (k.model != c.architecture.name)
+                + 3.0 * (k.gpu != c.accelerator.name)
+                + 2.0 * (k.engine != c.engine)
+                + 2.0 * (k.disaggregated != c.disaggregated)
+                + abs(log2(k.gpus / c.gpus))
+                + abs(log2(k.isl / c.isl))
+                + abs(log2(k.osl / c.osl))
+            )
+
+        return min(self.groups, key=distance, default=None)
+
+    def bounds(self, metric: str, klass: Class, c: Configuration, value: float) -> tuple[float, float]:
+        """Return the 80 % interval about `value`, from errors held out in that class."""
+        return self.spreads.get(f"{metric} {klass}", UNKNOWN).bounds(value, scatter_groups(c))
+
+
+@cache
+def stored(table: str = "inferencex") -> Calibration:
+    """Return the calibration that comes with wattmill.
+
+    Raises:
+        FileNotFoundError: there is none for that table.
+    """
+    raw = (files("wattmill") / "data" / "law" / f"{table}.json").read_bytes()
+    return msgspec.json.decode(raw, type=Calibration)

@@ -1,0 +1,84 @@
+"""From a configuration to the law's terms: what its mean time to first token and per token consist of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from wattmill.models.deployment import Deployment
+from wattmill.models.step_time import TERMS, Work, terms
+from wattmill.twin.law.closed_loop import Batching, Loop, closed_loop
+from wattmill.twin.law.disaggregated import disaggregated_loop
+from wattmill.twin.law.rows import Configuration
+
+NAMES: tuple[str, ...] = (*TERMS, "request", "prompt")
+"""Terms of the step, then two of the way to the first token: a count, and prompt tokens on the host."""
+
+_MIDSTEP = 0.5
+"""A prompt arrives on average in the middle of a step, and its engine looks at it at the next."""
+
+
+def batching(engine: str, *, isl: int, concurrency: int) -> tuple[Batching, int]:
+    """Return how an engine fills a step, and its budget of tokens.
+
+    Rows do not record budgets. These are the engines' defaults, and for TensorRT-LLM the rule of the public
+    benchmark recipes: room for one prompt beside the decoding requests.
+    """
+    match engine:
+        case "sglang":
+            return "prefill first", 8192
+        case "trtllm" | "tensorrt-llm" | "tensorrt":
+            return "whole prompts", concurrency + isl + 64
+        case _:
+            return "mixed", 8192
+
+
+def loop_of(c: Configuration, *, first_wave: bool = True) -> Loop:
+    """Return the mean work of a configuration's requests; see `closed_loop` for the client."""
+    decode = c.deployment(c.decode)
+    if c.disaggregated:
+        return disaggregated_loop(
+            c.deployment(c.prefill),
+            decode,
+            prefill_workers=c.prefill_workers,
+            decode_workers=c.decode_workers,
+            isl=c.isl,
+            osl=c.osl,
+            concurrency=c.concurrency,
+        )
+    kind, budget = batching(c.engine, isl=c.isl, concurrency=c.concurrency)
+    a = c.architecture
+    return closed_loop(
+        isl=c.isl,
+        osl=c.osl,
+        concurrency=c.concurrency,
+        budget_tok=max(budget * decode.attn_dp, c.concurrency + 1),
+        batching=kind,
+        experts=a.experts,
+        active_experts=a.active_experts,
+        kv_tok=kv_tok(decode, isl=c.isl, osl=c.osl),
+        first_wave=first_wave,
+    )
+
+
+def kv_tok(d: Deployment, *, isl: int, osl: int) -> int:
+    """Return the cache in tokens, enough for two requests at least; unbounded where the weights do not fit by
+    our count: the run was made, so the count is wrong."""
+    found = d.kv_tokens()
+    return max(found, 2 * (isl + osl)) if found else 1 << 60
+
+
+def features(c: Configuration) -> tuple[Any, Any]:
+    """Return (time to first token, time per token): the law's terms, in the order of `NAMES`."""
+    loop = loop_of(c)
+    return terms_of(c, loop.to_first_token, loop.per_token)
+
+
+def terms_of(c: Configuration, to_first_token: Work, per_token: Work) -> tuple[Any, Any]:
+    """Return the terms of both kinds of work, with the way from the client to the engine."""
+    each = np.array([*msgspec.structs.astuple(terms(c.deployment(c.decode), per_token)), 0.0, 0.0])
+    first = msgspec.structs.astuple(terms(c.deployment(c.prefill), to_first_token))
+    before = np.array([*first, 1.0, float(c.isl)])
+    return before + _MIDSTEP * each, each

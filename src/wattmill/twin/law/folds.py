@@ -1,0 +1,210 @@
+"""Held-out error: whole calibration groups, models and accelerators left out, and the law refitted.
+
+Nothing of a fold that is scored enters what scores it: not its rows, and not the width of its intervals,
+which come from inner folds of the rows that remain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from wattmill.twin.law.calibration import Calibration, HeldOut, Known
+from wattmill.twin.law.features import NAMES
+from wattmill.twin.law.groups import scatter_groups
+from wattmill.twin.law.intervals import Spread, spread
+from wattmill.twin.law.rivals import boosted, looked_up
+from wattmill.twin.law.rows import identity
+from wattmill.twin.law.samples import METRICS, Samples, samples
+from wattmill.twin.law.spec import Class
+
+Left = Literal["curves", "model", "accelerator"]
+"""What is left out: whole calibration groups (a fifth of them at a time), one model, one accelerator."""
+
+LEFT: tuple[Left, ...] = ("curves", "model", "accelerator")
+
+_OUTER = 5
+_INNER = 4
+Progress = Callable[[str, int, int], None]
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """Predictions of samples, each by a fit that had not seen it. Logarithms of seconds."""
+
+    left: Left
+    samples: Samples
+    predicted: Any
+    low: Any
+    high: Any
+    classes: tuple[Class, ...]
+    rivals: Mapping[str, Any]
+
+    def inside(self) -> Any:
+        measured = self.samples.log_seconds
+        return (self.low <= measured) & (measured <= self.high)
+
+
+def keys(s: Samples, left: Left, *, parts: int, seed: int = 0) -> Any:
+    """Return the fold of each sample. Curves are dealt out by group, in an order drawn from `seed`."""
+    if left == "model":
+        return np.array([c.architecture.name for c in s.configurations])
+    if left == "accelerator":
+        return np.array([c.accelerator.name for c in s.configurations])
+    names = np.random.default_rng(seed).permutation(sorted(set(s.folds)))
+    dealt = {name: str(at % parts) for at, name in enumerate(names)}
+    return np.array([dealt[name] for name in s.folds])
+
+
+def residuals(s: Samples, left: Left, *, seed: int = 0) -> Any:
+    """Return ln(measured / predicted) of each sample, by a fit on the other folds."""
+    fold = keys(s, left, parts=_INNER, seed=seed)
+    found = np.zeros(len(s))
+    for name in sorted(set(fold)):
+        out = np.flatnonzero(fold == name)
+        law = s.which(np.flatnonzero(fold != name)).fitted()
+        found[out] = s.log_seconds[out] - law.log_seconds(s.terms[out], [s.groups[i] for i in out])
+    return found
+
+
+def known_groups(s: Samples) -> tuple[Known, ...]:
+    """Return the calibration groups in `s`; a guessed split calibrates nothing."""
+    seen: dict[str, list[Any]] = {}
+    for c, fold in zip(s.configurations, s.folds, strict=True):
+        if not c.missing:
+            seen.setdefault(fold, []).append(c)
+    return tuple(
+        Known(
+            name,
+            cs[0].architecture.name,
+            cs[0].accelerator.name,
+            cs[0].engine,
+            cs[0].disaggregated,
+            cs[0].gpus,
+            cs[0].isl,
+            cs[0].osl,
+            min(c.concurrency for c in cs),
+            max(c.concurrency for c in cs),
+        )
+        for name, cs in sorted(seen.items())
+    )
+
+
+def spreads(s: Samples, held: Mapping[Left, Any]) -> dict[str, Spread]:
+    """Return the scatter by metric and class, from errors of samples that were held out.
+
+    Curves left out speak for what is interpolated; models and accelerators left out, whichever of them are
+    in `held`, for what is extrapolated; rows that lack inputs for their own kind.
+    """
+    complete = np.array([not c.missing for c in s.configurations])
+    far = [held[left] for left in ("model", "accelerator") if left in held]
+    near = held.get("curves")
+    found = {}
+    for metric in METRICS:
+        mine = np.array([m == metric for m in s.metrics])
+        cases: dict[Class, tuple[Sequence[Any], Any]] = {
+            "interpolated": ([near] if near is not None else far, mine & complete),
+            "extrapolated": (far or [near], mine & complete),
+            "inputs missing": ([near] if near is not None else far, mine & ~complete),
+        }
+        for klass, (errors, which) in cases.items():
+            at = np.flatnonzero(which)
+            values = [float(e[i]) for e in errors if e is not None for i in at]
+            groups = [scatter_groups(s.configurations[i]) for e in errors if e is not None for i in at]
+            found[f"{metric} {klass}"] = spread(values, groups)
+    return found
+
+
+def calibrate(
+    s: Samples, held: Mapping[Left, Any], *, table: str = "", rows_identity: str = "", fitted_on: str = ""
+) -> Calibration:
+    """Return the law fitted on all of `s`, with intervals from `held`, the errors of samples held out."""
+    return Calibration(
+        table=table,
+        rows=len(s),
+        identity=rows_identity,
+        fitted_on=fitted_on,
+        names=NAMES,
+        deviations=s.fitted().deviations,
+        spreads=spreads(s, held),
+        groups=known_groups(s),
+        held_out=(),
+    )
+
+
+def held_out(
+    s: Samples, left: Left, *, seed: int = 0, rivals: bool = True, progress: Progress | None = None
+) -> Held:
+    """Return every sample predicted by a law that had not seen its fold."""
+    fold = keys(s, left, parts=_OUTER, seed=seed)
+    names = sorted(set(fold))
+    predicted, low, high = np.zeros(len(s)), np.zeros(len(s)), np.zeros(len(s))
+    others = {name: np.zeros(len(s)) for name in ("look-up", "boosting")} if rivals else {}
+    classes: list[Class] = ["extrapolated"] * len(s)
+    for done, name in enumerate(names):
+        if progress is not None:
+            progress(left, done, len(names))
+        out = np.flatnonzero(fold == name)
+        train = s.which(np.flatnonzero(fold != name))
+        test = s.which(out)
+        law = calibrate(train, {left: residuals(train, left, seed=seed + 1)})
+        predicted[out] = law.fit.log_seconds(test.terms, test.groups)
+        for i, c, metric in zip(out, test.configurations, test.metrics, strict=True):
+            classes[i] = law.classify(c)
+            low[i], high[i] = np.log(law.bounds(metric, classes[i], c, float(np.exp(predicted[i]))))
+        if rivals:
+            others["look-up"][out] = looked_up(train, test)
+            others["boosting"][out] = boosted(train, test)
+    return Held(
+        left=left,
+        samples=s,
+        predicted=predicted,
+        low=low,
+        high=high,
+        classes=tuple(classes),
+        rivals=others,
+    )
+
+
+def final(
+    rows: Sequence[Mapping[str, str]], *, table: str, fitted_on: str, held: Sequence[Held]
+) -> Calibration:
+    """Return the calibration to store: fitted on all rows, with the errors and intervals of `held`."""
+    s = samples(rows)
+    errors: dict[Left, Any] = {h.left: h.samples.log_seconds - h.predicted for h in held}
+    law = calibrate(s, errors, table=table, rows_identity=identity(rows), fitted_on=fitted_on)
+    return msgspec.structs.replace(law, held_out=tuple(f for h in held for f in summary(h)))
+
+
+def summary(h: Held) -> list[HeldOut]:
+    """Return the errors of the law and its rivals by metric: rows with complete inputs, then the rest."""
+    complete = np.array([not c.missing for c in h.samples.configurations])
+    metrics = np.array(h.samples.metrics)
+    methods = {"law": h.predicted, **h.rivals}
+    found = []
+    for label, which in ((f"{h.left}", complete), (f"{h.left}, inputs missing", ~complete)):
+        for metric in METRICS:
+            at = which & (metrics == metric)
+            for method, predicted in methods.items():
+                if not at.any():
+                    continue
+                errors = np.exp(predicted - h.samples.log_seconds)[at] - 1.0
+                found.append(
+                    HeldOut(
+                        folds=label,
+                        metric=metric,
+                        method=method,
+                        rows=int(at.sum()),
+                        median_pct=_pct(np.median(np.abs(errors))),
+                        mape_pct=_pct(np.abs(errors).mean()),
+                        bias_pct=_pct(np.median(errors)),
+                        inside_pct=_pct(h.inside()[at].mean()) if method == "law" else None,
+                    )
+                )
+    return found
+
+
+def _pct(share: Any) -> float:
+    return round(100.0 * float(share), 2)

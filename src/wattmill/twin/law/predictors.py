@@ -1,0 +1,70 @@
+"""One registry: which predictor answers for which metric of the measured tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from wattmill.twin.law.calibration import Calibration, stored
+from wattmill.twin.law.features import features
+from wattmill.twin.law.rows import MEASURED, Configuration, configuration, digest, measured_rows
+from wattmill.twin.law.spec import Class
+from wattmill.units import MS_PER_S
+
+Row = Mapping[str, str]
+
+
+class Predicted(msgspec.Struct, frozen=True, kw_only=True):
+    """What is predicted for one row, in the row's own unit."""
+
+    value: float
+    low: float  # bounds of the 80 % interval
+    high: float
+    klass: Class
+    nearest: str | None  # calibration group
+    assumed: tuple[str, ...] = ()  # columns that the row lacks
+    client_known: bool = True  # False: how requests were sent is an assumption, too
+
+
+Predictor = Callable[[Sequence[Row]], list[Predicted]]
+
+
+def serving(metric: str, calibration: Calibration | None = None) -> Predictor:
+    """Return the predictor of `ttft_mean` or `tpot_mean` at fixed concurrency."""
+
+    def predict(rows: Sequence[Row]) -> list[Predicted]:
+        law = calibration or stored()
+        return [served(law, metric, configuration(row), unit=row.get("unit") or "ms") for row in rows]
+
+    return predict
+
+
+def served(law: Calibration, metric: str, c: Configuration, *, unit: str = "ms") -> Predicted:
+    """Return `metric` of one configuration, in ms or s."""
+    first, each = features(c)
+    seconds = law.seconds(c, first if metric == "ttft_mean" else each)
+    klass, near = law.classify(c), law.nearest(c)
+    value = seconds * MS_PER_S if unit == "ms" else seconds
+    low, high = law.bounds(metric, klass, c, value)
+    return Predicted(
+        value=value,
+        low=low,
+        high=high,
+        klass=klass,
+        nearest=near.name if near else None,
+        assumed=c.missing,
+        client_known=c.known_client,
+    )
+
+
+PREDICTORS: dict[str, Predictor] = {
+    "ttft_mean": serving("ttft_mean"),
+    "tpot_mean": serving("tpot_mean"),
+}
+"""Metric -> predictor. A metric that is not here is counted as not predicted."""
+
+
+def seen_in_training() -> frozenset[str]:
+    """Return the digests of all rows that come with wattmill: coefficients were fitted on them."""
+    return frozenset(digest(row) for table in MEASURED for row in measured_rows(table))

@@ -1,0 +1,310 @@
+"""Measured rows as they are published, and the configuration that each describes.
+
+Tables come as CSV with the columns of `COLUMNS`; further columns are ignored, missing ones count as empty.
+What a row leaves out is assumed, and named in `Configuration.missing`: such a row is predicted all the same,
+and reported apart.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+
+import msgspec
+
+from wattmill.compute.catalogue import UnknownAccelerator, accelerator
+from wattmill.compute.spec import Accelerator
+from wattmill.models.architecture import Architecture
+from wattmill.models.architectures import UnknownModel, architecture, architectures
+from wattmill.models.deployment import Deployment
+
+COLUMNS = (
+    "source",
+    "model",
+    "precision",
+    "gpu",
+    "n_gpus",
+    "nodes",
+    "tp",
+    "pp",
+    "ep",
+    "attn_dp",
+    "mode",
+    "framework",
+    "framework_version",
+    "isl",
+    "osl",
+    "concurrency",
+    "scenario",
+    "metric",
+    "value",
+    "unit",
+    "submitter",
+    "system",
+    "measured",
+    "ref",
+)
+
+MEASURED = ("inferencex", "mlperf_llm_closed", "trtllm_perf_overview")
+"""The tables in `data/measured`."""
+
+_ASSUMED_GPU = "H100-SXM"
+_ASSUMED_MODEL = "meta-llama/Llama-3.1-70B"
+_ASSUMED = {"isl": 1024, "osl": 1024, "concurrency": 32}
+_LARGEST_TP = 8
+"""InferenceX ran no wider tensor split: a wider `tp` in a row of mode `agg` is a count of GPUs."""
+
+
+class Side(msgspec.Struct, frozen=True, kw_only=True):
+    """How one worker splits the model."""
+
+    tp: int
+    ep: int
+    attn_dp: int
+
+
+class Configuration(msgspec.Struct, frozen=True, kw_only=True):
+    """What was measured, without the result."""
+
+    architecture: Architecture
+    accelerator: Accelerator
+    engine: str
+    version: str  # of the engine; "": not recorded
+    precision: str
+    weight_bits: float
+    kv_bits: float
+    weight_only: bool
+    disaggregated: bool
+    prefill: Side  # of every worker, where not disaggregated
+    decode: Side
+    prefill_workers: int
+    decode_workers: int
+    pp: int
+    isl: int
+    osl: int
+    concurrency: int
+    known_client: bool
+    missing: tuple[str, ...]  # columns that the prediction had to assume
+
+    def deployment(self, side: Side) -> Deployment:
+        """Return one worker."""
+        return Deployment(
+            architecture=self.architecture,
+            accelerator=self.accelerator,
+            engine=self.engine,
+            weight_bits=self.weight_bits,
+            kv_bits=self.kv_bits,
+            weight_only=self.weight_only,
+            tp=side.tp,
+            pp=self.pp,
+            ep=side.ep,
+            attn_dp=side.attn_dp,
+        )
+
+    @property
+    def gpus(self) -> int:
+        """Return the devices of all workers."""
+        decode = self.deployment(self.decode).gpus * self.decode_workers
+        if not self.disaggregated:
+            return decode
+        return decode + self.deployment(self.prefill).gpus * self.prefill_workers
+
+    @property
+    def fold(self) -> str:
+        """Return the name of its calibration group: everything but concurrency, date and version.
+
+        Sizes are the corrected ones, so that one run recorded under two of them falls into one group.
+        """
+        d, p = self.decode, self.prefill
+        workers = ""
+        if self.disaggregated:
+            workers = f"{self.prefill_workers}x{p.tp}/{p.ep}/{p.attn_dp}+{self.decode_workers}x"
+        return (
+            f"{self.architecture.name} {self.accelerator.name} {self.engine} "
+            f"{'disagg' if self.disaggregated else 'agg'} {workers}"
+            f"tp{d.tp}/pp{self.pp}/ep{d.ep}/dp{d.attn_dp} {self.isl}/{self.osl}"
+        )
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file, plain or gzipped, with every column of `COLUMNS`.
+
+    Raises:
+        ValueError: the file has no column `metric` or `value`.
+    """
+    raw = path.read_bytes()
+    return _rows(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw, str(path))
+
+
+def measured_rows(table: str) -> list[dict[str, str]]:
+    """Return the rows of one of the tables that come with wattmill, see `MEASURED`."""
+    packed = (files("wattmill") / "data" / "measured" / f"{table}.csv.gz").read_bytes()
+    return _rows(gzip.decompress(packed), table)
+
+
+def digest(row: Mapping[str, str]) -> str:
+    """Return the identity of a row: 12 hex digits over every column of `COLUMNS`, its result included."""
+    text = "\x1f".join((row.get(column) or "").strip() for column in COLUMNS)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def identity(rows: Iterable[Mapping[str, str]]) -> str:
+    """Return the identity of a set of rows, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(digest(row) for row in rows)).encode()).hexdigest()
+
+
+def configuration(row: Mapping[str, str]) -> Configuration:
+    """Return what `row` describes. What is absent or unknown is assumed and named in `missing`."""
+    missing: list[str] = []
+    model = _model(row, missing)
+    part = _accelerator(row, missing)
+    bits, kv_bits = _bits(row, model, missing)
+    lengths = {name: _length(row, name, missing) for name in _ASSUMED}
+    mode = (row.get("mode") or "agg").strip()
+    disaggregated = mode.startswith("disagg")
+    prefill, decode = _sides(row, disaggregated, missing)
+    workers = (1, 1)
+    if disaggregated:
+        counted = re.fullmatch(r"disagg (\d+)P(\d+)D", mode)
+        if counted:
+            workers = int(counted[1]), int(counted[2])
+        else:
+            missing.append("workers")
+    return Configuration(
+        architecture=model,
+        accelerator=part,
+        engine=(row.get("framework") or "").strip().lower() or "unknown",
+        version=(row.get("framework_version") or "").strip(),
+        precision=(row.get("precision") or "").strip(),
+        weight_bits=bits,
+        kv_bits=kv_bits,
+        weight_only=any(word in (row.get("precision") or "").lower() for word in ("_wo", "int4", "w4a16")),
+        disaggregated=disaggregated,
+        prefill=prefill,
+        decode=decode,
+        prefill_workers=workers[0],
+        decode_workers=workers[1],
+        pp=max(_number(row.get("pp") or "") or 1, 1),
+        isl=lengths["isl"],
+        osl=max(lengths["osl"], 2),
+        concurrency=lengths["concurrency"],
+        known_client="InferenceX" in (row.get("source") or ""),
+        missing=tuple(missing),
+    )
+
+
+def _rows(raw: bytes, name: str) -> list[dict[str, str]]:
+    reader = csv.DictReader(io.StringIO(raw.decode("utf-8-sig")))
+    absent = {"metric", "value"} - set(reader.fieldnames or ())
+    if absent:
+        raise ValueError(f"{name} has no column {', '.join(sorted(absent))}; needed are {', '.join(COLUMNS)}")
+    return [{column: (row.get(column) or "") for column in [*COLUMNS, *_others(row)]} for row in reader]
+
+
+def _others(row: Mapping[str, str]) -> list[str]:
+    return [column for column in row if column is not None and column not in COLUMNS]
+
+
+def _number(text: str) -> int | None:
+    found = re.fullmatch(r"\s*(\d+)(?:\.\d+)?\s*", text)
+    return int(found[1]) if found else None
+
+
+def _length(row: Mapping[str, str], name: str, missing: list[str]) -> int:
+    found = _number(row.get(name) or "")
+    if found:
+        return found
+    missing.append(name)
+    return _ASSUMED[name]
+
+
+def _model(row: Mapping[str, str], missing: list[str]) -> Architecture:
+    name = row.get("model") or ""
+    try:
+        return architecture(name)
+    except UnknownModel:
+        missing.append("model")
+    sized = re.search(r"(?<![a-z0-9])(\d+(?:\.\d+)?)b(?![a-z])", name.lower())
+    if not sized:
+        return architecture(_ASSUMED_MODEL)
+    active = re.search(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)b(?![a-z])", name.lower())
+    total, used = float(sized[1]) * 1e9, float(active[1] if active else sized[1]) * 1e9
+
+    def distance(known: Architecture) -> float:
+        return max(known.params / total, total / known.params) * max(
+            known.active_params / used, used / known.active_params
+        )
+
+    return min(architectures(), key=distance)
+
+
+def _accelerator(row: Mapping[str, str], missing: list[str]) -> Accelerator:
+    try:
+        part = accelerator(row.get("gpu") or "")
+    except UnknownAccelerator:
+        part = None
+    if part is None or not part.predicted:
+        missing.append("gpu")
+        return accelerator(_ASSUMED_GPU)
+    return part
+
+
+def _bits(row: Mapping[str, str], model: Architecture, missing: list[str]) -> tuple[float, float]:
+    """Weights follow the label; without one the name, else the published checkpoint. The cache has 8 bits
+    beside quantised weights, else 16: rows do not say."""
+    label = (row.get("precision") or "").lower() or (row.get("model") or "").lower()
+    if any(word in label for word in ("fp4", "int4", "uint4", "w4")) or "gpt-oss" in model.name:
+        return (4.0, 8.0)
+    if any(word in label for word in ("fp8", "int8", "w8")):
+        return (8.0, 8.0)
+    if "16" in label:
+        return (16.0, 16.0)
+    if label and not (row.get("precision") or "").strip():
+        return (16.0, 16.0)  # an unlabelled run of an unquantised checkpoint
+    missing.append("precision")
+    return (8.0, 8.0)
+
+
+def _sides(row: Mapping[str, str], disaggregated: bool, missing: list[str]) -> tuple[Side, Side]:
+    pairs = {name: _pair(row.get(name) or "") for name in ("tp", "ep", "attn_dp")}
+    if disaggregated:
+        sides = [_worker(pairs["tp"][i], pairs["ep"][i], pairs["attn_dp"][i]) for i in (0, 1)]
+        return sides[0], sides[1]
+    tp, ep, dp = (pairs[name][0] for name in ("tp", "ep", "attn_dp"))
+    if not (row.get("tp") or "").strip():
+        missing.append("tp")
+    side = _worker(tp, ep, dp)
+    if side.tp > _LARGEST_TP:
+        missing.append("tp")
+    return side, side
+
+
+def _worker(tp: int, ep: int, dp: int) -> Side:
+    """Undo two ways of recording: a size multiplied by `ep`, and a worker of tp = 1 beside ep = its GPUs.
+
+    The same measurements stand in the table under tp 8, ep 8 and under tp 64, ep 8 (64 GPUs of a part that
+    comes in eights), so a `tp` or `attn_dp` of ep x ep is read as ep.
+    """
+    if ep > 1 and dp == 1 and tp == ep * ep:
+        tp = ep
+    if ep > 1 and tp == 1 and dp == ep * ep:
+        dp = ep
+    if ep > 1 and dp > 1 and tp == dp and ep == tp * dp:
+        ep, dp = tp, 1
+    if tp > 1 and dp > 1 and tp == dp:  # attention ranks inside the tensor group, counted twice
+        tp = 1
+    return Side(tp=tp, ep=min(max(ep, 1), tp * dp), attn_dp=dp)
+
+
+def _pair(text: str) -> tuple[int, int]:
+    both = re.fullmatch(r"p(\d+)/d(\d+)", text.strip())
+    if both:
+        return max(int(both[1]), 1), max(int(both[2]), 1)
+    one = _number(text) or 1
+    return one, one

@@ -1,0 +1,145 @@
+"""`wattmill twin validate` and `crossval`: any file is scored; nothing is claimed that was not held out."""
+
+import csv
+import json
+
+import pytest
+
+from wattmill.cli.twin import twin_app
+from wattmill.compute.catalogue import accelerator
+from wattmill.models.architectures import architecture
+from wattmill.models.deployment import Deployment
+from wattmill.twin.law.calibration import stored
+from wattmill.twin.law.crossval import TABLE
+from wattmill.twin.law.folds import held_out, keys, summary
+from wattmill.twin.law.rows import COLUMNS, identity, measured_rows
+from wattmill.twin.law.samples import samples
+from wattmill.twin.law.score import report
+from wattmill.twin.prediction import Disaggregation, Speculation, predict
+
+
+def row(**change: str) -> dict[str, str]:
+    base = measured_rows(TABLE)[2000]
+    assert base["mode"] == "agg"
+    return {**base, **change}
+
+
+STRANGE = [
+    row(),
+    row(gpu="MI355X", value="14.1"),
+    row(gpu="Abacus-9", value="5"),
+    row(model="acme/Thinker-70B", value="20"),
+    row(framework="llama.cpp", value="200"),
+    row(concurrency="", value="12"),
+    row(isl="1000000", value="90000"),
+    row(mode="disagg ?P?D", tp="p8/d8", ep="p8/d8", attn_dp="p1/d1", value="7"),
+    row(value="not a number"),
+    row(metric="cups_of_coffee", value="3"),
+]
+
+
+def test_any_row_gets_a_number_an_interval_and_a_class(tmp_path, capsys):
+    path = tmp_path / "rows.csv"
+    with path.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, [*COLUMNS, "rack"])
+        writer.writeheader()
+        writer.writerows({**r, "rack": "A7"} for r in STRANGE)
+    with pytest.raises(SystemExit) as done:
+        twin_app(["validate", str(path), "--json", "--by", "gpu"], prog_name="wattmill twin")
+    assert done.value.code == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["rows"], said["unreadable"], said["seen"]) == (10, 1, 1)
+    assert said["not_predicted"] == {"cups_of_coffee": 1}
+    groups = {f["group"]: f for f in said["figures"]}
+    assert groups["all"]["rows"] == 8 and groups["all"]["coverage_pct"] == 100
+    assert groups["inputs missing"]["rows"] == 4
+    assert groups["gpu=MI355X"]["rows"] == 1
+    assert groups["complete inputs"]["rows"] == 4
+    assert groups["all"]["chance_pct"] is not None
+
+
+def test_grouping_by_a_column_that_is_not_there_says_so():
+    with pytest.raises(ValueError, match="no row has a column 'colour'; there are"):
+        report("x", [row()], by="colour")
+
+
+def test_the_stored_coefficients_are_those_of_the_rows_that_come_with_them():
+    law = stored()
+    assert law.identity == identity(measured_rows(law.table))
+    assert law.rows == 5260
+    assert {h.metric for h in law.held_out} == {"ttft_mean", "tpot_mean"}
+
+
+def test_the_stored_errors_are_within_the_goals():
+    goals = {
+        ("curves", "tpot_mean"): 8.0,
+        ("model", "tpot_mean"): 18.0,
+        ("accelerator", "tpot_mean"): 18.0,
+        ("curves", "ttft_mean"): 25.0,
+        ("model", "ttft_mean"): 45.0,
+        ("accelerator", "ttft_mean"): 45.0,
+    }
+    found = {(h.folds, h.metric): h for h in stored().held_out if h.method == "law"}
+    for case, goal in goals.items():
+        assert found[case].median_pct <= goal, case
+        assert 75.0 <= (found[case].inside_pct or 0) <= 85.0, case
+
+
+def test_a_small_crossval_beats_a_look_up_table_where_a_curve_is_left_out():
+    rows = [r for r in measured_rows(TABLE) if r["framework"] == "vllm" and "Llama" in r["model"]]
+    s = samples(rows)
+    found = {(h.metric, h.method): h for h in summary(held_out(s, "curves"))}
+    assert found["tpot_mean", "law"].median_pct < found["tpot_mean", "look-up"].median_pct
+    assert found["tpot_mean", "law"].rows == found["tpot_mean", "boosting"].rows
+
+
+@pytest.mark.parametrize("left", ["curves", "model", "accelerator"])
+def test_no_fold_is_torn(left):
+    s = samples(measured_rows(TABLE)[::7])
+    fold = keys(s, left, parts=5)
+    groups = {"curves": s.folds}.get(left) or [
+        c.architecture.name if left == "model" else c.accelerator.name for c in s.configurations
+    ]
+    assert all(len({f for f, g in zip(fold, groups, strict=True) if g == name}) == 1 for name in set(groups))
+
+
+def deployed(model: str, gpu: str, **split: int) -> Deployment:
+    return Deployment(
+        architecture=architecture(model),
+        accelerator=accelerator(gpu),
+        engine="vllm",
+        weight_bits=8,
+        kv_bits=8,
+        **split,
+    )
+
+
+def test_a_prediction_says_what_it_rests_on():
+    known = predict(deployed("Llama-3.1-70B", "H100", tp=4), isl=1024, osl=1024, concurrency=32)
+    assert known.klass == "interpolated"
+    assert known.nearest is not None and "Llama-3.1-70B H100-SXM vllm" in known.nearest
+    for figure in (known.ttft_s, known.tpot_s, known.output_tok_per_s):
+        assert figure.low < figure.value < figure.high
+    unseen = predict(deployed("Llama-3.1-70B", "MI355X", tp=4), isl=1024, osl=1024, concurrency=32)
+    assert unseen.klass == "extrapolated"
+    assert unseen.tpot_s.high / unseen.tpot_s.low > known.tpot_s.high / known.tpot_s.low
+
+
+def test_a_part_that_is_only_listed_is_refused():
+    with pytest.raises(ValueError, match="Groq-LPU-v1 is listed, not predicted"):
+        predict(deployed("Llama-3.1-70B", "Groq-LPU-v1", tp=4), isl=1024, osl=1024, concurrency=32)
+    with pytest.raises(ValueError, match="osl must be at least 2, got 1"):
+        predict(deployed("Llama-3.1-70B", "H100"), isl=1024, osl=1, concurrency=32)
+
+
+def test_speculation_and_workers_of_their_own_change_what_is_predicted():
+    d = deployed("Llama-3.1-70B", "H100", tp=4)
+    plain = predict(d, isl=4096, osl=512, concurrency=16)
+    drafted = predict(
+        d, isl=4096, osl=512, concurrency=16, speculation=Speculation(drafted=3, acceptance=0.8)
+    )
+    assert plain.tpot_s.value / 3.4 < drafted.tpot_s.value < plain.tpot_s.value / 1.5
+    apart = predict(
+        d, isl=4096, osl=512, concurrency=16, disaggregation=Disaggregation(prefill=d, prefill_workers=2)
+    )
+    assert apart.tpot_s.value < plain.tpot_s.value
