@@ -96,23 +96,22 @@ def _grow(
     binned: Any, residual: Any, mine: Any, wanted: Any, theirs: Any, fitted: Any, answer: Any, depth: int
 ) -> None:
     """Split the rows `mine` where it lowers the squared residual most, or add their mean as a leaf."""
-    best, gain = None, 1e-9
+    best: tuple[int, int] | None = None
+    gain = 1e-9
     mean = float(residual[mine].mean())
     if depth > 0 and len(mine) >= 2 * _LEAST_LEAF:
-        centred = residual[mine] - mean
-        for j in range(binned.shape[1]):
-            bins = binned[mine, j]
-            counts = np.bincount(bins, minlength=_BINS)
-            left_n = np.cumsum(counts)[:-1]
-            left = np.cumsum(np.bincount(bins, weights=centred, minlength=_BINS))[:-1]
-            right_n = len(mine) - left_n
-            fits = (left_n >= _LEAST_LEAF) & (right_n >= _LEAST_LEAF)
-            if not fits.any():
-                continue
-            gains = np.where(fits, left**2 / np.maximum(left_n, 1) + left**2 / np.maximum(right_n, 1), 0.0)
-            at = int(np.argmax(gains))
-            if gains[at] > gain:
-                best, gain = (j, at), float(gains[at])
+        width = binned.shape[1]
+        cells = (binned[mine] + _BINS * np.arange(width)).ravel()
+        weights = np.repeat(residual[mine] - mean, width)
+        counts = np.bincount(cells, minlength=width * _BINS).reshape(width, _BINS)
+        sums = np.bincount(cells, weights=weights, minlength=width * _BINS).reshape(width, _BINS)
+        left_n, left = np.cumsum(counts, axis=1)[:, :-1], np.cumsum(sums, axis=1)[:, :-1]
+        right_n = len(mine) - left_n
+        fits = (left_n >= _LEAST_LEAF) & (right_n >= _LEAST_LEAF)
+        gains = np.where(fits, left**2 / np.maximum(left_n, 1) + left**2 / np.maximum(right_n, 1), 0.0)
+        at = int(np.argmax(gains))
+        if gains.flat[at] > gain:
+            best = divmod(at, _BINS - 1)
     if best is None:
         fitted[mine] += _SHRINKAGE * mean
         answer[theirs] += _SHRINKAGE * mean
