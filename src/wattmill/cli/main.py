@@ -29,7 +29,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "twin": ("wattmill.cli.twin", "Hold the twin's predictions against measurements."),
     "plan": ("wattmill.cli.plan", "Find the factory for a demand, and what a token costs there."),
     "check-claim": ("wattmill.cli.check_claim", "Hold published arithmetic against itself."),
-    "twin": ("wattmill.cli.twin", "Score the twin's predictions against measurements."),
     "doctor": ("wattmill.cli.doctor", "Say what this machine can do and measure."),
 }
 """name -> (module, one line). The module has a `typer.Typer` called `app_name(name)`."""
