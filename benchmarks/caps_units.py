@@ -85,7 +85,8 @@ async def spend(caller: Caller, name: str, home: Path, log: Path, rule: Rule, fa
     made = made_of(read(log)[caller.tag], rule, began_us)
     both = Told(told.codes + alone.codes, told.served + alone.served)
     wrong: list[str] = []
-    if not both.served:
+    # A try that an engine refuses is a request too: a crowd whose first tries are all refused may spend all.
+    if not both.served and not (rule is REQUESTS_A_MINUTE and caller.first_fault):
         wrong.append("nothing was served at all")
     if made > limit:
         wrong.append(f"the limit of {limit} was passed by {made - limit}")
