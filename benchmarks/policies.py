@@ -44,6 +44,8 @@ REFRESH_US = 250_000
 
 CALLER = Caller(key=1, name="twin", path=(1,), privacy="public")
 DEFAULT = "cheapest-adequate"
+REFUSES_EARLY = "cheapest-adequate, refusal_usd"
+"""The default policy where `[routing] refusal_usd` declares what the comparison counts for a refusal."""
 
 
 def slo(work: Work) -> Slo:
@@ -80,6 +82,8 @@ def dispatchers(places: Sequence[Place]) -> Iterator[tuple[str, Callable[[], Dis
             name,
             lambda name=name: Gateway(places, asks=asks, weights=WEIGHTS, seed=SEED, policy=name),
         )
+    early = msgspec.structs.replace(WEIGHTS, refusal_usd=REFUSED_USD)
+    yield REFUSES_EARLY, lambda: Gateway(places, asks=asks, weights=early, seed=SEED)
     for name, rival in RIVALS.items():
         yield name, lambda rival=rival: rival(places, model=MODEL, caller=CALLER, seed=SEED)
 
@@ -188,7 +192,7 @@ def told(report: dict[str, Any]) -> str:
     lines = [
         f"{report['trace']}, load {report['load']}: {n} requests in {report['span_s']:.0f} s "
         f"(capacity {report['capacity_per_s']:.1f}/s)",
-        f"{'policy':25} {'USD/1k':>8} {'s':>6} {'TTFT p50':>8} {'p95':>7} {'p99':>7} {'SLO %':>6} "
+        f"{'policy':30} {'USD/1k':>8} {'s':>6} {'TTFT p50':>8} {'p95':>7} {'p99':>7} {'SLO %':>6} "
         f"{'served %':>8} {'gCO2/1k':>8} {'known %':>7} {'score/1k':>9} {'above bound %':>13} "
         f"{'req/CPU s':>9}",
     ]
@@ -197,14 +201,14 @@ def told(report: dict[str, Any]) -> str:
         served = max(1, row["served"])
         grams = f"{row['carbon_g'] / row['carbon_known'] * 1_000:8.1f}" if row["carbon_known"] else "       -"
         lines.append(
-            f"{name:25} {row['charge_usd'] / served * 1_000:8.4f} {row['seconds'] / served:6.2f} "
+            f"{name:30} {row['charge_usd'] / served * 1_000:8.4f} {row['seconds'] / served:6.2f} "
             f"{ttft[0]:8.2f} {ttft[1]:7.2f} {ttft[2]:7.2f} {100 * row['slo_share']:6.1f} "
             f"{100 * row['served_share']:8.2f} {grams} {100 * row['carbon_known'] / served:7.1f} "
             f"{row['objective_usd'] / n * 1_000:9.4f} {100 * row['regret']:13.1f} "
             f"{row.get('simulated_per_s', ''):>9}"
         )
     lines.append(
-        f"{'lower bound (LP dual)':25} {'':62} {bound['usd'] / n * 1_000:18.4f} "
+        f"{'lower bound (LP dual)':30} {'':62} {bound['usd'] / n * 1_000:18.4f} "
         f"    {bound['windows']} windows of {bound['window_s']:.1f} s, {bound['wall_s']:.0f} s"
     )
     binds = ", ".join(f"{name}: {what}" for name, what in bound["binds"].items())
