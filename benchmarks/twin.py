@@ -39,7 +39,7 @@ COST = StepCost(
     power_mw=tuple(min(1_400_000, 500_000 + 30_000 * n) for n in range(31)),
     idle_mw=180_000,
 )
-LIMITS = limits("vllm", kv_tok=420_000, max_num_seqs=256, budget_tok=2_048)
+LIMITS = limits("vllm", kv_tok=300_000, max_num_seqs=256, budget_tok=2_048)
 
 
 def lengths(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
