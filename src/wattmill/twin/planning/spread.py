@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar
 
@@ -34,6 +36,7 @@ def _by_ray(work: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
         raise NoCluster(
             "Ray is not installed: `pip install 'wattmill[scale]'`, or leave --on ray out"
         ) from None
+    _reachable(os.environ.get("RAY_ADDRESS", ""))
     try:
         ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
     except ConnectionError:
@@ -49,8 +52,15 @@ def _by_ray(work: Callable[[A], B], items: Sequence[A]) -> Iterator[B]:
         ray.shutdown()
 
 
-def nodes_of_cluster() -> list[str]:
-    """Return the machines of the cluster on which work ran; empty outside of one."""
-    import ray
-
-    return sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+def _reachable(address: str) -> None:
+    """Ask a named head for an answer first: Ray itself tries for minutes before it gives up."""
+    host, colon, port = address.rpartition(":")
+    if not colon or "/" in host or not port.isdigit():
+        return  # `auto`, a client's `ray://...`, or nothing: Ray knows at once
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except OSError as error:
+        raise NoCluster(
+            f"RAY_ADDRESS is {address!r}, where no Ray cluster answers ({error.strerror or error}): start one "
+            "(`ray start --head`), or leave --on ray out"
+        ) from None
