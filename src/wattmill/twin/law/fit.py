@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 GLOBAL = "global"
-RIDGE = 60.0
+RIDGE = 30.0
 RIDGE_GLOBAL = 0.3
 HUBER = 0.15
 _UNIT = 0.1  # a residual of a tenth weighs as much as a deviation of 1 held by a ridge of 1

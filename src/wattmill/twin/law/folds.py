@@ -15,7 +15,7 @@ import numpy as np
 from wattmill.twin.law.calibration import Calibration, HeldOut, Known
 from wattmill.twin.law.features import NAMES
 from wattmill.twin.law.groups import scatter_groups
-from wattmill.twin.law.intervals import Spread, spread
+from wattmill.twin.law.intervals import Spread, spread_over_folds
 from wattmill.twin.law.rivals import boosted, looked_up
 from wattmill.twin.law.rows import identity
 from wattmill.twin.law.samples import METRICS, Samples, samples
@@ -99,21 +99,23 @@ def spreads(s: Samples, held: Mapping[Left, Any]) -> dict[str, Spread]:
     in `held`, for what is extrapolated; rows that lack inputs for their own kind.
     """
     complete = np.array([not c.missing for c in s.configurations])
-    far = [held[left] for left in ("model", "accelerator") if left in held]
-    near = held.get("curves")
+    sets = {left: (held[left], keys(s, left, parts=_OUTER)) for left in LEFT if left in held}
+    far = [sets[left] for left in ("model", "accelerator") if left in sets]
+    near = [sets["curves"]] if "curves" in sets else far
     found = {}
     for metric in METRICS:
         mine = np.array([m == metric for m in s.metrics])
         cases: dict[Class, tuple[Sequence[Any], Any]] = {
-            "interpolated": ([near] if near is not None else far, mine & complete),
-            "extrapolated": (far or [near], mine & complete),
-            "inputs missing": ([near] if near is not None else far, mine & ~complete),
+            "interpolated": (near, mine & complete),
+            "extrapolated": (far or near, mine & complete),
+            "inputs missing": (near, mine & ~complete),
         }
         for klass, (errors, which) in cases.items():
             at = np.flatnonzero(which)
-            values = [float(e[i]) for e in errors if e is not None for i in at]
-            groups = [scatter_groups(s.configurations[i]) for e in errors if e is not None for i in at]
-            found[f"{metric} {klass}"] = spread(values, groups)
+            values = [float(error[i]) for error, _ in errors for i in at]
+            groups = [scatter_groups(s.configurations[i]) for _ in errors for i in at]
+            folds = [str(fold[i]) for _, fold in errors for i in at]
+            found[f"{metric} {klass}"] = spread_over_folds(values, groups, folds)
     return found
 
 

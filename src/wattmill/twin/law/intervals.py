@@ -40,6 +40,28 @@ class Spread(msgspec.Struct, frozen=True, kw_only=True):
         return value * exp(self.low * size), value * exp(self.high * size)
 
 
+def spread_over_folds(
+    errors: Sequence[float], groups: Sequence[Sequence[str]], folds: Sequence[str]
+) -> Spread:
+    """Return the scatter of `errors`, its bounds taken where the sizes had not seen the fold they scale.
+
+    Sizes that were fitted on the errors they scale make them look smaller than the next ones will be: most
+    where a fold is a whole model or accelerator.
+    """
+    whole = spread(errors, groups)
+    names = sorted(set(folds))
+    if whole is UNKNOWN or len(names) < 2:
+        return whole
+    scaled: list[float] = []
+    for name in names:
+        rest = [at for at, fold in enumerate(folds) if fold != name]
+        others = spread([errors[at] for at in rest], [groups[at] for at in rest])
+        scaled += [errors[at] / others.size(groups[at]) for at, fold in enumerate(folds) if fold == name]
+    tail = (1.0 - COVERED) / 2.0
+    low, high = np.quantile(np.array(scaled), [tail, 1.0 - tail])
+    return msgspec.structs.replace(whole, low=float(low), high=float(high))
+
+
 UNKNOWN = Spread(rows=0, centre=log(0.7), effects={}, low=-1.5, high=1.5)
 """Where too few errors were held out to say anything: a factor of 2.9 either way."""
 
