@@ -47,6 +47,7 @@ def test_every_setting_with_a_unit_says_it_in_its_name():
         "_bytes",
         "_us",
         "_gb",
+        "_bits",
         "_tok",
         "_w",
         "_usd",
@@ -70,6 +71,9 @@ def test_every_setting_with_a_unit_says_it_in_its_name():
         *("heavy_calls", "retries", "children", "direct_children"),  # of runs
         *(
             "replicas",
+            "tp",
+            "ep",
+            "attn_dp",
             "least",
             "most",
             "target",

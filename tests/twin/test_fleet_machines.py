@@ -12,7 +12,7 @@ from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.twin.fleet.demand import Between, Fixed, Skewed, lengths
 from wattmill.twin.fleet.model import cold_start_s, hours_nusd
 from wattmill.twin.fleet.provider import Bucket
-from wattmill.twin.fleet.spec import ColdStart, Hours
+from wattmill.twin.fleet.spec import ColdStart, EngineLaw, Hours
 from wattmill.twin.plots.svg import Axis, Series, lines, scatter, stacked, ticks
 from wattmill.units import NUSD_PER_USD, PS_PER_S, UJ_PER_J
 
@@ -126,6 +126,44 @@ def test_machines_that_fail_at_random_are_repaired_and_what_they_cost_meanwhile_
     on_s = pool.drawn.idle_uj / UJ_PER_J / 50.0  # idle watts of one of two replicas
     assert on_s < 2 * end_s - 5.0  # no power while it was down
     assert holds(ran.audit)
+
+
+DEPLOYED = """
+[pools.near.twin]
+replicas = 2
+[pools.near.twin.deployment]
+accelerator = "H100-SXM"
+model = "Llama-3.1-8B-Instruct"
+weight_bits = 16
+"""
+
+
+def deployed(name: str) -> str:
+    text = owned(name, slots=16, replicas=2)
+    return text[: text.index(f"[pools.{name}.twin]")] + DEPLOYED
+
+
+def test_a_deployment_runs_by_the_fitted_law_and_draws_what_its_batch_says(tmp_path: Path) -> None:
+    pytest.importorskip("wattmill.twin.lowering")
+    ran = run(HEAD + deployed("near"), tmp_path, stream(per_s=0.5, duration_s=20.0), core="compiled")
+    pool = ran.factory.pools[0]
+    assert pool.spec.origin.provenance == "modelled" and "H100-SXM" in pool.spec.origin.source
+    law = pool.spec.law
+    assert isinstance(law, EngineLaw) and law.limits.kv_blocks > 10_000
+    # Each request is alone: every step has one sequence, so that busy time draws the table's first watts.
+    busy_s = pool.busy_ps / PS_PER_S
+    alone_w = law.cost.power_mw[1] / 1_000
+    idle_w = law.cost.idle_mw / 1_000
+    assert 0.5 * 700 < alone_w < 700 and idle_w == pytest.approx(0.14 * 700)
+    assert pool.drawn.dynamic_uj == pytest.approx((alone_w - idle_w) * busy_s * UJ_PER_J, rel=1e-3)
+    assert pool.drawn.idle_uj == pytest.approx(idle_w * pool.paid_ps / PS_PER_S * UJ_PER_J, rel=1e-6)
+    assert holds(ran.audit)
+
+
+def test_a_deployment_that_does_not_fit_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    text = HEAD + deployed("near").replace("Llama-3.1-8B", "Llama-3.1-70B")
+    with pytest.raises(ValueError, match="take more devices"):
+        run(text, tmp_path, core="compiled")
 
 
 def test_by_hand_a_bucket_gives_what_a_minute_allows_and_says_when_there_is_more() -> None:

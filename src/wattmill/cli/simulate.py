@@ -28,6 +28,7 @@ from wattmill.app.simulating.demand import (
     of_load,
     read_demand,
 )
+from wattmill.app.simulating.laws import CannotSimulate
 from wattmill.app.simulating.run import simulate
 from wattmill.cli.control_door import JsonOption, show_json, show_table
 from wattmill.twin.fleet.report import PoolRow, Report, Row, Spread, TierRow
@@ -123,12 +124,22 @@ def main(
         where = Home(home.absolute() if home is not None else Path(temporary) / "home")
         if where.control_db.exists():
             _end(EXIT_DEMAND, f"{where.root} has a factory already: name a new folder with --home")
-        told = _shown(
-            wanted,
-            lambda tell: simulate(
-                loaded, wanted, where, env=os.environ, seed=seed, out=out, timeline_s=timeline_s, tell=tell
-            ),
-        )
+        try:
+            told = _shown(
+                wanted,
+                lambda tell: simulate(
+                    loaded,
+                    wanted,
+                    where,
+                    env=os.environ,
+                    seed=seed,
+                    out=out,
+                    timeline_s=timeline_s,
+                    tell=tell,
+                ),
+            )
+        except CannotSimulate as error:
+            _end(EXIT_DECLARATION, str(error))
     if json:
         show_json(msgspec.to_builtins(told))
     else:

@@ -6,7 +6,7 @@ factory that runs.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -46,6 +46,33 @@ class StepTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Meta(description="Median relative error on held-out measurements; shown beside every prediction."),
     ] = None
     source: Source
+
+
+class DeploymentTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model on an engine on accelerators, by the step-time law that was fitted on public measurements.
+
+    Steps, memory and watts follow from the catalogues; how far off the law was on measurements that were held
+    out stands beside every figure."""
+
+    accelerator: Annotated[str, Meta(description="Name in the catalogue.", examples=["H100-SXM"])]
+    model: Annotated[
+        str, Meta(description="Architecture, by any serving name.", examples=["Llama-3.1-70B-Instruct"])
+    ]
+    engine: Annotated[
+        Literal["vllm", "sglang", "trtllm"], Meta(description="Whose scheduler and efficiency it has.")
+    ] = "vllm"
+    weight_bits: Annotated[float, Meta(ge=1, le=32, description="Bits of a weight.")] = 16.0
+    kv_bits: Annotated[float, Meta(ge=1, le=32, description="Bits of a cache element.")] = 16.0
+    tp: Annotated[int, Meta(ge=1, description="Devices that share each layer.")] = 1
+    ep: Annotated[int, Meta(ge=1, description="Devices that experts are spread over.")] = 1
+    attn_dp: Annotated[int, Meta(ge=1, description="Attention ranks with sequences of their own.")] = 1
+    input_tok: Annotated[int, Meta(ge=1, description="A typical prompt, for the law's mixing of steps.")] = (
+        1_024
+    )
+    idle_w: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="Of one replica. Absent: the device's idle share of its limit, declared."),
+    ] = None
 
 
 class ProviderTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,6 +148,9 @@ class PoolTwin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     step: Annotated[
         StepTimes | None,
         Meta(description="Law of its engine. Absent: from `speed` and `cost`, as declared."),
+    ] = None
+    deployment: Annotated[
+        DeploymentTimes | None, Meta(description="Or a deployment, whose law and memory are worked out.")
     ] = None
     provider: Annotated[
         ProviderTimes | None, Meta(description="It is bought: scatter and limits of the provider.")

@@ -10,9 +10,18 @@ from wattmill.app.declared.settings import Settings
 from wattmill.app.declared.twin_settings import ColdStartTimes, PoolTwin, StepTimes
 from wattmill.models.engines.llama_cpp import LLAMA_CPP
 from wattmill.scheduling import spec as scheduling
-from wattmill.twin.fleet.spec import ColdStart, Hours, Origin, Outages, Power, ProviderLaw, SimPool
+from wattmill.twin.fleet.spec import (
+    ColdStart,
+    EngineLaw,
+    Hours,
+    Origin,
+    Outages,
+    Power,
+    ProviderLaw,
+    SimPool,
+)
 from wattmill.twin.spec import BLOCK_TOK, StepLaw
-from wattmill.units import PS_PER_S, PS_PER_US, S_PER_H, nusd_from_usd
+from wattmill.units import MW_PER_W, PS_PER_S, PS_PER_US, S_PER_H, nusd_from_usd
 
 _BUDGET_TOK = 2_048
 _PS_PER_MS = PS_PER_US * 1_000
@@ -22,14 +31,27 @@ _BYTES_PER_PARAM = 2.0
 _PLAIN = PoolTwin()
 
 
+class CannotSimulate(ValueError):
+    """A declared pool cannot work in the twin; the message names it, the rule and the way out."""
+
+
 def sim_pools(
     settings: Settings, env: Mapping[str, str], pools: tuple[scheduling.Pool, ...]
 ) -> tuple[SimPool, ...]:
     """Return how each pool behaves, in the order of the declaration. `pools` is what the policy sees.
 
-    Raises `ValueError` where a pool could never work.
+    Raises `CannotSimulate` where a pool could never work.
     """
     seen = {pool.name: pool for pool in pools}
+    try:
+        return _all(settings, env, seen)
+    except (ValueError, LookupError) as error:
+        raise CannotSimulate(str(error)) from error
+
+
+def _all(
+    settings: Settings, env: Mapping[str, str], seen: Mapping[str, scheduling.Pool]
+) -> tuple[SimPool, ...]:
     return tuple(_sim_pool(settings, place, seen[name]) for name, place in places(settings, env).items())
 
 
@@ -41,6 +63,11 @@ def _sim_pool(settings: Settings, place: Place, pool: scheduling.Pool) -> SimPoo
     slots = max(1, place.slots // twin.replicas)
     law, origin = _law(place, twin, slots, owned=owned)
     outages = twin.outages
+    if outages is not None and isinstance(law, EngineLaw):
+        raise ValueError(
+            f"pools.{place.pool}.twin: machines of a `deployment` do not fail here; declare `step` for a "
+            "pool with outages"
+        )
     return SimPool(
         name=place.pool,
         law=law,
@@ -50,7 +77,7 @@ def _sim_pool(settings: Settings, place: Place, pool: scheduling.Pool) -> SimPoo
         slots=slots,
         replicas=twin.replicas,
         overhead_s=place.speed.overhead_s,
-        power=_power(place, pool, twin.replicas),
+        power=_power(place, pool, twin.replicas, law),
         hours=_hours(settings, place, twin.replicas),
         cold_start=ColdStart() if twin.cold_start is None else _cold_start(settings, place, twin.cold_start),
         outages=Outages()
@@ -68,7 +95,9 @@ def _adapter(pool: Pool) -> str:
     return pool.adapter if isinstance(pool, HttpPool) else ""
 
 
-def _law(place: Place, twin: PoolTwin, slots: int, *, owned: bool) -> tuple[StepLaw | ProviderLaw, Origin]:
+def _law(
+    place: Place, twin: PoolTwin, slots: int, *, owned: bool
+) -> tuple[StepLaw | EngineLaw | ProviderLaw, Origin]:
     speed = place.speed
     if not owned:
         provider = twin.provider
@@ -84,6 +113,10 @@ def _law(place: Place, twin: PoolTwin, slots: int, *, owned: bool) -> tuple[Step
         source = "speed of the declaration" + ("" if provider is None else f"; {provider.source}")
         return law, Origin(provenance="declared", source=source)
     kv_tok = slots * place.context_tok
+    if twin.deployment is not None:
+        from wattmill.app.simulating.deployed import deployed_law  # numpy and the fit: only where asked for
+
+        return deployed_law(place, twin.deployment, slots)
     if twin.step is not None:
         return _from_step(twin.step, slots, kv_tok)
     return _from_speeds(place, slots, kv_tok, twin.replicas)
@@ -133,11 +166,21 @@ def _from_speeds(place: Place, slots: int, kv_tok: int, replicas: int) -> tuple[
     return law, Origin(provenance="declared", source=source)
 
 
-def _power(place: Place, pool: scheduling.Pool, replicas: int) -> Power | None:
+def _power(
+    place: Place, pool: scheduling.Pool, replicas: int, law: StepLaw | EngineLaw | ProviderLaw
+) -> Power | None:
     cost, carbon = place.declared.cost, place.declared.carbon
     if place.stand_in:
         return None
     grams = None if carbon is None else carbon.g_per_kwh
+    if isinstance(law, EngineLaw) and law.cost.power_mw:
+        words = "power law of the devices (idle, logistic in the batch), declared points"
+        return Power(
+            origin=Origin(provenance="modelled", source=words),
+            idle_w=law.cost.idle_mw / MW_PER_W,
+            by_batch=True,
+            g_per_kwh=grams,
+        )
     if isinstance(cost, OwnedCost):
         origin = Origin(
             provenance="modelled", source=f"idle {cost.idle_w:g} W, busy {cost.power_w:g} W, declared"

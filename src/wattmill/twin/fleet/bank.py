@@ -188,13 +188,8 @@ def banked(
     ranges: list[tuple[SimPool, int, range]] = []
     for place, pool in enumerate(pools):
         fails = pool.outages.spans_s or pool.outages.mtbf_s is not None
-        if isinstance(pool.law, ProviderLaw) or (fails and isinstance(pool.law, StepLaw)):
+        if isinstance(pool.law, ProviderLaw) or fails:
             continue
-        if fails:
-            raise ValueError(
-                f"pool {pool.name!r}: machines of a deployment's law do not fail here; declare `step` for a "
-                "pool with outages"
-            )
         # While some are ending, others may start: twice as many as there may ever be.
         most = pool.replicas if pool.scaling is None else 2 * max(pool.replicas, pool.scaling.most)
         if isinstance(pool.law, EngineLaw):

@@ -1,0 +1,108 @@
+"""A pool that is declared as a deployment: its step-time law, memory and watts from the catalogues."""
+
+from __future__ import annotations
+
+import statistics
+from importlib import import_module
+from typing import Any
+
+import msgspec
+
+from wattmill.app.declared.plan import Place
+from wattmill.app.declared.twin_settings import DeploymentTimes
+from wattmill.compute.catalogue import accelerator
+from wattmill.compute.model import curve_of, power_w
+from wattmill.models.architectures import architecture
+from wattmill.models.deployment import Deployment
+from wattmill.twin.engine.spec import EngineLimits, StepCost
+from wattmill.twin.fleet.spec import EngineLaw, Origin
+from wattmill.twin.law.calibration import Calibration, stored
+from wattmill.twin.spec import BLOCK_TOK
+from wattmill.units import MW_PER_W, PS_PER_S
+
+_ANSWER_TOK = 256  # only the room that a batch's limits are looked up for
+
+
+def deployed_law(place: Place, declared: DeploymentTimes, slots: int) -> tuple[EngineLaw, Origin]:
+    """Return the law of one replica, and how far off it was on measurements that the fit had not seen.
+
+    Raises:
+        LookupError: the catalogues do not know the accelerator or the model.
+        ValueError: the accelerator is listed only, or the weights or one request do not fit into memory.
+    """
+    name = f"pools.{place.pool}.twin.deployment"
+    device = accelerator(declared.accelerator)
+    if not device.predicted:
+        raise ValueError(f"{name}: {device.name} is listed, not predicted: {device.notes or device.source}")
+    deployment = Deployment(
+        architecture=architecture(declared.model),
+        accelerator=device,
+        engine=declared.engine,
+        weight_bits=declared.weight_bits,
+        kv_bits=declared.kv_bits,
+        tp=declared.tp,
+        ep=declared.ep,
+        attn_dp=declared.attn_dp,
+    )
+    room_tok = deployment.kv_tokens()
+    if room_tok < place.context_tok:
+        raise ValueError(
+            f"{name}: beside the weights there is room for {room_tok} tokens of cache, and one request may "
+            f"have {place.context_tok}; take more devices (tp), fewer bits, or a shorter context_tok"
+        )
+    calibration = stored()
+    lowering = _lowering()
+    cost: StepCost = lowering.lower(
+        deployment, isl=declared.input_tok, concurrency=slots, calibration=calibration
+    )
+    usual: EngineLimits = lowering.limits(
+        deployment, isl=declared.input_tok, osl=_ANSWER_TOK, concurrency=slots
+    )
+    bounds = msgspec.structs.replace(
+        usual, kv_blocks=room_tok // usual.block_tok, prefix_cache=True, prefix_tok=BLOCK_TOK
+    )
+    idle_mw, power_mw = _watts_mw(deployment, declared, slots)
+    cost = msgspec.structs.replace(
+        cost,
+        overhead_ps=cost.overhead_ps + round(place.speed.overhead_s * PS_PER_S),
+        idle_mw=idle_mw,
+        power_mw=power_mw,
+    )
+    error = held_out_error(calibration)
+    source = (
+        f"step-time law fitted on {calibration.rows} rows ({calibration.fitted_on}): {declared.model} on "
+        f"{deployment.gpus} x {device.name}, {declared.engine}"
+    )
+    return EngineLaw(cost=cost, limits=bounds), Origin(provenance="modelled", source=source, error=error)
+
+
+def _lowering() -> Any:
+    """Return the module that lowers a deployment's law to whole picoseconds; it brings numba along."""
+    try:
+        return import_module("wattmill.twin.lowering")
+    except ModuleNotFoundError as missing:
+        raise ValueError(
+            f"a deployment's law cannot be lowered here, {missing.name} is not installed: pip install "
+            "'wattmill[twin]', or declare `step`"
+        ) from missing
+
+
+def held_out_error(calibration: Calibration) -> float | None:
+    """Return the law's median error per token on whole curves that were left out; None: not in the file."""
+    found = [
+        one.median_pct
+        for one in calibration.held_out
+        if one.method == "law" and "tpot" in one.metric and "curve" in one.folds
+    ]
+    return statistics.median(found) / 100.0 if found else None
+
+
+def _watts_mw(deployment: Deployment, declared: DeploymentTimes, slots: int) -> tuple[int, tuple[int, ...]]:
+    """Return the idle draw of one replica and its table by sequences in a step; no table where the power
+    limit of the device is not published."""
+    if deployment.accelerator.tdp_w is None:
+        return 0, ()
+    curve = curve_of(deployment.accelerator)
+    idle_w = curve.idle_w * deployment.gpus if declared.idle_w is None else declared.idle_w
+    table = [max(idle_w, power_w(curve, n) * deployment.gpus) for n in range(slots + 1)]
+    return round(idle_w * MW_PER_W), tuple(round(watts * MW_PER_W) for watts in table)
