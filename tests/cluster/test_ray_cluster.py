@@ -26,7 +26,7 @@ def cluster() -> Iterator[dict[str, str]]:
         **os.environ,
         "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{HERE}",
         "RAY_USAGE_STATS_ENABLED": "0",
-        # A client takes 127.0.0.1 for this machine's address in the network, on which these nodes do not listen.
+        # Else a client takes 127.0.0.1 for this machine's address in the network, where nobody listens.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "NO_COLOR": "1",
     }

@@ -155,7 +155,7 @@ def test_a_sweep_begins_with_the_plan_as_it_is_and_moves_as_it_must() -> None:
         goal("the law's times x 1.25") < goal("the law's times x 1.1") < base < goal("the law's times x 0.9")
     )
     assert goal("promised tok/s x 1.25") < base
-    assert goal("1.5 MW") <= base <= goal("6 MW")
+    assert goal("1.5 MW") - 1.0 <= base <= goal("6 MW") + 1.0  # to a dollar a year
 
 
 def test_the_programme_beats_a_grid_search_in_three_cases() -> None:

@@ -61,6 +61,6 @@ def _reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5.0).close()
     except OSError as error:
         raise NoCluster(
-            f"RAY_ADDRESS is {address!r}, where no Ray cluster answers ({error.strerror or error}): start one "
-            "(`ray start --head`), or leave --on ray out"
+            f"RAY_ADDRESS is {address!r}, where no Ray cluster answers ({error.strerror or error}): start "
+            "one (`ray start --head`), or leave --on ray out"
         ) from None
