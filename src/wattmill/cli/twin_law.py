@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,11 +29,13 @@ def validate(
     Every row of a known metric gets a number, an 80 % interval and a class; unknown columns are ignored.
     """
     _needs_the_extra()
+    from wattmill.twin.law.predictors import PREDICTORS
     from wattmill.twin.law.rows import read_rows
     from wattmill.twin.law.score import report
+    from wattmill.twin.offline.predictor import OFFLINE
 
     try:
-        found = report(str(file), read_rows(file), by=by)
+        found = report(str(file), read_rows(file), by=by, predictors={**PREDICTORS, **OFFLINE})
     except (OSError, ValueError) as error:
         fail(str(error))
         return
@@ -55,15 +58,29 @@ def crossval(
         str | None, typer.Option(metavar="NAME", help="Only rows of this engine: a shorter trial.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the order in which groups are dealt into folds.")] = 0,
+    only: Annotated[
+        str | None, typer.Option(metavar="PART", help="Only the part `serving` or `offline`.")
+    ] = None,
+    write_offline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Store the refitted offline coefficients here.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Refit the law with whole curves, models and accelerators left out; print its error on them.
+
+    The part `serving` is TTFT and TPOT at fixed concurrency, `offline` the throughput of engines that are
+    never short of work, and energy. `--engine` and `--json` give the former alone.
 
     A look-up table and gradient boosting on the same folds stand beside it.
     """
     _needs_the_extra()
     from wattmill.twin.law.crossval import cross_validated
 
+    if only not in (None, "serving", "offline"):
+        fail(f"--only must be `serving` or `offline`, got {only!r}")
+    if only == "offline":
+        _crossval_offline(seed=seed, write=write_offline, json=json)
+        return
     with Progress(transient=True, disable=json) as bar:
         tasks: dict[str, Any] = {}
 
@@ -87,6 +104,33 @@ def crossval(
     _show_figures(found.figures)
     if write is not None:
         typer.echo(f"coefficients stored in {write}")
+    if only is None and engine is None:
+        _crossval_offline(seed=seed, write=write_offline, json=False)
+
+
+def _crossval_offline(*, seed: int, write: Path | None, json: bool) -> None:
+    from wattmill.twin.offline.crossval import cross_validated
+
+    with Progress(transient=True, disable=json) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(name: str, done: int, of: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(f"offline {name} left out", total=of)
+            bar.update(tasks[name], completed=done)
+
+        today = dt.datetime.now(dt.UTC).date().isoformat()
+        found = cross_validated(seed=seed, fitted_on=today, progress=progress)
+    if write is not None:
+        write.write_bytes(msgspec.json.format(msgspec.json.encode(found.calibration), indent=1) + b"\n")
+    if json:
+        show_json(msgspec.to_builtins(found.tables()))
+        return
+    typer.echo(f"{found.rows} offline runs in {found.cells} cells, {found.seconds:.0f} s")
+    _show_held_out(found.held_out)
+    _show_figures(found.figures)
+    if write is not None:
+        typer.echo(f"offline coefficients stored in {write}")
 
 
 def _needs_the_extra() -> None:

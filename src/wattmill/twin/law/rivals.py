@@ -47,7 +47,7 @@ def boosted(train: Samples, test: Samples) -> Any:
         theirs = np.array([m == metric for m in test.metrics])
         if mine.any():
             inputs, asked = _design(train, known)[mine], _design(test, known)[theirs]
-            found[theirs] = _boost(inputs, train.log_seconds[mine], asked)
+            found[theirs] = boost(inputs, train.log_seconds[mine], asked)
     return found
 
 
@@ -72,7 +72,8 @@ def _design(s: Samples, known: list[list[str]]) -> Any:
     return np.column_stack([numbers, *one_hot]).astype(float)
 
 
-def _boost(inputs: Any, target: Any, asked: Any) -> Any:
+def boost(inputs: Any, target: Any, asked: Any) -> Any:
+    """Return what an ensemble grown on `inputs` (rows x columns) and `target` says of `asked`."""
     edges = [np.unique(np.quantile(column, np.linspace(0, 1, _BINS + 1)[1:-1])) for column in inputs.T]
     binned = np.column_stack([np.searchsorted(e, inputs[:, j], side="left") for j, e in enumerate(edges)])
     wanted = np.column_stack([np.searchsorted(e, asked[:, j], side="left") for j, e in enumerate(edges)])

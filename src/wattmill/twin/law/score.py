@@ -88,7 +88,13 @@ def score(
     return found
 
 
-def report(file: str, rows: Sequence[Mapping[str, str]], *, by: str | None = None) -> Report:
+def report(
+    file: str,
+    rows: Sequence[Mapping[str, str]],
+    *,
+    by: str | None = None,
+    predictors: Mapping[str, Predictor] = PREDICTORS,
+) -> Report:
     """Score `rows` and sum up: by metric and class, and by the column `by` if one is named.
 
     Raises:
@@ -97,7 +103,7 @@ def report(file: str, rows: Sequence[Mapping[str, str]], *, by: str | None = Non
     if by is not None and not any(by in row for row in rows):
         others = sorted({column for row in rows for column in row} or set(COLUMNS))
         raise ValueError(f"no row has a column {by!r}; there are {', '.join(others)}")
-    scored = score(rows)
+    scored = score(rows, predictors)
     answered = [s for s in scored if s.predicted is not None]
     silent: dict[str, int] = defaultdict(int)
     for s in scored:
