@@ -11,7 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from planning_house import answer, demand, given, own, straight_law
 
-from wattmill.twin.planning.performance import Curve, Point, batches, slow_end
+from wattmill.twin.planning.answer import answered
+from wattmill.twin.planning.performance import Curve, Point, batches, declared_power, slow_end
 from wattmill.twin.planning.solver import Infeasible
 from wattmill.twin.planning.spares import carried_by_spares, down_share, enough_up
 from wattmill.twin.planning.supply import AllIn, Capital, fixed_usd_per_gpu_h, yearly_capital_usd
@@ -21,7 +22,7 @@ RATE = {"from": "rate", "utilisation": 0.8, "input_tok": 1000.0, "output_tok": 2
 
 def test_every_limit_and_promise_holds_and_nothing_is_lost_between_tiers_and_pools() -> None:
     wanted = demand()
-    found = answer(wanted)
+    found = answered(wanted, None, straight_law(), declared_power)
     plan, totals = found.plan, found.plan.totals
     assert 0.95 < totals.provisioned_mw <= 1.0
     assert totals.utilisation_peak <= wanted.load.utilisation + 1e-9

@@ -97,6 +97,10 @@ def test_owning_is_held_against_renting_and_buying_at_four_utilisations() -> Non
     totals = found.plan.totals
     at = (own.fixed_usd_per_year / totals.utilisation_mean + own.used_usd_per_year) * totals.utilisation_mean
     assert at == pytest.approx(totals.cost_usd_per_year), "the plan's own utilisation gives the plan's cost"
+    mtok = even.capacity_output_tok_per_s * 31.536
+    for level, share in (("5%", 0.05), ("40%", 0.4), ("60%", 0.6), ("100%", 1.0)):
+        usd = own.fixed_usd_per_year + own.used_usd_per_year * share
+        assert own.usd_per_mtok_output[level] == pytest.approx(usd / (mtok * share))
     assert reserved.owning_pays_from == 0.0, "at 2.90 against 2.30 an hour, whether used or not"
     assert hourly.usd_per_mtok_output["5%"] == pytest.approx(hourly.usd_per_mtok_output["100%"])
     assert api.usd_per_mtok_output["5%"] == pytest.approx((1000 * 0.1 + 200 * 0.5) / 200)
