@@ -38,7 +38,8 @@ def caps(*args: str) -> str:
 )
 def test_a_crowd_spends_a_key_to_its_cap_and_not_beyond(setting: str, scenario: str) -> None:
     said = caps("--setting", setting, "--scenario", scenario, "--fan-out", "16")
-    assert re.fullmatch(r"cells=1 overshoot=0", said.splitlines()[-1]), said
+    # One cell spends dollars; some scenarios have a second one, which spends a limit of another unit.
+    assert re.fullmatch(r"cells=[12] overshoot=0", said.splitlines()[-1]), said
     assert "wrong=0" in said
 
 

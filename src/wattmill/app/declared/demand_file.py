@@ -63,7 +63,14 @@ def decoded_demand(text: str, *, file: str, folder: Path) -> Asking | list[Probl
         try:
             return Asking(with_listed_prices(demand), trace, text)
         except LookupError as error:
-            found.append((("candidates",), str(error), "`wattmill plan --prices` shows the list", None))
+            found.append(
+                (
+                    ("candidates",),
+                    str(error),
+                    "give it a rate of its own, or a kind that gpu_prices.csv lists for it",
+                    None,
+                )
+            )
     return [
         Problem(file=file, key=dotted(at), rule=rule, way_out=way_out, value=value, line=line_of(text, at))
         for at, rule, way_out, value in found

@@ -2,9 +2,9 @@
 
 Drawn, each from its 80 % interval: the law's error (one factor for time per token, one for the first token,
 shared by all pools of an accelerator, since a law is wrong about a part and not about a request), rates of
-accelerators, electricity, carbon, growth of the demand, failures and repair. Prices and growth are two-piece
-normal, the law's factors two-piece lognormal. When the law was too fast, batches are made smaller until the
-promises hold again, and what is served falls.
+accelerators, electricity, growth of the demand (where declared), failures and repair; neither carbon nor PUE.
+Prices and growth are two-piece normal, the law's factors two-piece lognormal. When the law was too fast,
+batches are made smaller until the promises hold again, and what is served falls.
 """
 
 from __future__ import annotations
