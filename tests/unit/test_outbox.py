@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from wattmill.distribution.outbox import Outbox
 
 
@@ -63,3 +65,19 @@ def test_company_keeps_writes_together() -> None:
             box.put_off(Sender("y", told))
         turns.turn()
     assert not box.at_once
+
+
+def test_one_that_cannot_write_keeps_nobody_else_waiting() -> None:
+    class Broken(Sender):
+        def flush(self) -> None:
+            raise RuntimeError(self.name)
+
+    turns, told = Turns(), list[str]()
+    box = Outbox(turns.call_soon)
+    for sender in (Sender("a", told), Broken("b", told), Sender("c", told), Sender("d", told)):
+        box.put_off(sender)
+    with pytest.raises(RuntimeError, match="b"):
+        turns.turn()
+    box.put_off(Sender("e", told))
+    turns.turn()
+    assert told == ["a", "c", "d", "e"]

@@ -50,5 +50,13 @@ class Outbox:
         else:
             self._lonely = 0
             self.at_once = _AT_ONCE
-        for sender in waiting:
-            sender.flush()
+        at = 0
+        try:
+            for sender in waiting:
+                at += 1
+                sender.flush()
+        finally:
+            if at < len(waiting):  # one has failed: the others would wait for ever
+                if not self._waiting:
+                    self._call_soon(self.flush)
+                self._waiting[:0] = waiting[at:]
