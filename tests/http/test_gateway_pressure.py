@@ -242,6 +242,21 @@ def test_who_may_not_ask_is_told_so_before_a_body_is_read(key: str | None, expec
     run(test())
 
 
+def test_a_second_key_that_is_not_read_stops_no_large_body() -> None:
+    """OpenAI's protocol does not know `x-api-key`: what a small body may carry, a large one may."""
+
+    async def test() -> None:
+        async with rig() as r:
+            for size in (10, 200_000):
+                client = await r.connect()
+                body = json.dumps(CHAT | {"messages": [{"role": "user", "content": "x" * size}]}).encode()
+                head = head_of(KEY, len(body)).replace(b"host: t\r\n", b"host: t\r\nx-api-key: another\r\n")
+                client.writer.write(head + body)
+                assert (await client.answer()).status == 200
+
+    run(test())
+
+
 def test_all_bodies_that_are_arriving_have_one_bound_and_what_is_complete_goes_on() -> None:
     """40 callers send all of a megabyte but its last byte, and one more than fits."""
     part = b" " * 999_999
