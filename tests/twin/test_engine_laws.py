@@ -161,3 +161,17 @@ def test_shipped_limits_make_working_engines() -> None:
         ran = simulate([(COST, shipped)], Requests(at_ps=[0] * 9, input_tok=[3_000] * 9, output_tok=[50] * 9))
         assert math.isfinite(float(ran.end_ps.max()))
     assert limits("vllm", kv_tok=1_600).kv_blocks == 100
+
+
+def test_the_energy_of_a_rack_over_a_day_fits_its_numbers() -> None:
+    """72 devices of 1.4 kW: one jump of 1,000 s, and a day without work."""
+    step_ps, day_ps = 100_000_000_000, 86_400_000_000_000_000
+    cost = StepCost(step_ps=(step_ps,), power_mw=(20_000_000, 100_000_000), idle_mw=20_000_000)
+    ran = simulate(
+        [(cost, servers(1))], Requests(at_ps=[0, day_ps], input_tok=[1, 1], output_tok=[10_000, 10_000])
+    )
+    busy_ps = int(ran.busy_ps[0])
+    assert busy_ps >= 2 * 10_000 * step_ps
+    assert int(ran.busy_uj[0]) == pytest.approx(busy_ps * 100_000_000 // 10**9, rel=1e-6)
+    idle_ps = int(ran.end_ps.max()) - busy_ps
+    assert int(ran.idle_uj[0]) == pytest.approx(idle_ps * 20_000_000 // 10**9, rel=1e-6)

@@ -31,8 +31,7 @@ from wattmill.twin.engine.steps import (
     steps_to_clock,
     steps_until,
 )
-
-_NW_PER_UW = 1_000_000  # mW x ns to µJ
+from wattmill.units import NS_PER_MS, PS_PER_MS, PS_PER_NS
 
 
 @inner
@@ -107,7 +106,10 @@ def _energy(s: State, r: int, lasts: int) -> int:
         while row != c.NOBODY and s.req[row, c.CHUNK] > 0:
             sequences += 1
             row = s.req[row, c.NEXT]
-    return s.power[r, min(sequences, s.law[r, c.POWERS] - 1)] * (lasts // 1_000) // _NW_PER_UW
+    power_mw = s.power[r, min(sequences, s.law[r, c.POWERS] - 1)]
+    # mW x ms are µJ. In nanoseconds a rack's minutes would not fit into 64 bits.
+    rest_ns = lasts % PS_PER_MS // PS_PER_NS
+    return power_mw * (lasts // PS_PER_MS) + power_mw * rest_ns // NS_PER_MS
 
 
 @inner

@@ -22,6 +22,7 @@ from wattmill.twin.engine.compiled import Array
 from wattmill.twin.engine.conservation import check_conserved
 from wattmill.twin.engine.layout import State
 from wattmill.twin.engine.spec import EngineLimits, StepCost
+from wattmill.units import NS_PER_MS, PS_PER_MS, PS_PER_NS
 
 Dispatch = Literal["least-loaded", "two-choices", "round-robin", "given"]
 
@@ -163,6 +164,7 @@ def _coupled(
 
 def _outcome(s: State, replicas: Sequence[tuple[StepCost, EngineLimits]]) -> Outcome:
     end_ps = int(s.req[:, c.END].max()) if len(s.req) else 0
+    idle_ps = end_ps - s.rep[:, c.BUSY]
     idle_mw = np.array([cost.idle_mw for cost, _ in replicas], np.int64)
     return Outcome(
         at_ps=s.req[:, c.AT].copy(),
@@ -176,7 +178,8 @@ def _outcome(s: State, replicas: Sequence[tuple[StepCost, EngineLimits]]) -> Out
         steps=s.rep[:, c.STEPS].copy(),
         busy_ps=s.rep[:, c.BUSY].copy(),
         busy_uj=s.rep[:, c.ENERGY].copy(),
-        idle_uj=idle_mw * ((end_ps - s.rep[:, c.BUSY]) // 1_000) // 1_000_000,
+        # mW x ms are µJ; in nanoseconds some hours would not fit into 64 bits.
+        idle_uj=idle_mw * (idle_ps // PS_PER_MS) + idle_mw * (idle_ps % PS_PER_MS // PS_PER_NS) // NS_PER_MS,
         computed_tok=s.rep[:, c.COMPUTED].copy(),
         reused_tok=s.rep[:, c.REUSED].copy(),
         lost_tok=s.rep[:, c.LOST].copy(),
