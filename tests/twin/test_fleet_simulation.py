@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -57,6 +58,21 @@ def test_the_gates_of_a_simulation_are_a_workers_gates(tmp_path: Path) -> None:
     first, last = factory.world.gate._setup.gates
     assert type(first) is live_tiers.TierGate
     assert type(last) is live_tiers.AdmissionGate
+
+
+def test_who_waited_for_a_slot_teaches_the_twin_no_pace_of_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    real = twin_gateway.BackendState.observe
+
+    def observe(state: Any, **seen: Any) -> None:
+        told.append(seen.get("waited", False))
+        real(state, **seen)
+
+    monkeypatch.setattr(twin_gateway.BackendState, "observe", observe)
+    run(HEAD + owned("near"), tmp_path, stream(per_s=30.0, duration_s=5.0))
+    assert any(told) and not all(told)
 
 
 def test_the_books_are_kept_by_the_ledgers_own_bookkeeper() -> None:

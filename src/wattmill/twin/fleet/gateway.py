@@ -532,6 +532,7 @@ class FrontGate:
                 others=min((sent.beside + state.busy) / 2, sent.backend.slots - 1),
                 expected_ttft_s=sent.candidate.expected_ttft_s,
                 ahead_tok=sent.ahead_tok * usage.prompt_tok / max(1, visit.ask.input_bound_tok),
+                waited=sent.beside >= sent.backend.slots,
             )
         whole_s = None if streamed else (now_ps - sent.started_ps) / PS_PER_S
         self._setup.view.learn(visit.ask, visit.caller, visit.route, sent.pool.name, usage, whole_s)
