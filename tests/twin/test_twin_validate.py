@@ -14,7 +14,7 @@ from wattmill.twin.law.crossval import TABLE
 from wattmill.twin.law.folds import held_out, keys, summary
 from wattmill.twin.law.rows import COLUMNS, identity, measured_rows
 from wattmill.twin.law.samples import samples
-from wattmill.twin.law.score import report
+from wattmill.twin.law.score import report, score
 from wattmill.twin.prediction import Disaggregation, Speculation, predict
 
 
@@ -126,3 +126,11 @@ def test_speculation_and_workers_of_their_own_change_what_is_predicted():
         d, isl=4096, osl=512, concurrency=16, disaggregation=Disaggregation(prefill=d, prefill_workers=2)
     )
     assert apart.tpot_s.value < plain.tpot_s.value
+
+
+def test_a_row_that_was_written_again_is_still_one_that_the_fit_had_seen():
+    """Another source, a unit's digits, capitals: a copy of the training does not pass for a test of it."""
+    copied = row(source="our own export", ref="", measured="", framework_version="")
+    copied = {**copied, "value": f"{float(copied['value']):.6f}", "gpu": copied["gpu"].lower()}
+    other = {**copied, "value": str(1.01 * float(copied["value"]))}
+    assert [s.seen for s in score([copied, other, {**copied, "concurrency": "77"}])] == [True, False, False]

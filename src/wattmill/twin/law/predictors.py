@@ -8,7 +8,7 @@ import msgspec
 
 from wattmill.twin.law.calibration import Calibration, stored
 from wattmill.twin.law.features import features
-from wattmill.twin.law.rows import MEASURED, Configuration, configuration, digest, measured_rows
+from wattmill.twin.law.rows import MEASURED, Configuration, configuration, measured_rows, same_measurement
 from wattmill.twin.law.spec import Class
 from wattmill.units import MS_PER_S
 
@@ -66,5 +66,5 @@ PREDICTORS: dict[str, Predictor] = {
 
 
 def seen_in_training() -> frozenset[str]:
-    """Return the digests of all rows that come with wattmill: coefficients were fitted on them."""
-    return frozenset(digest(row) for table in MEASURED for row in measured_rows(table))
+    """Return all measurements that come with wattmill: coefficients were fitted on them."""
+    return frozenset(same_measurement(row) for table in MEASURED for row in measured_rows(table))

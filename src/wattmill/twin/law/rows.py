@@ -54,6 +54,11 @@ COLUMNS = (
 MEASURED = ("inferencex", "mlperf_llm_closed", "trtllm_perf_overview")
 """The tables in `data/measured`."""
 
+_ABOUT = frozenset(
+    ("source", "n_gpus", "nodes", "framework_version", "scenario", "submitter", "system", "measured", "ref")
+)
+"""Columns that a copy of a table may leave out or word otherwise."""
+
 _ASSUMED_GPU = "H100-SXM"
 _ASSUMED_MODEL = "meta-llama/Llama-3.1-70B"
 _ASSUMED = {"isl": 1024, "osl": 1024, "concurrency": 32}
@@ -152,6 +157,20 @@ def digest(row: Mapping[str, str]) -> str:
     """Return the identity of a row: 12 hex digits over every column of `COLUMNS`, its result included."""
     text = "\x1f".join((row.get(column) or "").strip() for column in COLUMNS)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def same_measurement(row: Mapping[str, str]) -> str:
+    """Return what a measurement keeps however its table is written again: its configuration, its metric, and
+    its value to four digits. Where it comes from and who ran it are left out, capitals do not count."""
+    return "\x1f".join(_plain(row.get(column) or "") for column in COLUMNS if column not in _ABOUT)
+
+
+def _plain(text: str) -> str:
+    word = text.strip().lower()
+    try:
+        return f"{float(word):.4g}"
+    except ValueError:
+        return word
 
 
 def identity(rows: Iterable[Mapping[str, str]]) -> str:

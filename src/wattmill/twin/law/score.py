@@ -11,7 +11,7 @@ import numpy as np
 
 from wattmill.twin.law.intervals import COVERED
 from wattmill.twin.law.predictors import PREDICTORS, Predicted, Predictor, seen_in_training
-from wattmill.twin.law.rows import COLUMNS, digest
+from wattmill.twin.law.rows import COLUMNS, same_measurement
 from wattmill.twin.law.spec import Class
 
 FEW = 250
@@ -82,7 +82,7 @@ def score(
         if predictor is not None:
             answers = predictor([row for row, _ in group])
         found += [
-            Scored(row=row, measured=value, predicted=answer, seen=digest(row) in known)
+            Scored(row=row, measured=value, predicted=answer, seen=same_measurement(row) in known)
             for (row, value), answer in zip(group, answers, strict=True)
         ]
     return found
