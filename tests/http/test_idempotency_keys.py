@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,25 @@ def test_a_repeated_request_gets_the_same_answer_and_is_made_and_charged_once(
             assert len(r.engines[0].seen) == len(r.journal.intents) == 1
             assert r.purse.spent_nusd == spent
             r.assert_balanced()
+
+    run(test())
+
+
+def test_a_replay_that_its_key_no_longer_allows_is_not_written_down_as_one(tmp_path: Path) -> None:
+    """The key ends while the store is asked for the first answer."""
+
+    async def test() -> None:
+        async with keeping(tmp_path / "kept.db") as r:
+            assert (await ask(r)).status == 200
+            services, asked = r.gateway.services, []
+
+            def identify(header: bytes | None, wall_us: int) -> Any:
+                asked.append(header)
+                return services.identify(header if len(asked) == 1 else b"Bearer revoked", wall_us)
+
+            r.gateway.use(dataclasses.replace(services, identify=identify))
+            assert (await ask(r)).error["code"] == "revoked_key"
+            assert not r.journal.of(Replayed), "explain would tell of an answer that nobody got"
 
     run(test())
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from wattmill.distribution.doors.retelling import retold
 from wattmill.distribution.trying_again import TryingAgain
 from wattmill.units import US_PER_S
+from wattmill.vocab.fact import Replayed
 from wattmill.vocab.refusal import Refusal
 
 
@@ -61,11 +62,14 @@ class Exchange(TryingAgain):
         else:
             self.refuse(refusal)
 
-    def answer_with(self, head: bytes, body: bytes, *, outer: bool = False) -> None:
+    def answer_with(
+        self, head: bytes, body: bytes, *, outer: bool = False, note: Replayed | None = None
+    ) -> None:
         """A gate answers by itself: no engine is asked. `head`: status line and headers with line ends.
 
         `body` is a chat's (or that of the endpoint); the door tells it in its own words, unless it was
-        recorded by an `outer` tap."""
+        recorded by an `outer` tap. `note` is written down before the client hears anything, and only if it
+        does."""
         if not self.over:
             refusal = self._let_in_still()
             if refusal is not None:
@@ -74,6 +78,8 @@ class Exchange(TryingAgain):
             if self.door is not None and not outer:
                 now_s = self.services.clock.wall_us() // US_PER_S
                 body = retold(self.door, body, stream=self.draft.stream, now_s=now_s)
+            if note is not None:
+                self.services.journal.append_note(note)
             self.finished("", "2xx")
             self.conn.answer(head, body)
 

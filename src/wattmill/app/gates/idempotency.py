@@ -77,20 +77,18 @@ class IdempotencyGate:
 
     def _replay(self, x: Exchange, stored: Stored) -> None:
         x.gateway.metrics.count("wattmill_replays_total")
-        x.services.journal.append_note(
-            Replayed(
-                x.seq,
-                x.services.clock.wall_us(),
-                x.path,
-                x.entry,
-                x.draft.model,
-                stored.request,
-                x.http.label,
-                x.below,
-            )
+        note = Replayed(
+            x.seq,
+            x.services.clock.wall_us(),
+            x.path,
+            x.entry,
+            x.draft.model,
+            stored.request,
+            x.http.label,
+            x.below,
         )
         more = b"x-wattmill-replayed: %b\r\nx-wattmill-charge-usd: 0.000000000\r\n" % stored.request.encode()
-        x.answer_with(told_again(x.id, more, stream=stored.stream), stored.answer, outer=True)
+        x.answer_with(told_again(x.id, more, stream=stored.stream), stored.answer, outer=True, note=note)
 
     def left(self, x: Exchange) -> None:
         held = self._held.pop(x, None)
