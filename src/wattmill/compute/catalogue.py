@@ -12,9 +12,10 @@ from functools import cache
 from importlib.resources import files
 
 from wattmill.compute.spec import Accelerator
+from wattmill.units import SI_PREFIX
 
-_TERA = 1e12
-_GIGA = 1e9
+_TERA = float(SI_PREFIX["T"])
+_GIGA = float(SI_PREFIX["G"])
 
 _ALIASES = {
     "h100": "H100-SXM",

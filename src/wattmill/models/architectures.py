@@ -9,8 +9,9 @@ from functools import cache
 from importlib.resources import files
 
 from wattmill.models.architecture import Architecture
+from wattmill.units import SI_PREFIX
 
-_BILLION = 1e9
+_BILLION = float(SI_PREFIX["G"])
 
 _SUFFIXES = re.compile(
     r"(-(instruct|chat|it|base|hf|preview|dynamic|static|pertensor|block|fp8|fp4|nvfp4|mxfp4|bf16|w4a16|awq|"

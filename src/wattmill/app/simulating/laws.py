@@ -21,12 +21,18 @@ from wattmill.twin.fleet.spec import (
     SimPool,
 )
 from wattmill.twin.spec import BLOCK_TOK, StepLaw
-from wattmill.units import MW_PER_W, PS_PER_S, PS_PER_US, S_PER_H, nusd_from_usd
+from wattmill.units import (
+    B_PER_GB,
+    MW_PER_W,
+    PS_PER_MS,
+    PS_PER_NS,
+    PS_PER_S,
+    PS_PER_US,
+    S_PER_H,
+    nusd_from_usd,
+)
 
 _BUDGET_TOK = 2_048
-_PS_PER_MS = PS_PER_US * 1_000
-_PS_PER_NS = PS_PER_US // 1_000
-_BYTES_PER_GB = 1e9
 _BYTES_PER_PARAM = 2.0
 _PLAIN = PoolTwin()
 
@@ -125,9 +131,9 @@ def _law(
 def _from_step(step: StepTimes, slots: int, kv_tok: int) -> tuple[StepLaw, Origin]:
     kv_tok = step.kv_tok or kv_tok
     law = StepLaw(
-        step_ps=max(1, round(step.step_ms * _PS_PER_MS)),
+        step_ps=max(1, round(step.step_ms * PS_PER_MS)),
         decode_ps=round(step.decode_us * PS_PER_US),
-        kv_ps_per_tok=round(step.kv_ns_per_tok * _PS_PER_NS),
+        kv_ps_per_tok=round(step.kv_ns_per_tok * PS_PER_NS),
         prefill_ps_per_tok=max(1, round(step.prefill_us_per_tok * PS_PER_US)),
         attention_ps_per_ktok=round(step.attention_us_per_ktok * PS_PER_US),
         budget_tok=max(step.budget_tok, slots + 1),
@@ -208,7 +214,7 @@ def _hours(settings: Settings, place: Place, replicas: int) -> Hours | None:
 
 
 def _cold_start(settings: Settings, place: Place, times: ColdStartTimes) -> ColdStart:
-    weights_bytes = None if times.weights_gb is None else times.weights_gb * _BYTES_PER_GB
+    weights_bytes = None if times.weights_gb is None else times.weights_gb * B_PER_GB
     if weights_bytes is None:
         params = [settings.models[name].params for name in place.models if name in settings.models]
         known = [count for count in params if count is not None]
@@ -220,10 +226,10 @@ def _cold_start(settings: Settings, place: Place, times: ColdStartTimes) -> Cold
         weights_bytes = max(known) * _BYTES_PER_PARAM
     return ColdStart(
         provisioning_s=times.provisioning_s,
-        image_bytes=times.image_gb * _BYTES_PER_GB,
-        image_bytes_per_s=times.image_gb_per_s * _BYTES_PER_GB,
+        image_bytes=times.image_gb * B_PER_GB,
+        image_bytes_per_s=times.image_gb_per_s * B_PER_GB,
         weight_bytes=weights_bytes,
-        storage_bytes_per_s=times.storage_gb_per_s * _BYTES_PER_GB,
+        storage_bytes_per_s=times.storage_gb_per_s * B_PER_GB,
         compile_s=times.compile_s,
         warm_up_s=times.warm_up_s,
     )

@@ -23,6 +23,7 @@ from wattmill.compute.spec import Accelerator
 from wattmill.models.architecture import Architecture
 from wattmill.models.architectures import UnknownModel, architecture, architectures
 from wattmill.models.deployment import Deployment
+from wattmill.units import SI_PREFIX
 
 COLUMNS = (
     "source",
@@ -59,6 +60,7 @@ _ABOUT = frozenset(
 )
 """Columns that a copy of a table may leave out or word otherwise."""
 
+_BILLION = float(SI_PREFIX["G"])
 _ASSUMED_GPU = "H100-SXM"
 _ASSUMED_MODEL = "meta-llama/Llama-3.1-70B"
 _ASSUMED = {"isl": 1024, "osl": 1024, "concurrency": 32}
@@ -253,7 +255,7 @@ def _model(row: Mapping[str, str], missing: list[str]) -> Architecture:
     if not sized:
         return architecture(_ASSUMED_MODEL)
     active = re.search(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)b(?![a-z])", name.lower())
-    total, used = float(sized[1]) * 1e9, float(active[1] if active else sized[1]) * 1e9
+    total, used = float(sized[1]) * _BILLION, float(active[1] if active else sized[1]) * _BILLION
 
     def distance(known: Architecture) -> float:
         return max(known.params / total, total / known.params) * max(

@@ -19,7 +19,9 @@ from wattmill.compute.catalogue import UnknownAccelerator, accelerator
 from wattmill.compute.spec import Accelerator
 from wattmill.models.architecture import Architecture
 from wattmill.models.architectures import UnknownModel, architecture, architectures
+from wattmill.units import SI_PREFIX
 
+_BILLION = float(SI_PREFIX["G"])
 THROUGHPUT = ("output_throughput", "output_throughput_per_gpu")
 
 GENERATIONS = {
@@ -222,7 +224,7 @@ def _model(row: Mapping[str, str], missing: list[str]) -> Architecture:
     if not sized:
         return architecture(_ASSUMED_MODEL)
     active = re.search(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)b(?![a-z])", name.lower())
-    total, used = float(sized[1]) * 1e9, float((active or sized)[1]) * 1e9
+    total, used = float(sized[1]) * _BILLION, float((active or sized)[1]) * _BILLION
 
     def distance(known: Architecture) -> float:
         return abs(log(known.params / total)) + abs(log(known.active_params / used))
