@@ -207,3 +207,13 @@ def test_no_value_of_a_governed_field_makes_check_or_render_raise(adapter: str) 
             body = {"messages": msgspec.Raw(b"[]"), name: msgspec.Raw(raw)}
             ADAPTERS[adapter].check("chat", body)
             ADAPTERS[adapter].render("chat", body, model="m", stream=True, max_output_tok=1, choices=1)
+
+
+@pytest.mark.parametrize("adapter", EVERY)
+def test_what_a_status_proves_is_said_once_and_a_filter_of_content_proves_nothing(adapter: str) -> None:
+    said = ADAPTERS[adapter].made_nothing
+    assert said(400, b'{"error": {"message": "temperature must be a number"}}')
+    assert said(429, b"")
+    assert not said(500, b'{"error": {"message": "out of memory"}}')
+    # Billed by some providers: the answer was made, read, and withheld.
+    assert not said(400, b'{"error": {"code": "content_filter", "message": "withheld"}}')

@@ -140,7 +140,10 @@ class Adapter:
 
     def made_nothing(self, status: int, body: bytes) -> bool:
         """Say whether an answer other than 200 proves that no token was computed for the request. If not, it
-        may have been worked on to its end: nobody knows."""
+        may have been worked on to its end: nobody knows. A filter of content may have read an answer before
+        it refused, so its words prove nothing."""
+        if b"content_filter" in body:
+            return False
         return status in self.before_work or (status in self.busy and _is_own_words(body))
 
     def counters(self, text: bytes) -> Counters | None:
