@@ -34,6 +34,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """name -> (module, one line). The module has a `typer.Typer` called `app_name(name)`."""
 
 
+EXTRAS = {"numba": "twin", "scipy": "twin", "highspy": "twin", "ray": "scale", "psycopg": "postgres"}
+"""package -> the extra of pyproject.toml that brings it."""
+
+
 def main() -> None:
     """Run one command; only its own module is imported, so that `wattmill --help` answers at once."""
     args = sys.argv[1:]
@@ -50,7 +54,18 @@ def main() -> None:
         print(f"wattmill: no command {args[0]!r}.{hint}", file=sys.stderr)
         raise SystemExit(2)
     app = getattr(importlib.import_module(entry[0]), app_name(args[0]))
-    app(args=args[1:], prog_name=f"wattmill {args[0]}")
+    try:
+        app(args=args[1:], prog_name=f"wattmill {args[0]}")
+    except ModuleNotFoundError as missing:
+        extra = EXTRAS.get((missing.name or "").split(".")[0])
+        if extra is None:
+            raise
+        print(
+            f"wattmill: `wattmill {args[0]}` needs {missing.name}, which is not installed here: "
+            f"pip install 'wattmill[{extra}]', or in a clone `make dev`",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
 
 
 def app_name(command: str) -> str:

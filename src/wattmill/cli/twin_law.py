@@ -28,7 +28,6 @@ def validate(
 
     Every row of a known metric gets a number, an 80 % interval and a class; unknown columns are ignored.
     """
-    _needs_the_extra()
     from wattmill.twin.law.predictors import PREDICTORS
     from wattmill.twin.law.rows import read_rows
     from wattmill.twin.law.score import report
@@ -73,7 +72,6 @@ def crossval(
 
     A look-up table and gradient boosting on the same folds stand beside it.
     """
-    _needs_the_extra()
     from wattmill.twin.law.crossval import cross_validated
 
     if only not in (None, "serving", "offline"):
@@ -131,13 +129,6 @@ def _crossval_offline(*, seed: int, write: Path | None, json: bool) -> None:
     _show_figures(found.figures)
     if write is not None:
         typer.echo(f"offline coefficients stored in {write}")
-
-
-def _needs_the_extra() -> None:
-    try:
-        import numba  # noqa: F401
-    except ImportError:
-        fail("the twin needs numba: pip install 'wattmill[twin]'")
 
 
 def _show_figures(figures: tuple[Figures, ...]) -> None:

@@ -20,7 +20,7 @@ try:
     from numba.core import config
 except ModuleNotFoundError as missing:  # pragma: no cover - the developers' lock has it
     raise ModuleNotFoundError(
-        "simulating an engine needs numba, which is not installed: pip install 'wattmill[twin]'"
+        "simulating an engine needs numba, which is not installed: pip install 'wattmill[twin]'", name="numba"
     ) from missing
 
 F = TypeVar("F", bound=Callable[..., object])
