@@ -144,7 +144,6 @@ def deployed(name: str) -> str:
 
 
 def test_a_deployment_runs_by_the_fitted_law_and_draws_what_its_batch_says(tmp_path: Path) -> None:
-    pytest.importorskip("wattmill.twin.lowering")
     ran = run(HEAD + deployed("near"), tmp_path, stream(per_s=0.5, duration_s=20.0), core="compiled")
     pool = ran.factory.pools[0]
     assert pool.spec.origin.provenance == "modelled" and "H100-SXM" in pool.spec.origin.source
