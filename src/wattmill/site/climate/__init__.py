@@ -1,0 +1,1 @@
+"""The weather of a year at a place, hour by hour."""
