@@ -2,48 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-from collections import defaultdict
-from functools import cache
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from site_house import a_site, typical, with_water
 
-from wattmill.site.cooling.model import EVAPORATION_J_PER_KG, Year, carry, sold_w, year
-from wattmill.site.cooling.spec import WATER_CLASSES_C, Buyer, Loop, Plant
-
-_WEATHER = Path(__file__).parent / "fixtures" / "weather" / "tmy_us7.csv.gz"
-AIR = Loop(supply_c=23, inside_fan_w_per_w=0.03)
-
-
-@cache
-def weather() -> dict[str, np.ndarray]:
-    rows: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    with gzip.open(_WEATHER, "rt", newline="") as lines:
-        for row in csv.DictReader(lines):
-            rows[row["site"]].append((float(row["t_db_c"]), float(row["t_wb_c"])))
-    return {site: np.array(values) for site, values in rows.items()}
+from wattmill.site.cooling.model import EVAPORATION_J_PER_KG, carry, sold_w
+from wattmill.site.cooling.spec import WATER_CLASSES_C, Buyer, Loop
+from wattmill.site.yearly.climates import InClimate, in_climate
 
 
-def a_year(site: str, *, supply_c: float, exchanger_k: float = 0.0, cooler: str = "dry") -> Year:
-    hours = next(values for name, values in weather().items() if site in name)
-    it_w = np.full(len(hours), 8e6)
-    liquid = Loop(supply_c=supply_c, exchanger_k=exchanger_k, cooler=cooler)  # type: ignore[arg-type]
-    return year(
-        Plant(liquid=liquid, air=AIR),
-        it_w,
-        conversion_w=it_w * 0.05,
-        fixed_w=5e4,
-        rated_it_w=1e7,
-        dry_bulb_c=hours[:, 0],
-        wet_bulb_c=hours[:, 1],
-        hour_s=3600.0,
-    )
+def a_year(place: str, **loop: object) -> InClimate:
+    return in_climate(with_water(a_site(), **loop), typical(place))
 
 
 def test_water_of_45_degrees_needs_a_chiller_1056_hours_in_phoenix_and_none_in_virginia() -> None:
@@ -152,8 +124,29 @@ def test_a_heat_pump_lifts_what_is_too_cold_and_its_electricity_arrives_as_heat(
     assert delivered[0] - pump[0] == pytest.approx(1e6)
 
 
-def test_what_computes_and_what_is_lost_is_the_facility_to_the_joule() -> None:
-    got = a_year("Dallas", supply_c=32)
-    assert got.facility_j == got.it_j + got.conversion_j + got.cooling_j + got.fixed_j
-    assert got.pue == got.facility_j / got.it_j
-    assert got.wue_l_per_kwh == 0  # dry coolers
+def test_outside_air_is_wetted_only_where_it_is_warmer_than_asked() -> None:
+    # 35 °C to 27 °C: 8 K of a rise of 10 K; wet bulb 18 + 3 K lets it. Water for 0.8 of the heat, x 4 / 3.
+    loop = Loop(supply_c=27, rise_k=10, cooler="direct", approach_k=3, chiller=False, inside_fan_w_per_w=0.03)
+    got = carry(
+        loop,
+        np.array([1e6, 1e6]),
+        rated_heat_w=1e6,
+        dry_bulb_c=np.array([35.0, 20.0]),
+        wet_bulb_c=np.array([18.0, 18.0]),
+        cycles=4,
+    )
+    assert got.water_l_per_s == pytest.approx([0.8e6 / EVAPORATION_J_PER_KG * 4 / 3, 0.0])
+    assert got.too_warm_k.tolist() == [0.0, 0.0]
+
+
+def test_air_that_cannot_be_wetted_cool_enough_is_told() -> None:
+    loop = Loop(supply_c=27, rise_k=10, cooler="direct", approach_k=3, chiller=False)
+    got = carry(
+        loop,
+        np.array([1e6]),
+        rated_heat_w=1e6,
+        dry_bulb_c=np.array([35.0]),
+        wet_bulb_c=np.array([26.0]),
+        cycles=4,
+    )
+    assert got.too_warm_k[0] == pytest.approx(2.0)

@@ -28,13 +28,21 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "models": ("wattmill.cli.models", "Fetch and list weights."),
     "twin": ("wattmill.cli.twin", "Hold the twin's predictions against measurements."),
     "plan": ("wattmill.cli.plan", "Find the factory for a demand, and what a token costs there."),
+    "site": ("wattmill.cli.site", "Work out a site's watts, from the grid to the chip and out as heat."),
     "check-claim": ("wattmill.cli.check_claim", "Hold published arithmetic against itself."),
     "doctor": ("wattmill.cli.doctor", "Say what this machine can do and measure."),
 }
 """name -> (module, one line). The module has a `typer.Typer` called `app_name(name)`."""
 
 
-EXTRAS = {"numba": "twin", "scipy": "twin", "highspy": "twin", "ray": "scale", "psycopg": "postgres"}
+EXTRAS = {
+    "numba": "twin",
+    "scipy": "twin",
+    "highspy": "twin",
+    "ray": "scale",
+    "psycopg": "postgres",
+    "pvlib": "site",
+}
 """package -> the extra of pyproject.toml that brings it."""
 
 

@@ -3,10 +3,10 @@
 Variables of a step: import g, export x, charge c, discharge d, solar used q, deferrable work w, stored s,
 waiting b; one peak m for each month. With dt seconds a step:
 
-    g + q + d = base + w + c + x
+    g + q + d = base + draw w + c + x
     s = s' + (c x charge_efficiency - d / discharge_efficiency) dt
     b = b' + (arrivals - w) dt,   0 <= b <= arrivals of the last `deadline_steps`, nothing waits at the end
-    base + w <= nameplate,   |g - g'| <= ramp,   m >= g
+    base work + w <= nameplate,   |g - g'| <= ramp,   m >= g
 
 minimise  sum g dt (price + carbon x usd_per_kg) - x dt price_out + m x demand charge. Work is done first in,
 first out, so the bound on b is the deadline. A battery ends as full as it began.
@@ -88,10 +88,10 @@ def solve(horizon: Horizon, limits: Limits, state: State | None = None) -> Dispa
     high[column(_S)] = capacity
     low[column(_S)] = (battery.capacity_j * battery.least_share if battery else 0.0) / _MW
     if limits.load_w is not None:
-        room = limits.load_w - horizon.base_w
+        room = limits.load_w - horizon.work_w
         if room.min() < 0:
             raise Infeasible(
-                f"base_w reaches {horizon.base_w.max():.0f} W, above load_w, {limits.load_w:.0f}"
+                f"base_w reaches {horizon.work_w.max():.0f} W, above load_w, {limits.load_w:.0f}"
             )
         high[column(_W)] = room / _MW
     arrivals_j = horizon.deferrable_w * dt
@@ -109,7 +109,7 @@ def solve(horizon: Horizon, limits: Limits, state: State | None = None) -> Dispa
         (column(_G), 1.0),
         (column(_Q), 1.0),
         (column(_D), 1.0),
-        (column(_W), -1.0),
+        (column(_W), -horizon.draw),
         (column(_C), -1.0),
         (column(_X), -1.0),
     ]
@@ -143,7 +143,11 @@ def solve(horizon: Horizon, limits: Limits, state: State | None = None) -> Dispa
     )
     cost[column(_X)] = -kwh * horizon.export_usd_per_kwh
     cost[steps * _PER_STEP :] = horizon.demand_usd_per_kw * _MW / W_PER_KW
-    values, objective = _minimise(cost, low, high, rows)
+    values, duals, objective = _minimise(cost, low, high, rows)
+
+    def worth(kind: int, limit: float | None) -> float:
+        """Return the sum of reduced costs at an upper limit: what one more watt there would have saved."""
+        return 0.0 if limit is None else float(-np.minimum(duals[column(kind)], 0.0).sum()) / _MW
 
     def watts(kind: int) -> NDArray[np.float64]:
         return values[column(kind)] * _MW
@@ -158,6 +162,8 @@ def solve(horizon: Horizon, limits: Limits, state: State | None = None) -> Dispa
         waiting_j=watts(_B),
         curtailed_w=horizon.solar_w - watts(_Q),
         objective_usd=objective - state.peak_w / W_PER_KW * horizon.demand_usd_per_kw,
+        import_worth_usd_per_w=worth(_G, limits.import_w),
+        load_worth_usd_per_w=worth(_W, limits.load_w),
     )
 
 
@@ -173,7 +179,8 @@ def _may_wait(
 
 def _minimise(
     cost: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], rows: _Rows
-) -> tuple[NDArray[np.float64], float]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Return values, reduced costs, and the objective."""
     import highspy
 
     row, column = np.concatenate(rows.row), np.concatenate(rows.column)
@@ -198,4 +205,6 @@ def _minimise(
             f"no dispatch keeps every limit ({highs.modelStatusToString(highs.getModelStatus())}): look at "
             "import_w, ramp_w_per_step, load_w and deadline_steps"
         )
-    return np.asarray(highs.getSolution().col_value), float(highs.getInfo().objective_function_value)
+    solution = highs.getSolution()
+    objective = float(highs.getInfo().objective_function_value)
+    return np.asarray(solution.col_value), np.asarray(solution.col_dual), objective

@@ -88,6 +88,8 @@ def roll(
                 export_usd_per_kwh=seen(horizon.export_usd_per_kwh, known),
                 carbon_g_per_kwh=seen(horizon.carbon_g_per_kwh, 1),
                 month=month,
+                base_work_w=None if horizon.base_work_w is None else horizon.base_work_w[window],
+                draw_w_per_w=None if horizon.draw_w_per_w is None else horizon.draw_w_per_w[window],
             ),
             limits,
             state,

@@ -35,7 +35,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Horizon(NamedTuple):
-    """The hours that are planned, all series of one length. Watts are means over a step of `step_s`."""
+    """The hours that are planned, all series of one length. Watts are means over a step of `step_s`.
+
+    Work and the meter may be counted in different watts: `base_w` is then what the meter sees of work that
+    cannot wait, `base_work_w` what counts of it against the nameplate, and a watt of deferrable work is
+    `draw_w_per_w` watts at the meter (cooling and conversion of that hour inside). None: the same watts.
+    """
 
     step_s: int
     base_w: Series  # work that cannot wait
@@ -47,6 +52,18 @@ class Horizon(NamedTuple):
     month: NDArray[np.int64]  # index of the billing month of each step
     demand_usd_per_kw: float = 0.0
     usd_per_kg: float = 0.0  # what a kilogram of CO2 counts beside dollars
+    base_work_w: Series | None = None
+    draw_w_per_w: Series | None = None
+
+    @property
+    def work_w(self) -> Series:
+        """Return what cannot wait, in the watts that the nameplate limits."""
+        return self.base_w if self.base_work_w is None else self.base_work_w
+
+    @property
+    def draw(self) -> Series:
+        """Return watts at the meter for each watt of deferrable work."""
+        return np.ones_like(self.base_w) if self.draw_w_per_w is None else self.draw_w_per_w
 
 
 class State(NamedTuple):
@@ -72,3 +89,6 @@ class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
     waiting_j: Series
     curtailed_w: Series
     objective_usd: float | None  # None: joined from several plans
+    # Dollars that one more watt would have saved over the horizon; None: joined from several plans.
+    import_worth_usd_per_w: float | None = None
+    load_worth_usd_per_w: float | None = None

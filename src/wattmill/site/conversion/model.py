@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from math import sqrt
 
-from wattmill.site.conversion.spec import Chain, Flow, Overload, Stage, StageFlow
+from msgspec.structs import replace
+
+from wattmill.site.conversion.spec import Chain, Flow, Overload, Redundancy, Stage, StageFlow
 
 
 def unit_in_w(stage: Stage, out_w: float) -> float:
@@ -38,10 +40,25 @@ def flow(chain: Chain, load_w: float) -> Flow | Overload:
                 out_w=group_w / loads,
                 in_w=taken_w / loads,
                 load_share=unit_w / stage.rated_w if stage.rated_w else None,
+                in_equipment=stage.in_equipment,
+                outdoors=stage.outdoors,
             )
         )
         each_w = taken_w
     return Flow(load_w=load_w, in_w=each_w / loads, stages=tuple(stages))
+
+
+def shared(chain: Chain, redundancy: Redundancy, *, needed: int = 4) -> Chain:
+    """Return `chain` with its redundant stages built as `redundancy` says: how many units share the work.
+
+    N carries all on what is needed, N+1 on one more than the `needed` units, 2N on twice as many. The fixed
+    loss is paid by every unit, the load of each falls: that is what redundancy costs.
+    """
+    if needed < 1:
+        raise ValueError(f"needed must be >= 1 unit, got {needed}")
+    sharing = {"N": 1.0, "N+1": (needed + 1) / needed, "2N": 2.0}[redundancy]
+    stages = tuple(replace(s, sharing=sharing) if s.redundant else s for s in chain.stages)
+    return replace(chain, stages=stages)
 
 
 def bus_current_a(power_w: float, volts: float) -> float:

@@ -25,10 +25,14 @@ class _StageRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     serves: int = 1
     splits: int = 1
     sharing: float = 1.0
+    in_equipment: bool = False
+    outdoors: bool = False
+    redundant: bool = False
 
 
 class _ChainRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str
+    load_w: float
     stage: tuple[_StageRow, ...]
 
 
@@ -41,7 +45,10 @@ def chains() -> Mapping[str, Chain]:
     """Return the shipped chains by name."""
     text = files("wattmill.data").joinpath("conversion.toml").read_bytes()
     table = msgspec.toml.decode(text, type=_Table)
-    return {row.name: Chain(name=row.name, stages=tuple(map(_stage, row.stage))) for row in table.chain}
+    return {
+        row.name: Chain(name=row.name, stages=tuple(map(_stage, row.stage)), load_w=row.load_w)
+        for row in table.chain
+    }
 
 
 def _stage(row: _StageRow) -> Stage:
@@ -62,6 +69,9 @@ def _stage(row: _StageRow) -> Stage:
         serves=row.serves,
         splits=row.splits,
         sharing=row.sharing,
+        in_equipment=row.in_equipment,
+        outdoors=row.outdoors,
+        redundant=row.redundant,
         source=row.source,
         provenance=row.provenance,
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from wattmill.vocab.usage import Provenance
+
+Redundancy = Literal["N", "N+1", "2N"]
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,6 +31,9 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     sharing: Annotated[float, Meta(ge=1)] = (
         1.0  # units that share one unit's work: 2 for 2N, (n + 1)/n for n + 1
     )
+    in_equipment: bool = False  # inside of what PUE counts as computing: power supplies, regulators
+    outdoors: bool = False  # its heat needs no cooling
+    redundant: bool = False  # a site's redundancy says how its units share their work (`model.shared`)
     source: str
     provenance: Provenance
 
@@ -39,6 +44,7 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     name: str
     stages: tuple[Stage, ...]
+    load_w: float | None = None  # what one load draws with everything at work; None: not declared
 
 
 class StageFlow(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +54,8 @@ class StageFlow(msgspec.Struct, frozen=True, kw_only=True):
     out_w: float
     in_w: float
     load_share: float | None  # of one unit's rating; None: the rating is not known
+    in_equipment: bool = False
+    outdoors: bool = False
 
     @property
     def loss_w(self) -> float:
@@ -65,6 +73,11 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
     def efficiency(self) -> float:
         """Return what arrives of what is taken, 0..1."""
         return self.load_w / self.in_w if self.in_w else 0.0
+
+    @property
+    def equipment_w(self) -> float:
+        """Return what computing takes at its own inlet: the load and the losses inside of the equipment."""
+        return self.load_w + sum(stage.loss_w for stage in self.stages if stage.in_equipment)
 
 
 class Overload(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,9 +23,10 @@ class Loop(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     exchanger_k: Annotated[float, Meta(ge=0)] = (
         0.0  # lost in the coolant distribution unit between the two waters
     )
-    cooler: Literal["dry", "wet"] = "dry"
+    # "direct" blows outside air over the equipment, wetted where it is too warm: `supply_c` is the air's.
+    cooler: Literal["dry", "wet", "direct"] = "dry"
     approach_k: Annotated[float, Meta(gt=0)] = (
-        8.0  # cooler's outlet over dry bulb (dry) or wet bulb (wet), fans at full
+        8.0  # cooler's outlet over dry bulb (dry) or wet bulb (wet, direct), fans at full
     )
     fan_w_per_w: Annotated[float, Meta(ge=0)] = (
         0.02  # electricity of the cooler's fans at full speed, per watt of heat

@@ -1,0 +1,172 @@
+"""Reading a site: types first, then what must hold between its parts, then the tables that it points to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from wattmill.app.declared.planning_files import decoded, text_of
+from wattmill.app.declared.problem import Problem
+from wattmill.app.declared.settings_errors import Path as Keys
+from wattmill.app.declared.settings_errors import dotted, line_of
+from wattmill.site.climate.reading import weather
+from wattmill.site.climate.spec import Weather
+from wattmill.site.conversion.presets import chains
+from wattmill.site.yearly.series import Zone, zones
+from wattmill.site.yearly.spec import Site
+
+_Finding = tuple[Keys, str, str, "str | None"]
+
+
+class Standing(NamedTuple):
+    """A site whose file holds together, with its year of weather, and of prices and carbon."""
+
+    site: Site
+    weather: Weather
+    zone: Zone | None
+
+
+def load_site(path: Path) -> Standing | list[Problem]:
+    """Read the file of a site, or say everything that is wrong with it. Tables are meant from its folder."""
+    text = text_of(path)
+    if isinstance(text, list):
+        return text
+    site = decoded(text, Site, file=str(path))
+    if isinstance(site, list):
+        return site
+    return standing(site, text, file=str(path), folder=path.resolve().parent)
+
+
+def standing(site: Site, text: str, *, file: str, folder: Path, at: Keys = ()) -> Standing | list[Problem]:
+    """Return a site with the tables it points to; `at` is where in `text` it stands."""
+    found = list(_findings(site))
+    year: Weather | None = None
+    zone: Zone | None = None
+    try:
+        year = weather(folder / site.place.weather, site.place.name)
+    except LookupError as error:
+        found.append((("place", "name"), str(error), "Name one of them", f'"{site.place.name}"'))
+    except (OSError, ValueError) as error:
+        found.append(
+            (("place", "weather"), f"cannot be read: {error}", "Paths are meant from the file's folder", None)
+        )
+    if site.grid.series is not None and site.grid.zone is not None:
+        zone = _zone(site, folder, found)
+    if year is not None and zone is not None:
+        found += _same_year(site, year, zone)
+    if year is not None and site.solar is not None and year.sun_w_m2 is None and year.cloud is None:
+        found.append((("solar",), f"the weather of {year.place} has no sun", "Take another table", None))
+    if found or year is None:
+        return [
+            Problem(
+                file=file,
+                key=dotted((*at, *keys)),
+                rule=rule,
+                way_out=way_out,
+                value=value,
+                line=line_of(text, (*at, *keys)),
+            )
+            for keys, rule, way_out, value in found
+        ]
+    return Standing(site, year, zone)
+
+
+def _findings(site: Site) -> Iterator[_Finding]:
+    work, grid = site.work, site.grid
+    if site.chain.preset not in chains():
+        yield (
+            ("chain", "preset"),
+            "no such chain",
+            f"Known: {', '.join(sorted(chains()))}",
+            f'"{site.chain.preset}"',
+        )
+    if (work.busy is None) == (work.tok_per_s is None):
+        yield (
+            ("work",),
+            "how busy it is, is said twice" if work.busy is not None else "it is not said how busy it is",
+            "Declare either `busy` (0 to 1) or `tok_per_s`",
+            None,
+        )
+    if work.tok_per_s is not None and work.tok_per_s_full is None:
+        yield (
+            ("work", "tok_per_s"),
+            "what the whole of it can do is missing",
+            "Declare `tok_per_s_full`",
+            f"{work.tok_per_s}",
+        )
+    if work.day and (len(work.day) != 24 or sum(work.day) <= 0):
+        yield ("work", "day"), f"has {len(work.day)} weights", "A day has 24, and some are above 0", None
+    if work.deferrable and not work.deadline_h:
+        yield (
+            ("work", "deferrable"),
+            "work that may wait has no deadline",
+            "Declare `deadline_h`",
+            f"{work.deferrable}",
+        )
+    if (grid.series is None) != (grid.zone is None):
+        yield ("grid",), "`series` and `zone` belong together", "Declare both or neither", None
+    if grid.tariff.real_time and grid.series is None:
+        yield ("grid", "tariff", "real_time"), "there is no series of prices", "Declare `grid.series`", "true"
+    if grid.g_per_kwh is not None and not grid.carbon_source:
+        yield (
+            ("grid", "g_per_kwh"),
+            "its source is missing",
+            "Declare `carbon_source`, with a date",
+            f"{grid.g_per_kwh}",
+        )
+    if site.solar is not None and (site.place.latitude_deg is None or site.place.longitude_deg is None):
+        yield (
+            ("solar",),
+            "the sun's way over the place is not known",
+            "Declare place.latitude_deg and place.longitude_deg",
+            None,
+        )
+    if site.racks is not None and site.racks.rack.peak_kw is None and site.racks.counted == "peak":
+        yield (
+            ("racks", "counted"),
+            "no peak was measured",
+            "Declare racks.rack.peak_kw, or count the nameplate",
+            '"peak"',
+        )
+
+
+def _zone(site: Site, folder: Path, found: list[_Finding]) -> Zone | None:
+    assert site.grid.series is not None and site.grid.zone is not None
+    try:
+        known = zones(folder / site.grid.series)
+    except (OSError, ValueError) as error:
+        way_out = "Paths are meant from the file's folder"
+        found.append((("grid", "series"), f"cannot be read: {error}", way_out, f'"{site.grid.series}"'))
+        return None
+    zone = known.get(site.grid.zone)
+    if zone is None:
+        way_out = f"It has {', '.join(known)}"
+        found.append((("grid", "zone"), "the table has no such zone", way_out, f'"{site.grid.zone}"'))
+        return None
+    if site.grid.tariff.real_time and zone.usd_per_kwh is None:
+        way_out = "Take another zone, or a tariff without real_time"
+        found.append((("grid", "zone"), f"{zone.name} has no prices in that table", way_out, None))
+    if site.grid.g_per_kwh is not None and zone.g_per_kwh is not None:
+        way_out = "Leave it out, or `series` and `zone`"
+        found.append((("grid", "g_per_kwh"), "the series has carbon too", way_out, f"{site.grid.g_per_kwh}"))
+    return zone
+
+
+def _same_year(site: Site, year: Weather, zone: Zone) -> Iterator[_Finding]:
+    """A typical year's weather is that of twelve months of different years; prices know their own."""
+    hours = next((len(s) for s in (zone.usd_per_kwh, zone.g_per_kwh) if s is not None), 0)
+    if year.year == "typical":
+        yield (
+            ("grid", "series"),
+            f"{year.place} has the weather of a typical year, and prices and carbon are of a real one",
+            "Take the weather of the same year, or a tariff and a carbon intensity without a series",
+            f'"{site.grid.series}"',
+        )
+    elif hours != len(year.dry_bulb_c) or year.clock != "utc":
+        yield (
+            ("grid", "series"),
+            f"has {hours} hours, the weather {len(year.dry_bulb_c)} of {year.year}",
+            "Both are the same hours of one year, in UTC",
+            f'"{site.grid.series}"',
+        )

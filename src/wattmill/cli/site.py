@@ -1,0 +1,20 @@
+"""`wattmill site`: watts below the token, from the grid to the chip and from the chip to the air."""
+
+from __future__ import annotations
+
+import typer
+
+from wattmill.cli.site_parts import chain, water
+from wattmill.cli.site_year import year
+
+site_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+@site_app.callback()
+def site() -> None:
+    """Work out what a site does with its watts: conversion, cooling, tariff, carbon, sun and battery."""
+
+
+site_app.command()(year)
+site_app.command()(chain)
+site_app.command()(water)

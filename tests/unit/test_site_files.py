@@ -1,0 +1,56 @@
+"""The file of a site: what is wrong in it is said at once, with the line, the rule and the way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wattmill.app.declared.site_file import Standing, load_site
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "site-virginia-9mw.toml"
+
+
+def faults(tmp_path: Path, *changes: tuple[str, str]) -> str:
+    text = EXAMPLE.read_text().replace("../benchmarks", str(EXAMPLE.parents[1] / "benchmarks"))
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    file = tmp_path / "site.toml"
+    file.write_text(text)
+    found = load_site(file)
+    assert not isinstance(found, Standing)
+    return "\n".join(map(str, found))
+
+
+def test_the_example_holds_together() -> None:
+    assert isinstance(load_site(EXAMPLE), Standing)
+
+
+def test_weather_of_a_typical_year_is_never_mixed_with_prices_of_2024(tmp_path: Path) -> None:
+    said = faults(
+        tmp_path,
+        ("weather_2024_hourly.csv.gz", "weather_tmy_us7.csv.gz"),
+        ('name = "US-MIDA-PJM"', 'name = "Leesburg"'),
+    )
+    assert "grid.series" in said and "typical year, and prices and carbon are of a real one" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('preset = "ac-480"', 'preset = "ac-48"'), 'chain.preset = "ac-48": no such chain. Known: ac-'),
+        (("tok_per_s_full = 5.0e6", ""), "work.tok_per_s"),
+        (("deadline_h = 24", ""), "work that may wait has no deadline"),
+        (('zone = "US-MIDA-PJM"', 'zone = "GB"'), "GB has no prices in that table"),
+        (('zone = "US-MIDA-PJM"', 'zone = "Atlantis"'), "the table has no such zone. It has AU-NSW"),
+        (("latitude_deg = 39.0", ""), "the sun's way over the place is not known"),
+        (("fixed_kw = 40.0", "fixed_kv = 40.0"), "fixed_kv: unknown key. Did you mean `fixed_kw`?"),
+        (('name = "US-MIDA-PJM"', 'name = "US"'), "several places 'US'"),
+        (("supply_c = 45.0", "supply_c = 95.0"), "supply_c"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_way_out(tmp_path: Path, change: tuple[str, str], words: str) -> None:
+    said = faults(tmp_path, change)
+    assert words in said
+    assert "site.toml:" in said
