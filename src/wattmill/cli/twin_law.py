@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
-from rich.progress import Progress
 
+from wattmill.cli.bar import bars
 from wattmill.cli.control_door import JsonOption, fail, show_json, show_table
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def crossval(
     if only == "offline":
         _crossval_offline(seed=seed, write=write_offline, json=json)
         return
-    with Progress(transient=True, disable=json) as bar:
+    with bars(quiet=json) as bar:
         tasks: dict[str, Any] = {}
 
         def progress(name: str, done: int, of: int) -> None:
@@ -109,7 +109,7 @@ def crossval(
 def _crossval_offline(*, seed: int, write: Path | None, json: bool) -> None:
     from wattmill.twin.offline.crossval import cross_validated
 
-    with Progress(transient=True, disable=json) as bar:
+    with bars(quiet=json) as bar:
         tasks: dict[str, Any] = {}
 
         def progress(name: str, done: int, of: int) -> None:
