@@ -15,7 +15,7 @@ import msgspec
 import typer.main
 
 from wattmill.app.declared.pool_settings import Usd
-from wattmill.app.declared.schema import settings_schema
+from wattmill.app.declared.schema import demand_schema, settings_schema
 from wattmill.app.seeing.factory_metrics import FACTORY_METRICS
 from wattmill.cli.main import COMMANDS, app_name
 from wattmill.distribution.metrics import METRICS
@@ -32,6 +32,7 @@ def pages() -> dict[str, Callable[[], str]]:
     """Return the writers of all reference pages, by file name."""
     return {
         "declaration.md": declaration_page,
+        "demand.md": demand_page,
         "errors.md": errors_page,
         "metrics.md": metrics_page,
         "cli.md": cli_page,
@@ -44,8 +45,6 @@ def pages() -> dict[str, Callable[[], str]]:
 def declaration_page() -> str:
     """Return every setting with its type, default, rule and meaning."""
     schema = settings_schema()
-    defs: dict[str, Schema] = schema["$defs"]
-    root = defs["Settings"]
     lines = [
         "# The declaration: `wattmill.toml`",
         "",
@@ -64,12 +63,48 @@ def declaration_page() -> str:
         "Relative paths are meant from the folder of the file.",
         "",
     ]
-    sections: dict[str, list[str]] = {}  # both kinds of pool have the same tables: each is told once
-    for name, prop in root["properties"].items():
-        for section in _sections((name,), prop, defs, required=name in root.get("required", ())):
+    return "\n".join([*lines, *_tables(schema, "Settings")]).rstrip() + "\n"
+
+
+def demand_page() -> str:
+    """Return every field of a demand file with its type, default, rule and meaning."""
+    lines = [
+        "# The demand: what `wattmill plan` is asked",
+        "",
+        NOTE.format(source="src/wattmill/twin/planning/demand.py"),
+        "",
+        "One file asks for a factory: what is wanted, within which limits, from which candidates. `wattmill",
+        "plan FILE` answers it, and says everything that is wrong with it at once. `examples/` has some;",
+        "[how to plan a factory](../how-to/plan-a-factory.md) walks through one.",
+        "",
+        "Unknown keys are errors. Names carry their unit. Money in a plan is an estimate and a plain number.",
+        "A *figure* is a table of `value`, `source` (where it comes from, and when it was read), and `low`",
+        "and `high` where it is not certain: its 80 % interval, from which the Monte-Carlo draws. Relative",
+        "paths are meant from the folder of the file.",
+        "",
+    ]
+    return "\n".join([*lines, *_tables(demand_schema(), "Demand")]).rstrip() + "\n"
+
+
+def _tables(schema: Schema, root: str) -> list[str]:
+    """Return the lines of all tables of a file, the root's own keys first."""
+    defs: dict[str, Schema] = schema["$defs"]
+    top = defs[root]
+    must = top.get("required", ())
+    plain = [
+        _row(name, prop, name in must)
+        for name, prop in top["properties"].items()
+        if not _structs(prop, defs) and not _holds_structs(prop, defs)
+    ]
+    lines = []
+    if plain:
+        heads = ["| key | type | default | rule | meaning |", "|---|---|---|---|---|"]
+        lines += ["## At the top of the file", "", *heads, *plain, ""]
+    sections: dict[str, list[str]] = {}  # kinds of one table have the same tables inside: each is told once
+    for name, prop in top["properties"].items():
+        for section in _sections((name,), prop, defs, required=name in must):
             sections.setdefault(section[0], section)
-    lines += [line for section in sections.values() for line in section]
-    return "\n".join(lines).rstrip() + "\n"
+    return lines + [line for section in sections.values() for line in section]
 
 
 def _sections(
@@ -91,7 +126,7 @@ def _section(
     for name, prop in struct["properties"].items():
         if len(prop.get("enum", ())) == 1 and "description" not in prop:
             tag = f' with `{name} = "{prop["enum"][0]}"`'
-        elif _structs(prop, defs) or _holds_structs(prop, defs):
+        elif (_structs(prop, defs) or _holds_structs(prop, defs)) and not _is_figure(prop):
             inner.append((name, prop))
         else:
             rows.append(_row(name, prop, name in must))
@@ -114,6 +149,8 @@ def _row(name: str, prop: Schema, required: bool) -> str:
 
 def _kind(prop: Schema) -> tuple[str, str]:
     """Return the type and the rule of a value in words."""
+    if _is_figure(prop):
+        return "figure", ""
     options = [o for o in prop.get("anyOf", [prop]) if o.get("type") != "null"]
     kinds, rules = zip(*(_one_kind(o) for o in options), strict=True)
     return " or ".join(dict.fromkeys(kinds)), " or ".join(dict.fromkeys(r for r in rules if r))
@@ -152,9 +189,17 @@ def _one_kind(prop: Schema) -> tuple[str, str]:
 def _structs(prop: Schema, defs: dict[str, Schema]) -> list[Schema]:
     """Return the tables with fixed keys that a value is or may be."""
     options = [o for o in prop.get("anyOf", [prop]) if o.get("type") != "null"]
+    if len(options) == 1 and "anyOf" in options[0]:  # kinds of one table that may be left out
+        options = options[0]["anyOf"]
     if options and all("$ref" in o for o in options):
         return [defs[o["$ref"].rsplit("/", 1)[1]] for o in options]
     return []
+
+
+def _is_figure(prop: Schema) -> bool:
+    """True for a value with its source and interval, which is told once for the whole page."""
+    options = [o.get("$ref", "") for o in prop.get("anyOf", [prop]) if o.get("type") != "null"]
+    return len(options) == 1 and options[0].endswith("/Given")
 
 
 def _table_of(prop: Schema) -> Schema | None:

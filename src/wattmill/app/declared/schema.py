@@ -1,4 +1,4 @@
-"""The declaration as a JSON schema, for editors and for checks in other languages."""
+"""The declaration and the demand file as JSON schemas, for editors and for checks in other languages."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from wattmill.app.declared.settings import Settings
+from wattmill.twin.planning.demand import Demand
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -19,3 +20,8 @@ def settings_schema() -> dict[str, Any]:
     """
     schema = msgspec.json.schema(Settings)
     return {"$schema": DIALECT, "title": "wattmill.toml", **schema}
+
+
+def demand_schema() -> dict[str, Any]:
+    """Return the JSON schema (draft 2020-12) of a demand file: types, ranges and names of keys."""
+    return {"$schema": DIALECT, "title": "a demand file", **msgspec.json.schema(Demand)}
