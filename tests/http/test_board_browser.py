@@ -17,6 +17,7 @@ from admin_rig import AdminRig, serving
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from board_factory import BoardFactory
+from twin_results import fill
 
 pytestmark = pytest.mark.browser
 
@@ -31,12 +32,13 @@ ARGS = [
 ]
 AXE = "axe-core@4.14.1"
 AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
-ROOMS = ("places", "power", "tenants", "decisions", "ledger")
+ROOMS = ("places", "power", "tenants", "decisions", "ledger", "twin")
 
 
 @pytest.fixture(scope="module")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdminRig]:
     factory = BoardFactory(tmp_path_factory.mktemp("board"))
+    fill(factory.home.root, factory.now_us)
     with serving(factory) as rig:
         yield rig
     factory.close()
@@ -164,7 +166,7 @@ def test_a_figure_leads_to_its_rows(rig: AdminRig, watched: Watched) -> None:
     page.locator(".place .fig[aria-label^='attempts today']").first.click()
     page.wait_for_selector("text=Attempts, newest first")
     assert page.locator("main a[download]").count() == 2
-    page.locator(".trust a.fig").click()
+    page.locator(".trust a.fig[aria-label^=ledger]").click()
     page.wait_for_selector("text=Each commodity sums to zero")
 
 
@@ -188,6 +190,23 @@ def test_the_audit_runs_at_a_click(rig: AdminRig, watched: Watched) -> None:
     page = watched.open(rig, "room=ledger")
     page.get_by_role("button", name="Run the audit").click()
     page.wait_for_selector("text=Everything holds.")
+
+
+def test_the_twin_room_shows_its_error_and_opens_what_was_asked(rig: AdminRig, watched: Watched) -> None:
+    page = watched.open(rig)
+    page.locator(".trust .twin a.fig").click()
+    page.wait_for_url("**/#room=twin")
+    expect(page.locator(".place .why")).to_contain_text("4 of 10 figures within")
+    assert page.locator(".chart[data-chart=ttft] .plot .dot").count() == 4
+    said = page.get_attribute(".chart[data-chart=ttft] .plot", "aria-label")
+    assert said and "measured 3.2, predicted 2.11 s" in said
+    page.locator("tbody a", has_text="two places").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".chart[data-chart=queue] .plot")
+    assert page.locator(".chart[data-chart=batch] .line").count() == 4  # two places, and their legend
+    page.locator(".chart[data-chart=batch] figcaption a").click()
+    page.wait_for_selector("main a[download]")
+    assert page.locator("[role=region] tbody tr").count() > 400
 
 
 def test_without_a_token_the_door_says_where_it_is(rig: AdminRig, browser: Browser) -> None:
@@ -238,7 +257,9 @@ def test_axe_finds_nothing_serious(rig: AdminRig, browser: Browser, scheme: str)
     page.evaluate(source)
     found = []
     first = page.get_attribute(".recent tbody a.id", "href")
-    for place in (*(f"#room={room}" for room in ROOMS), first, "#rows=%2Fapi%2Frows%2Fenergy"):
+    results = page.evaluate("fetch('/api/twin').then((r) => r.json())")["results"]
+    told = [f"#result={one['id']}" for one in results]
+    for place in (*(f"#room={room}" for room in ROOMS), first, "#rows=%2Fapi%2Frows%2Fenergy", *told):
         page.goto(f"{rig.url}/{place}")
         page.wait_for_timeout(250)
         result = page.evaluate("axe.run({resultTypes: ['violations']})")

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
 from wattmill.app.declared.demand_file import Asking, load_demand
+from wattmill.cli.bar import with_bar
 from wattmill.cli.config import refuse
-from wattmill.cli.control_door import JsonOption, fail, show_json
+from wattmill.cli.control_door import DEFAULT_HOME, JsonOption, fail, show_json
+from wattmill.cli.kept_result import KeepInOption, keep_result, now_us
 from wattmill.cli.plan_tables import show_plan
-from wattmill.cli.plan_tables_further import show_break_even, show_sureness, show_sweep
+from wattmill.cli.plan_tables_further import show_break_even, show_played, show_sureness, show_sweep
+
+if TYPE_CHECKING:
+    from wattmill.twin.plots.chart import Chart
 
 plan_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -34,6 +39,11 @@ def plan(
     seed: Annotated[int | None, typer.Option(help="Seed of the draws, if not the file's.")] = None,
     draws: Annotated[int | None, typer.Option(help="Number of draws, if not the file's.", min=100)] = None,
     plots: Annotated[Path | None, typer.Option(help="Folder for plots as SVG files.")] = None,
+    simulate: Annotated[
+        bool,
+        typer.Option("--simulate", help="Play points of the front on the simulated engine, beside the law."),
+    ] = False,
+    keep_in: KeepInOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
     """Find the cheapest or most profitable factory for a demand, with its proof and its uncertainty."""
@@ -69,13 +79,12 @@ def plan(
         varied = _swept(asking, extrapolate, on, quiet=json) if sweep else []
     except NoCluster as error:
         fail(str(error))
-    written = _plots(plots, found, even, sure) if plots is not None else []
+    played = _played(found, quiet=json) if simulate else []
+    written = _plots(plots, found, even, sure, played) if plots is not None else []
     if json:
-        show_json(
-            msgspec.to_builtins(
-                {"plan": found.plan, "sureness": sure, "break_even": even, "sweep": varied, "plots": written}
-            )
-        )
+        told = {"plan": found.plan, "sureness": sure, "break_even": even, "sweep": varied, "plots": written}
+        show_json(msgspec.to_builtins(told | {"played": played}))
+        _keep(keep_in, found, even, sure, played, quiet=True)
         return
     show_plan(asking.demand, found.plan, why=why)
     if even is not None:
@@ -83,35 +92,55 @@ def plan(
     show_sureness(asking.demand, sure)
     if varied:
         show_sweep(varied)
+    if played:
+        show_played(played)
     for name in written:
         typer.echo(f"wrote {name}")
+    _keep(keep_in, found, even, sure, played, quiet=False)
 
 
 def _swept(asking: Asking, extrapolate: bool, on: str, *, quiet: bool) -> list[Any]:
     """Plan every variation, with a bar on a terminal: on a large demand that takes minutes."""
-    from rich.console import Console
-    from rich.progress import track
-
     from wattmill.twin.planning.sweep import sweep, variations
 
     count = len(list(variations(asking.demand, asking.trace, extrapolate=extrapolate)))
     work = sweep(asking.demand, asking.trace, extrapolate=extrapolate, on="ray" if on == "ray" else "here")
-    console = Console(stderr=True)
-    return list(
-        track(work, "planning", total=count, console=console, disable=quiet or not console.is_terminal)
-    )
+    return with_bar(work, "planning", count, quiet=quiet)
 
 
-def _plots(folder: Path, found: Any, even: Any, sure: Any) -> list[str]:
-    from wattmill.twin.planning.pareto import break_even_svg, front_svg, sureness_svg
+def _played(found: Any, *, quiet: bool) -> list[Any]:
+    """Play the front's points, with a bar on a terminal: the first one waits for the compiler."""
+    from wattmill.twin.planning.played import played, to_play
 
-    drawn = {"pareto.svg": front_svg(found), "cost.svg": sureness_svg(sure)}
-    if even is not None:
-        drawn["break-even.svg"] = break_even_svg(even)
+    chosen = to_play(found)
+    return with_bar(played(found, chosen), "simulating", len(chosen), quiet=quiet)
+
+
+def _charts(found: Any, even: Any, sure: Any, played: Any) -> dict[str, tuple[Chart, ...]]:
+    """Return the pictures of a plan by the name of their file."""
+    from wattmill.twin.planning.pareto import break_even_chart, front_charts, sureness_chart
+
+    drawn = {"pareto.svg": front_charts(found, played), "cost.svg": (sureness_chart(sure),)}
+    return drawn if even is None else drawn | {"break-even.svg": (break_even_chart(even),)}
+
+
+def _keep(home: Path, found: Any, even: Any, sure: Any, played: Any, *, quiet: bool) -> None:
+    from wattmill.app.results.planned import planned
+
+    charts = [chart for charts in _charts(found, even, sure, played).values() for chart in charts]
+    sheet = planned(found.plan, sure, even, charts=charts, played=played, at_us=now_us())
+    keep_result(home, sheet, quiet=quiet)
+
+
+def _plots(folder: Path, found: Any, even: Any, sure: Any, played: Any) -> list[str]:
+    from wattmill.twin.plots.chart import picture
+    from wattmill.twin.plots.svg import stacked
+
+    drawn = _charts(found, even, sure, played)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in drawn.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        for name, charts in drawn.items():
+            (folder / name).write_text(stacked([picture(chart) for chart in charts]), encoding="utf-8")
     except OSError as error:
         fail(f"--plots {folder} cannot be written: {error.strerror}")
     return [str(folder / name) for name in drawn]

@@ -13,6 +13,7 @@ from wattmill.units import USD_PER_MUSD
 
 if TYPE_CHECKING:  # they bring numpy and the solver along
     from wattmill.twin.planning.breakeven import Alternative, BreakEven
+    from wattmill.twin.planning.played import Played
     from wattmill.twin.planning.sweep import Varied
     from wattmill.twin.planning.uncertainty import Spread, Sureness
 
@@ -102,3 +103,26 @@ def show_sweep(varied: Sequence[Varied]) -> None:
 
 def _or_dash(value: float | None, unit: float, digits: int) -> str:
     return "-" if value is None else f"{value / unit:,.{digits}f}"
+
+
+def show_played(played: Sequence[Played]) -> None:
+    """Print points of the front as the events gave them, beside the closed form."""
+    typer.echo("\nThe front on the simulated engine (modelled by events), beside the law's closed form")
+    headers = ("configuration", "batch", "tok/s a user", "law", "off", "tok/s a GPU", "law ", "off ")
+    show_table(
+        headers,
+        [
+            (
+                p.config,
+                str(p.batch),
+                f"{p.tok_per_s_per_user:.1f}",
+                f"{p.law_tok_per_s_per_user:.1f}",
+                f"{p.tok_per_s_per_user / p.law_tok_per_s_per_user - 1:+.1%}",
+                f"{p.output_tok_per_s_per_gpu:.1f}",
+                f"{p.law_output_tok_per_s_per_gpu:.1f}",
+                f"{p.output_tok_per_s_per_gpu / p.law_output_tok_per_s_per_gpu - 1:+.1%}",
+            )
+            for p in played
+        ],
+        numbers=headers[1:],
+    )

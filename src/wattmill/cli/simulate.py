@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,12 +11,12 @@ from typing import Annotated, NoReturn
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from wattmill.app.declared import declaration
 from wattmill.app.declared.declaration import Loaded
 from wattmill.app.home import Home
+from wattmill.app.results.sheet import Sheet
+from wattmill.app.results.simulated import simulated
 from wattmill.app.simulating.demand import (
     BadDemand,
     Demand,
@@ -30,7 +29,9 @@ from wattmill.app.simulating.demand import (
 )
 from wattmill.app.simulating.laws import CannotSimulate
 from wattmill.app.simulating.run import simulate
-from wattmill.cli.control_door import JsonOption, show_json, show_table
+from wattmill.cli.bar import bars
+from wattmill.cli.control_door import DEFAULT_HOME, JsonOption, show_json, show_table
+from wattmill.cli.kept_result import KeepInOption, keep_result, now_us
 from wattmill.twin.fleet.report import PoolRow, Report, Row, Spread, TierRow
 from wattmill.units import S_PER_H
 
@@ -99,6 +100,7 @@ def main(
     out: Annotated[
         Path | None, typer.Option(help="Write report, facts, timeline and pictures into this folder.")
     ] = None,
+    keep_in: KeepInOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
     """Run the declared factory on a simulated clock: the gateway's own policies, caps, prices and books.
@@ -120,6 +122,7 @@ def main(
     except BadDemand as error:
         _end(EXIT_DEMAND, str(error))
     began_s = time.perf_counter()
+    sheets: list[Sheet] = []
     with tempfile.TemporaryDirectory(prefix="wattmill-twin-") as temporary:
         where = Home(home.absolute() if home is not None else Path(temporary) / "home")
         if where.control_db.exists():
@@ -136,6 +139,7 @@ def main(
                     out=out,
                     timeline_s=timeline_s,
                     tell=tell,
+                    ended=lambda told, moments: sheets.append(simulated(told, moments, at_us=now_us())),
                 ),
             )
         except CannotSimulate as error:
@@ -153,6 +157,8 @@ def main(
             typer.echo(f"files in {out}: report.json, facts.jsonl, timeline.csv, timeline.svg, speed.svg")
         if home is not None:
             typer.echo(f"books in {home}: wattmill audit --home {home}")
+    for sheet in sheets:
+        keep_result(keep_in, sheet, quiet=json)
     raise typer.Exit(0 if told.holds else 1)
 
 
@@ -239,12 +245,8 @@ def _seconds(text: str) -> float:
 
 def _shown(wanted: Demand, run: Callable[[Callable[[int], None]], Report]) -> Report:
     """Run with a progress bar on a terminal, on stderr, so that stdout is the report's."""
-    console = Console(stderr=True)
-    if not sys.stderr.isatty():
-        return run(lambda done: None)
-    columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("requests", total=wanted.about)
+    with bars() as progress:
+        task = progress.add_task("simulating requests", total=wanted.about)
         return run(lambda done: progress.update(task, completed=done))
 
 

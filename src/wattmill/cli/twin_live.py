@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from rich.progress import Progress
 
+from wattmill.cli.bar import bars
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json, show_table
 
 if TYPE_CHECKING:
@@ -159,6 +159,7 @@ def check(
         calibration, check_error=median_error(pairs), checked_us=time.time_ns() // 1_000
     )
     _sweeps_next_to(keep(home, checked), every, "check")
+    _keep_check(home, checked, rows, repeats=repeats, requests=requests)
     if json:
         show_json({"model": model, "median_error": checked.check_error, "figures": rows})
         return
@@ -178,6 +179,27 @@ def check(
         f"{held} of {len(rows)} figures within max(10 %, spread of the repeats); "
         f"median error {checked.check_error:.1%}"
     )
+
+
+def _keep_check(
+    home: Path,
+    found: Calibration,
+    rows: list[dict[str, object]],
+    *,
+    repeats: int,
+    requests: int,
+) -> None:
+    """Leave the check for the board's twin room."""
+    from wattmill.app.results.checked import checked
+    from wattmill.cli.kept_result import keep_result
+    from wattmill.twin.calibration.compare import GOAL
+
+    assert found.check_error is not None and found.checked_us is not None
+    sheet = checked(
+        found.model, found.engine, rows, median_error=found.check_error, repeats=repeats, requests=requests,
+        goal=GOAL, at_us=found.checked_us,
+    )  # fmt: skip
+    keep_result(home, sheet, quiet=True)
 
 
 def _rows(
@@ -246,7 +268,7 @@ def _measured(
     from wattmill.twin.calibration.sweep import SweepFailed, sweep
 
     best: Sweep | None = None
-    with Progress(transient=True, disable=quiet) as progress:
+    with bars(quiet=quiet) as progress:
         for attempt in range(_TRIES):
             task = progress.add_task(
                 f"{name}{f' (again, {attempt + 1})' if attempt else ''}", total=len(asks)

@@ -23,6 +23,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 from wattmill.app.home import Home
+from wattmill.app.results.shelf import Shelf
 from wattmill.app.seeing.figures import assemble, read
 from wattmill.app.seeing.readings import Power, mean_power, power_now, read_supervisor, read_workers
 from wattmill.ledger import epoch as epochs
@@ -37,6 +38,7 @@ from wattmill.web.live import Live
 from wattmill.web.rows_api import ROWS_ROUTES
 from wattmill.web.runs_api import RUN_ROUTES
 from wattmill.web.tenants_api import TENANT_ROUTES
+from wattmill.web.twin_api import TWIN_ROUTES
 
 MINUTE_US = 60 * US_PER_S
 
@@ -49,6 +51,7 @@ class Admin:
         self.control = control
         self.now_us = now_us
         self.sessions = Sessions(home)
+        self.shelf = Shelf(home.root)
         self._powers: deque[tuple[int, Power]] = deque()
         self.live = Live(self._read)
         self.memory = prometheus.Memory(home)
@@ -108,6 +111,7 @@ def admin_app(
         *ROWS_ROUTES,
         *TENANT_ROUTES,
         *RUN_ROUTES,
+        *TWIN_ROUTES,
         Mount("/static", _Static(packages=[("wattmill.web", "static")])),
     ]
     app = Starlette(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated
 from urllib.parse import urlencode
 
 import msgspec
@@ -26,10 +26,9 @@ from wattmill.ledger.tenancy import name_of, path_of
 from wattmill.units import UJ_PER_J, US_PER_S
 from wattmill.web.bodies import answer, queried
 from wattmill.web.errors import ApiError
-from wattmill.web.exports import Value, csv_bytes, jsonl_bytes
+from wattmill.web.exports import Format, Value, export_response, rows_response
 
 EXPORT_MAX = 100_000
-Format = Literal["json", "csv", "jsonl"]
 
 
 class RequestQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,7 +71,7 @@ def _requests(request: Request, query: RequestQuery) -> Response:
             {**msgspec.structs.asdict(r), "key": name_of(tree, r.key) if r.key in tree else str(r.key)}
             for r in page.rows
         ]
-        return _export(query.format, "requests", flat, list(flat[0]) if flat else ["id"])
+        return export_response(query.format, "requests", flat, list(flat[0]) if flat else ["id"])
     readings = read(admin.home, admin.now_us(), control=admin.control)
     said = {
         name: value for name, value in (("pool", query.pool), ("status", query.status)) if value is not None
@@ -177,20 +176,7 @@ def _books(request: Request) -> Books:
 
 
 def _rows(query: RowQuery, name: str, title: str, note: str, rows: Sequence[Mapping[str, Value]]) -> Response:
-    columns = list(rows[0]) if rows else []
-    if query.format != "json":
-        return _export(query.format, name, rows, columns)
-    page: dict[str, Any] = {"kind": "plain", "title": title, "note": note, "columns": columns, "rows": rows}
-    return answer({**page, "next": None})
-
-
-def _export(
-    format: Format, name: str, rows: Sequence[Mapping[str, Value]], columns: Sequence[str]
-) -> Response:
-    body = csv_bytes(columns, rows) if format == "csv" else jsonl_bytes(rows)
-    kind = "text/csv; charset=utf-8" if format == "csv" else "application/jsonl"
-    saved = {"content-disposition": f'attachment; filename="wattmill-{name}.{format}"'}
-    return Response(body, 200, saved, kind)
+    return rows_response(query.format, name, title, note, rows, list(rows[0]) if rows else [])
 
 
 ROWS_ROUTES = [

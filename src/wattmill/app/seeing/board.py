@@ -195,3 +195,4 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     limits: tuple[LimitView, ...] = ()  # of the spenders, in their order
     runs: tuple[RunView, ...] = ()  # the newest first
     tiers: tuple[TierView, ...] = ()
+    twin: Figure | None = None  # median error of the worst calibration

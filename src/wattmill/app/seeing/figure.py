@@ -93,6 +93,15 @@ def _joules(value: float) -> str:
     return scaled(value, "J") if abs(value) < J_PER_KWH / 10 else f"{significant(value / J_PER_KWH)} kWh"
 
 
+def _usd_per_year(value: float) -> str:
+    """Dollars of a year, an estimate: millions and thousands, three digits."""
+    sign, size = ("−" if value < 0 else ""), abs(value)
+    for factor, prefix in ((1e9, " G$"), (1e6, " M$"), (1e3, " k$")):
+        if size >= factor:
+            return f"{sign}{significant(size / factor)}{prefix}/year"
+    return f"{sign}{significant(size)} $/year"
+
+
 def _ratio(value: float) -> str:
     percent = value * 100
     return f"{percent:.0f} %" if abs(percent) >= 10 or percent == 0 else f"{significant(percent, 2)} %"
@@ -116,5 +125,7 @@ UNITS: dict[str, Callable[[float], str]] = {
     "per_min": lambda v: f"{significant(v)} /min",
     "mb": lambda v: f"{significant(v)} MB",
     "units": lambda v: f"{v:,.0f}",
+    "plain": significant,  # its unit stands beside it
+    "usd_per_year": _usd_per_year,
 }
 """unit -> how people read it. The first word of the name is the unit of `value`."""

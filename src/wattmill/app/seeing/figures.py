@@ -42,6 +42,7 @@ from wattmill.ledger.refusing import amount_text
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import LimitState
 from wattmill.ledger.tenancy import name_of, path_of
+from wattmill.twin.calibration.error import current_error
 from wattmill.units import TOK_PER_MTOK, UJ_PER_J, US_PER_S
 
 BYTES_PER_MB = 1_000_000
@@ -74,6 +75,7 @@ def read(home: Home, now_us: int, *, control: Control | None = None) -> Readings
         fault=fault,
         tiers=read_tiers(home, control),
         runs=read_runs(home, control),
+        twin_error=current_error(home.root),
     )
 
 
@@ -107,7 +109,19 @@ def assemble(r: Readings) -> Figures:
         limits=tuple(_limit(s.name, state) for s in spenders for state in s.limits),
         runs=tuple(_run(line) for line in r.runs),
         tiers=tier_views(r.tiers, r.books.tiers if r.books else [], _waiting(r)),
+        twin=_twin(r.twin_error),
     )
+
+
+def _twin(error: tuple[float, str] | None) -> Figure:
+    """Return how far off the twin is, as its worst calibration says."""
+    if error is None:
+        note = "the twin was fitted to no place of this factory: wattmill twin calibrate"
+        return figure(None, "ratio", rows="/api/twin", note=note)
+    value, where = error
+    words = {"check": "in its last check", "fit": "where it was fitted; never checked: wattmill twin check"}
+    note = f"median error of the twin's figures {words.get(where, where)}; the worst of its calibrations"
+    return figure(value, "ratio", rows="/api/twin", note=note)
 
 
 # --- the number line ---------------------------------------------------------------------------------

@@ -156,6 +156,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     fault: str | None = None  # why a part is missing
     tiers: dict[str, TierPlan] = {}  # as declared, the lowest first
     runs: list[RunLine] = []  # open or paused, the newest first, `RUNS_MAX` at most
+    twin_error: tuple[float, str] | None = None  # worst of the calibrations, and whether "check" or "fit"
 
 
 def read_workers(home: Home, state: FactoryState | None, *, metrics: bool = False) -> list[WorkerReading]:

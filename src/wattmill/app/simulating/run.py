@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from wattmill.app.declared.declaration import EXAMPLE, Loaded
@@ -14,6 +14,7 @@ from wattmill.app.simulating.factory import SimulatedFactory
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.twin.fleet.files import write_files
 from wattmill.twin.fleet.report import Report, report
+from wattmill.twin.fleet.timeline import Moment
 
 
 def simulate(
@@ -26,6 +27,7 @@ def simulate(
     out: Path | None = None,
     timeline_s: float = 1.0,
     tell: Callable[[int], None] = lambda done: None,
+    ended: Callable[[Report, Sequence[Moment]], None] = lambda told, moments: None,
 ) -> Report:
     """Run the declared factory on `demand` in an empty `home`, audit its books and return the report.
 
@@ -33,6 +35,7 @@ def simulate(
         env: which provider keys exist decides which stand-ins play, as with `wattmill up`.
         out: files of the run are written there.
         tell: hears now and then how many requests have come.
+        ended: hears the report and the timeline, for whoever keeps them.
     """
     home.create()
     factory = SimulatedFactory(loaded.settings, env, demand, home, seed=seed, timeline_s=timeline_s)
@@ -57,6 +60,7 @@ def simulate(
             timeline=timeline,
             checks=[(check.name, check.holds) for check in audited.checks],
         )
+    ended(told, timeline.moments)
     if out is not None:
         write_files(out, told, timeline, home.journal / factory.books.epoch)
     return told

@@ -19,6 +19,7 @@ class Series(NamedTuple):
     name: str
     points: Sequence[tuple[float, float]]
     dashed: bool = False
+    joined: bool = False  # in a scatter: a line through its points, as a front has
 
 
 class Axis(NamedTuple):
@@ -51,7 +52,7 @@ def scatter(
         body.append(frame.line(Series("", [points[-2], points[-1]], dashed=True), _INK, steps=False))
     for n, one in enumerate(series):
         colour = COLOURS[n % len(COLOURS)]
-        if joined:
+        if joined or one.joined:
             body.append(frame.line(one, colour, steps=False))
         for px, py in one.points:
             body.append(
@@ -82,8 +83,8 @@ class _Frame:
         self._height = height
         xs = [p[0] for p in points if not x.log or p[0] > 0]
         ys = [p[1] for p in points if not y.log or p[1] > 0]
-        self._from_x, self._to_x = _span(xs, log=x.log, zero=False)
-        self._from_y, self._to_y = _span(ys, log=y.log, zero=True)
+        self._from_x, self._to_x = span(xs, log=x.log, zero=False)
+        self._from_y, self._to_y = span(ys, log=y.log, zero=True)
 
     def x(self, value: float) -> float:
         share = _share(value, self._from_x, self._to_x, log=self._x.log)
@@ -126,8 +127,10 @@ def ticks(low: float, high: float, *, log: bool) -> list[float]:
     """Return round values from `low` to `high`, four to eight of them, both ends included where round."""
     if log:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-        decades = [10.0**n for n in range(first, last + 1)]
-        return [value for value in decades if low * 0.999 <= value <= high * 1.001]
+        # Within few decades, decades alone say little.
+        steps = (1.0,) if last - first > 3 else (1.0, 2.0, 5.0)
+        found = [step * 10.0**n for n in range(first, last + 1) for step in steps]
+        return [value for value in found if low * 0.999 <= value <= high * 1.001]
     step = 10.0 ** math.floor(math.log10((high - low) / 4))
     for factor in (1, 2, 5, 10):
         if (high - low) / (step * factor) <= 7:
@@ -137,7 +140,8 @@ def ticks(low: float, high: float, *, log: bool) -> list[float]:
     return [n * step for n in range(first, last + 1)]
 
 
-def _span(values: Sequence[float], *, log: bool, zero: bool) -> tuple[float, float]:
+def span(values: Sequence[float], *, log: bool, zero: bool) -> tuple[float, float]:
+    """Return from where to where an axis goes. `zero`: it begins there, unless something is below."""
     if not values:
         return (1.0, 10.0) if log else (0.0, 1.0)
     low, high = min(values), max(values)

@@ -9,8 +9,11 @@ const split = (text) => {
   return at < 0 ? [text, ""] : [text.slice(0, at), text.slice(at + 1)];
 };
 
+const ROOM_OF = { "/api/twin": "twin" }; // what has a room of its own is no list of rows
+
 export const rowsLink = (rows) => {
   if (!rows) return null;
+  if (ROOM_OF[rows]) return `#room=${ROOM_OF[rows]}`;
   const request = rows.match(/^\/api\/requests\/(req_\w+)$/);
   return request ? `#request=${request[1]}` : `#rows=${encodeURIComponent(rows)}`;
 };

@@ -11,6 +11,7 @@ function where() {
   const hash = new URLSearchParams(location.hash.slice(1));
   if (hash.get("request")) return { view: "request", id: hash.get("request") };
   if (hash.get("rows")) return { view: "rows", path: hash.get("rows") };
+  if (hash.get("result")) return { view: "result", id: hash.get("result") };
   return { view: ROOMS.some(([id]) => id === hash.get("room")) ? hash.get("room") : "places" };
 }
 
@@ -19,7 +20,7 @@ function Header({ f, age }) {
   return html`<header class="top">
     <div class="brand"><img src="/static/mark.svg" alt="" /><h1 class="brand">${f.name}</h1></div>
     <p class=${`health ${f.health.mood}`} role="status"><i class="dot" aria-hidden="true"></i><span>${f.health.sentence}${f.health.help && html` <code>${f.health.help}</code>`}</span></p>
-    <div class="trust"><span>ledger difference <b><${Fig} f=${b.difference} name="ledger difference" /></b></span><span class="twin" title="A twin would predict this factory; there is none yet, so its error is unknown.">twin error <b>–</b></span>
+    <div class="trust"><span>ledger difference <b><${Fig} f=${b.difference} name="ledger difference" /></b></span><span class="twin">twin error <b><${Fig} f=${f.twin} name="twin error" /></b></span>
       <time class="clock" datetime=${usLocal(f.at_us).toISOString()}>${usLocal(f.at_us).toLocaleTimeString([], { hour12: false })}</time></div>
     ${age > STALE_S && html`<p class="notice" role="alert">Last word ${Math.round(age)} s ago: the admin app does not answer. What you see is old. <code>wattmill status</code> tells what is up.</p>`}
     ${f.stand_ins.length > 0 && age <= STALE_S && html`<p class="unseen">Stand-in for a provider: ${f.stand_ins.join(", ")}</p>`}

@@ -3,9 +3,10 @@ import { Ago, Cap, Fig, Spark, usLocal } from "./figure.js";
 import { ask, send } from "./live.js";
 import { RequestView } from "./request.js";
 import { Rows } from "./rows.js";
+import { Result, Twin } from "./twin.js";
 import { html, useState } from "./vendor/preact-htm.js";
 
-export const ROOMS = [["places", "Places"], ["power", "Power"], ["tenants", "Tenants"], ["decisions", "Decisions"], ["ledger", "Ledger"]];
+export const ROOMS = [["places", "Places"], ["power", "Power"], ["tenants", "Tenants"], ["decisions", "Decisions"], ["ledger", "Ledger"], ["twin", "Twin"]];
 
 const Facts = ({ items }) => html`<dl class="facts">${items.map(([label, f]) => html`<div><dt>${label}</dt><dd><${Fig} f=${f} name=${label} /></dd></div>`)}</dl>`;
 
@@ -105,12 +106,12 @@ export function Empty({ f, what, help }) {
   return html`<p>${what}</p><p class="note">${help ? html`<code>${help}</code>` : html`Send one: <code>curl ${url}/v1/chat/completions -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" -d '{"model":"smollm2-135m","messages":[{"role":"user","content":"Hello"}]}'</code>`}</p>`;
 }
 
-const VIEWS = { places: Places, power: Power, tenants: Tenants, decisions: Decisions, ledger: Ledger };
+const VIEWS = { places: Places, power: Power, tenants: Tenants, decisions: Decisions, ledger: Ledger, twin: Twin };
 
 export function Room({ at, f, trends }) {
   const View = VIEWS[at.view];
-  return html`<nav class="rooms" aria-label="Rooms">${ROOMS.map(([id, name]) => html`<a key=${id} href=${`#room=${id}`} aria-current=${at.view === id ? "page" : null}>${name}</a>`)}</nav>
-    ${View ? html`<${View} f=${f} trends=${trends} />` : at.view === "request" ? html`<${RequestView} key=${at.id} id=${at.id} f=${f} />` : html`<${Rows} key=${at.path} path=${at.path} f=${f} />`}`;
+  return html`<nav class="rooms" aria-label="Rooms">${ROOMS.map(([id, name]) => html`<a key=${id} href=${`#room=${id}`} aria-current=${at.view === id || (at.view === "result" && id === "twin") ? "page" : null}>${name}</a>`)}</nav>
+    ${View ? html`<${View} f=${f} trends=${trends} />` : at.view === "request" ? html`<${RequestView} key=${at.id} id=${at.id} f=${f} />` : at.view === "result" ? html`<${Result} key=${at.id} id=${at.id} f=${f} />` : html`<${Rows} key=${at.path} path=${at.path} f=${f} />`}`;
 }
 
 const ENDS = { finished: "finished", aborted: "client left", failed: "failed", cut: "cut", refused: "refused", in_doubt: "in doubt", "in flight": "in flight" };
