@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines bench-twin lock docs fresh-machine clean caps plan-grid test-ray shifting
+.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines bench-twin lock docs fresh-machine clean caps plan-grid test-ray shifting power-event
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,6 +48,9 @@ bench-twin: dev ## the twin: compiled engines, a fleet of 1,000 replicas for an 
 
 overload: dev ## three times the load that there is, by tiers, 1 and 2 workers (ARGS=--live: the embedded engine)
 	$(PY) benchmarks/overload.py $(ARGS)
+
+power-event: dev weights ## a grid event on a live factory: 25 % less for three minutes, and who notices
+	cd benchmarks && ../$(PY) power_event.py $(ARGS)
 
 caps: dev ## spend keys to their caps in every way that leaks; the last line says by how much they were passed
 	@scripts/system-packages.sh postgres

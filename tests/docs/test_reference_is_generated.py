@@ -66,6 +66,7 @@ def test_every_setting_with_a_unit_says_it_in_its_name():
         *("port", "workers", "headers", "connections", "in_flight", "alpha", "expansion", "params"),
         *("slots", "queue", "threads", "max_connections", "utilization", "cached_share", "markup", "seed"),
         *("rank", "weight", "reserved", "factor", "ahead", "prompt_share"),  # of tiers and admission
+        *("margin_share", "least_engine_share"),  # of power limits
         *("attempts", "failures", "share", "window", "good_trials", "burst", "chain"),  # of resilience, doors
         *("max_open", "max_depth", "repeats", "last_repeats", "word_repeats", "twins", "leaps", "loads"),
         *("heavy_calls", "retries", "children", "direct_children"),  # of runs

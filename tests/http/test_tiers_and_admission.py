@@ -13,10 +13,15 @@ import msgspec
 from gateway_engine import Wire, well
 from gateway_rig import CHAT, ME, STREAM, Answer, Client, Rig, price, rig, run, until
 
+from wattmill.app.flexing import in_force
+from wattmill.app.flexing.in_force import InForce
 from wattmill.app.gates.admission import AdmissionGate, Plan
 from wattmill.app.gates.shared_room import SharedRoom
 from wattmill.app.gates.tier import TierGate
+from wattmill.app.gates.valve import Valve
+from wattmill.app.home import Home
 from wattmill.models.engines.adapter import ADAPTERS
+from wattmill.power.signal.spec import Orders
 from wattmill.scheduling.admission.spec import AdmissionRules, TierRule
 from wattmill.scheduling.spec import Fleet, Pool
 from wattmill.vocab.caller import Caller
@@ -68,7 +73,11 @@ class Held:
 class Factory:
     """A rig whose callers have tiers, and its gate."""
 
-    def __init__(self, r: Rig, held: Held, *, rules: AdmissionRules, slots: int) -> None:
+    def __init__(
+        self, r: Rig, held: Held, *, rules: AdmissionRules, slots: int, home: Home | None = None
+    ) -> None:
+        self.home = home
+        self.valve = None if home is None else Valve(home, r.clock)
         self.r = r
         self.held = held
         able = ADAPTERS["openai-compatible"].capabilities
@@ -89,7 +98,9 @@ class Factory:
             fair_over="key",
         )
         self.lives = [r.gateway.state(pool.name) for pool in pools]
-        self.gate = AdmissionGate(self.plan, clock=r.clock, fleet=lambda: self.fleet, lives=self.lives)
+        self.gate = AdmissionGate(
+            self.plan, clock=r.clock, fleet=lambda: self.fleet, lives=self.lives, valve=self.valve
+        )
         r.more = {"gates": (TierGate(TIERS), self.gate)}
         services = r.services()
         services.identify = self.identify
@@ -112,15 +123,28 @@ class Factory:
         await client.send(CHAT | {"user": user}, key=key, **more)
         return client
 
+    def order(self, pace: float | None, *, until_s: float | None = None) -> None:
+        """Let lower tiers begin so much work per second, as the supervisor would tell."""
+        assert self.home is not None and self.valve is not None
+        told = Orders(phase="active", event="e", lower_work_per_s=pace, batches=pace is None)
+        at_s = self.r.clock.wall_us() / 1e6
+        in_force.write(
+            self.home,
+            InForce(orders=told, at_s=at_s, until_s=until_s, protected_rank=30, workers=1),
+        )
+        self.valve.tick()
+
     async def waiting(self, count: int) -> None:
         await until(lambda: self.gate.admission.waiting == count)
 
 
 @contextlib.asynccontextmanager
-async def factory(*, rules: AdmissionRules = RULES, slots: int = 1) -> AsyncIterator[Factory]:
+async def factory(
+    *, rules: AdmissionRules = RULES, slots: int = 1, home: Home | None = None
+) -> AsyncIterator[Factory]:
     held = Held()
     async with rig(held) as r:
-        yield Factory(r, held, rules=rules, slots=slots)
+        yield Factory(r, held, rules=rules, slots=slots, home=home)
 
 
 def test_who_finds_no_slot_waits_at_the_gateway_and_goes_when_one_is_free() -> None:
@@ -368,5 +392,80 @@ def test_who_waits_for_its_money_has_its_slot_already() -> None:
             assert [(await client.answer()).status for client in clients] == [200] * 5
             assert f.held.most_inside == 2
             f.r.assert_balanced()
+
+    run(test())
+
+
+def test_while_power_is_short_lower_tiers_wait_with_slots_free_and_the_protected_pass(tmp_path: Path) -> None:
+    async def test() -> None:
+        home = Home(tmp_path)
+        home.create()
+        async with factory(slots=8, home=home) as f:
+            for _ in range(9):
+                f.held.turns.release()
+            assert (await f.r.ask(CHAT, key="free-1")).status == 200
+            f.order(0.0)
+            held = [await f.send("free-1", "held"), await f.send("free-2", "held too")]
+            await f.waiting(2)
+            assert (await f.r.ask(CHAT, key="premium-3")).status == 200
+            assert f.gate.lower_waiting() == 2 and f.valve is not None
+            assert f.valve.held_work > 0 and f.valve.work > f.valve.lower_work > 0
+            f.order(None)  # it is over
+            assert [(await client.answer()).status for client in held] == [200, 200]
+            f.r.assert_balanced()
+
+    run(test())
+
+
+def test_lower_tiers_begin_work_at_the_ordered_pace(tmp_path: Path) -> None:
+    async def test() -> None:
+        home = Home(tmp_path)
+        home.create()
+        async with factory(slots=8, home=home) as f:
+            for _ in range(20):
+                f.held.turns.release()
+            assert f.valve is not None
+            await f.r.ask(CHAT, key="free-1")
+            work = f.valve.lower_work  # of one such request
+            f.order(work * 10.0)  # ten of them a second
+            began_s = f.r.clock.now()
+            clients = [await f.send("free-1", str(n)) for n in range(3)]
+            assert [(await client.answer()).status for client in clients] == [200] * 3
+            # The first begins when the bucket holds anything; each further one once that is paid for.
+            assert 0.15 <= f.r.clock.now() - began_s < 5.0
+
+    run(test())
+
+
+def test_who_is_held_back_for_too_long_is_told_that_power_is_short_and_until_when(tmp_path: Path) -> None:
+    rules = AdmissionRules(
+        tiers=(TierRule(name="free", rank=0, timeout_s=0.05), TierRule(name="premium", rank=30)),
+        longest_retry_s=90.0,
+    )
+
+    async def test() -> None:
+        home = Home(tmp_path)
+        home.create()
+        async with factory(rules=rules, slots=8, home=home) as f:
+            f.order(0.0, until_s=f.r.clock.wall_us() / 1e6 + 60.0)
+            answer = await f.r.ask(CHAT, key="free")
+            assert answer.status == 503 and answer.error["code"] == "power_limit"
+            assert 50 <= int(answer.headers["retry-after"]) <= 60
+            assert f.valve is not None and f.valve.refused == {"free": 1}
+            (no,) = f.r.journal.of(Refused)
+            assert no.code == "power_limit" and no.tier == "free"
+
+    run(test())
+
+
+def test_orders_end_with_their_time_even_if_nobody_says_so(tmp_path: Path) -> None:
+    async def test() -> None:
+        home = Home(tmp_path)
+        home.create()
+        async with factory(slots=8, home=home) as f:
+            f.held.turns.release()
+            f.order(0.0, until_s=f.r.clock.wall_us() / 1e6 - 1.0)
+            assert f.valve is not None and not f.valve.holds and f.valve.batches
+            assert (await f.r.ask(CHAT, key="free")).status == 200
 
     run(test())

@@ -60,6 +60,7 @@ class World:
         self.settings = settings
         self.limits = KeptLimits()
         self.id = "batch_1"
+        self.may_begin = True
 
     def wall_us(self) -> int:
         return int(self.now_s * 1e6)
@@ -74,7 +75,10 @@ class World:
         return BatchShelf(Shelf(store), lambda: self.settings, self.wall_us)
 
     def lane(self, shelf: BatchShelf) -> Lane:
-        return Lane(shelf, self.ask, InsideKeys(), lock=self.path / "lane.lock", tier=lambda: "batch")
+        return Lane(
+            shelf, self.ask, InsideKeys(), lock=self.path / "lane.lock", tier=lambda: "batch",
+            may_begin=lambda: self.may_begin,
+        )  # fmt: skip
 
     async def batch(self, shelf: BatchShelf, lines: list[Any], *, window_s: int = 86_400) -> None:
         content = b"\n".join(one if isinstance(one, bytes) else json.dumps(one).encode() for one in lines)
@@ -360,3 +364,34 @@ LONG = b"--bnd\r\nx: " + b"y" * 100_000 + b"\r\n\r\nx\r\n--bnd--\r\n"
 )
 def test_what_is_no_form_is_refused(body: bytes) -> None:
     assert isinstance(read_form(body), Refusal)
+
+
+def test_while_power_is_short_no_line_begins_and_afterwards_all_do(tmp_path: Path) -> None:
+    world = World(tmp_path, well)
+    world.may_begin = False
+
+    async def test(shelf: BatchShelf, lane: Lane) -> None:
+        await world.until(shelf, "in_progress")
+        await asyncio.sleep(0.3)
+        assert world.asked == []
+        world.may_begin = True
+        await world.until(shelf, "completed")
+        assert world.asked == list(range(4))
+
+    going(world, [line(n) for n in range(4)], test)
+
+
+def test_a_batch_that_is_cancelled_while_power_is_short_ends_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path, well)
+    world.may_begin = False
+
+    async def test(shelf: BatchShelf, lane: Lane) -> None:
+        await world.until(shelf, "in_progress")
+        kept = await shelf.batch(NODE, world.id, privacy="private")
+        assert kept is not None
+        changed = msgspec.structs.replace(kept.batch, status="cancelling", cancelling_at=int(world.now_s))
+        assert await shelf.change(kept, changed) is not None
+        batch = await world.until(shelf, "cancelled")
+        assert batch.counts.completed == 0 and world.asked == []
+
+    going(world, [line(n) for n in range(4)], test)

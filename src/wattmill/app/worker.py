@@ -117,7 +117,10 @@ class Worker:
         self._gateway = Gateway(self._clock)
         self._kept = WorkerKept(home, self._journal.epoch, self._clock)
         self._tiers = WorkerTiers(home, number, self._gateway, self._clock)
-        self._batches = WorkerBatches(home, self._gateway, self._keyring, self._clock, settings)
+        self._batches = WorkerBatches(
+            home, self._gateway, self._keyring, self._clock, settings,
+            may_begin=lambda: self._tiers.valve.batches,
+        )  # fmt: skip
         self._server = Server(
             self._gateway, limits=lambda: self._declared.settings.gateway.limits, clock=self._clock
         )

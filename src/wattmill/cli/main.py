@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("wattmill.cli.keys", "Make, list, rotate and revoke API keys."),
     "budget": ("wattmill.cli.budget", "Show and set caps."),
     "runs": ("wattmill.cli.runs", "List, stop and top up runs."),
+    "power": ("wattmill.cli.power", "Hold the factory to a power limit, and see what it cost."),
     "kept": ("wattmill.cli.kept", "Show and delete what is kept for tenants: cached answers, files ..."),
     "prices": ("wattmill.cli.prices", "Show and import prices."),
     "models": ("wattmill.cli.models", "Fetch and list weights."),

@@ -11,7 +11,7 @@ from wattmill.vocab.fact import End
 FEWEST_TOK = 8
 """An answer of fewer tokens says nothing about a speed."""
 
-NO_PLACE = ("overloaded", "queue_timeout")
+NO_PLACE = ("overloaded", "queue_timeout", "power_limit")
 """Refusals that break a promise: the caller did nothing wrong, and was not served."""
 
 

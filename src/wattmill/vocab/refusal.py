@@ -97,6 +97,9 @@ CODES: dict[str, Code] = {
     ),
     "overloaded": Code(503, "server_error", True, "All places that could serve this are full."),
     "queue_timeout": Code(503, "server_error", True, "No place was free for as long as the tier may wait."),
+    "power_limit": Code(
+        503, "server_error", True, "Power is short, and the tier was held back for as long as it may wait."
+    ),
     "tier_too_high": Code(403, "permission_error", False, "The API key's tier is lower than the one asked."),
     "no_healthy_place": Code(503, "server_error", True, "All places that could serve this are down."),
     "draining": Code(503, "server_error", True, "This gateway is shutting down."),

@@ -35,6 +35,7 @@ from wattmill.web.bodies import decoded
 from wattmill.web.errors import ApiError, control_error, error_response
 from wattmill.web.guard import Guard, Sessions, cookie_name
 from wattmill.web.live import Live
+from wattmill.web.power_api import POWER_ROUTES
 from wattmill.web.rows_api import ROWS_ROUTES
 from wattmill.web.runs_api import RUN_ROUTES
 from wattmill.web.tenants_api import TENANT_ROUTES
@@ -112,6 +113,7 @@ def admin_app(
         *TENANT_ROUTES,
         *RUN_ROUTES,
         *TWIN_ROUTES,
+        *POWER_ROUTES,
         Mount("/static", _Static(packages=[("wattmill.web", "static")])),
     ]
     app = Starlette(

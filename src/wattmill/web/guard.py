@@ -24,6 +24,7 @@ from wattmill.web.errors import error_response
 
 SESSION_S = 12 * 3600
 OPEN = ("/", "/healthz", "/metrics", "/api/session")
+JSON_KINDS = ("application/json", "application/cloudevents+json")  # no form of a foreign page can send them
 SAFE = ("GET", "HEAD", "OPTIONS")
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -160,6 +161,6 @@ def _foreign(headers: Headers, host: str) -> str | None:
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return "a request from another site"
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    if kind not in JSON_KINDS:
         return f"content type is {kind or 'missing'!r}, must be 'application/json'"
     return None

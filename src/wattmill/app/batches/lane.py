@@ -51,12 +51,14 @@ class Lane:
         lock: Path,
         tier: Callable[[], str | None],
         count: Callable[[str], None] = lambda outcome: None,
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> None:
         self._shelf = shelf
         self._ask = ask
         self._keys = keys
         self._lock = lock
         self._tier = tier
+        self._may_begin = may_begin  # False: lines at work go on, no further one begins
         self.count = count  # an outcome of a line: "good", "bad" or "again"
         self._fd: int | None = None
         self._jobs: dict[str, asyncio.Task[None]] = {}
@@ -134,11 +136,12 @@ class Lane:
 
     # ---- for jobs
 
-    async def slot(self) -> None:
-        """Wait until one more line may be at work."""
-        while self._at_work >= self._shelf.settings().at_once:
+    async def slot(self, stops: Callable[[], bool]) -> None:
+        """Wait until one more line may be at work, or the batch is not to go on."""
+        while not stops() and (self._at_work >= self._shelf.settings().at_once or not self._may_begin()):
             self._room.clear()
-            await self._room.wait()
+            with contextlib.suppress(TimeoutError):  # nobody tells when lines may begin again
+                await asyncio.wait_for(self._room.wait(), _LOOK_S)
         self._at_work += 1
 
     def free(self) -> None:
@@ -237,7 +240,7 @@ class _Job:
         watch = asyncio.get_running_loop().create_task(self._watch())
         try:
             for number in todo:
-                await self._lane.slot()
+                await self._lane.slot(self._stops)
                 if self._stops():
                     self._lane.free()
                     break
@@ -299,7 +302,7 @@ class _Job:
                 if self._stops() or left_s <= 0:
                     return
                 await asyncio.sleep(min(wait_s, left_s))
-                await self._lane.slot()
+                await self._lane.slot(self._stops)
                 holds = True
                 if self._stops():
                     return

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from wattmill.app.batches.spec import BatchSettings
 from wattmill.app.declared.budget_settings import Budgets, LimitWords
+from wattmill.app.declared.flex_settings import FlexSettings
 from wattmill.app.declared.kept_settings import Cache, Idempotency
 from wattmill.app.declared.policy_named import NAME
 from wattmill.app.declared.pool_settings import ModelName, Name, Pool, Privacy, Rates, Usd
@@ -348,6 +349,7 @@ class Settings(_Section, frozen=True, kw_only=True):
     journal: Annotated[Journal, Meta(description="The record written before anything leaves.")] = Journal()
     ledger: Annotated[Ledger, Meta(description="The books.")] = Ledger()
     host: Annotated[Host, Meta(description="Power model of this machine.")] = Host()
+    flex: Annotated[FlexSettings, Meta(description="What a power limit may change.")] = FlexSettings()
     routing: Annotated[Routing, Meta(description="How a place is chosen.")] = Routing()
     models: Annotated[dict[ModelName, Model], Meta(description="Models by the name that clients use.")] = {}
     pools: Annotated[

@@ -22,6 +22,7 @@ def tier_findings(settings: Settings) -> Iterator[_Finding]:
         named.append((("tenants", org_name, "tier"), org.tier))
         for team_name, team in org.teams.items():
             named.append((("tenants", org_name, "teams", team_name, "tier"), team.tier))
+    named += [(("flex", "protect"), tier) for tier in settings.flex.protect]
     for at, tier in named:
         if tier is not None and tier not in tiers:
             near = difflib.get_close_matches(tier, list(tiers), n=1, cutoff=0.5)

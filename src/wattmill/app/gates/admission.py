@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from wattmill.app.gates.shared_room import SharedRoom
+from wattmill.app.gates.valve import Valve
 from wattmill.distribution.gate import WAIT, Waiting
 from wattmill.ports import Clock
 from wattmill.scheduling.admission.policy import Admission
@@ -66,11 +67,13 @@ class AdmissionGate:
 
     def __init__(
         self, plan: Plan, *, clock: Clock, fleet: Callable[[], Fleet], lives: Sequence[PoolLife],
-        shared: SharedRoom | None = None, loop: asyncio.AbstractEventLoop | None = None,
+        shared: SharedRoom | None = None, valve: Valve | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:  # fmt: skip
         self._clock = clock
         self._loop = loop or asyncio.get_running_loop()
         self._shared = shared
+        self._valve = valve
         self._pending_cells: memoryview[int] | None = None
         self._pending_at = 0
         if shared is not None:
@@ -115,6 +118,14 @@ class AdmissionGate:
                 x.go_on()
         self._pump_soon()
 
+    def lower_waiting(self) -> int:
+        """Return how many of the tiers that may be held back wait."""
+        valve = self._valve
+        if valve is None:
+            return 0
+        counts = self.admission.counts()
+        return sum(counts[rule.name] for rule in self.plan.rules.tiers if valve.lower(rule.rank))
+
     def release(self) -> None:
         """There are no tiers any more: whoever waits is routed, and waits inside a place if need be. The gate
         is of no use after this, and touches nothing that is shared."""
@@ -148,7 +159,7 @@ class AdmissionGate:
             (shared is None or not shared.somebody_waits_elsewhere())
             and self.admission.straight(tier, tenant, pools, work, self)
         ):  # fmt: skip
-            self._let_in(x)
+            self._let_in(x, tier, work)
             return None
         now_s = self._clock.now()
         ticket = Ticket(tier=tier, tenant=tenant, pools=pools, work=work, at_s=since_s or now_s, owner=x)
@@ -159,9 +170,12 @@ class AdmissionGate:
         if full is not None and full.who is ticket:
             return self._refusal(full, "overloaded")
         if ticket.state == "served":
-            self._let_in(x)
+            self._let_in(x, tier, work)
             return None
         self._tickets[x] = ticket
+        valve = self._valve
+        if valve is not None and valve.holds and valve.lower(self.plan.rules.tiers[tier].rank):
+            valve.held_work += work
         if full is not None:
             self._turn_away(full, "overloaded")
         self._pump_soon()
@@ -182,6 +196,9 @@ class AdmissionGate:
     def free(self, pools: Sequence[int], tier: int) -> bool:
         """Return whether one of the places has a slot for a request of a tier; also if all of them are down:
         then there is nothing to wait for, and the policy says so."""
+        valve = self._valve
+        if valve is not None and valve.holds and not valve.open(self.plan.rules.tiers[tier].rank):
+            return False
         heading, taken = self._on_their_way() if self._pending else (None, 0)
         shared = self._shared
         if shared is not None:
@@ -229,7 +246,9 @@ class AdmissionGate:
             self._pending_cells[self._pending_at] = len(pending)
         return len(pending)
 
-    def _let_in(self, x: Exchange) -> None:
+    def _let_in(self, x: Exchange, tier: int, work: float) -> None:
+        if self._valve is not None:
+            self._valve.took(self.plan.rules.tiers[tier].rank, work)
         self._pending.append(x)
         if self._pending_cells is not None:
             self._pending_cells[self._pending_at] = len(self._pending)
@@ -254,7 +273,7 @@ class AdmissionGate:
             x: Exchange = ticket.owner  # type: ignore[assignment]
             del self._tickets[x]
             self._waited(ticket, now_s, "served")
-            self._let_in(x)
+            self._let_in(x, ticket.tier, ticket.work)
             x.go_on()
         if self._shared is not None:
             self._shared.tell_waiting(self.admission.best_by_pool() if self.admission.waiting else {})
@@ -309,6 +328,17 @@ class AdmissionGate:
 
     def _refusal(self, full: Full, code: str) -> Refusal:
         rule = self.plan.rules.tiers[full.who.tier]
+        valve = self._valve
+        if valve is not None and valve.holds and valve.lower(rule.rank):
+            valve.turned_away(rule.name, full.who.work)
+            left_s = min(valve.left_s() or 0.0, self.plan.rules.longest_retry_s)
+            retry_s = max(full.retry_s, left_s)
+            return Refusal(
+                code="power_limit",
+                message=f"a power limit holds tier {rule.name!r} back, and it may wait here for "
+                f"{rule.timeout_s:g} s; {full.ahead} of yours are ahead. Come back in {retry_s:.0f} s",
+                retry_after_s=retry_s,
+            )
         what = (
             f"no place was free within the {rule.timeout_s:g} s that tier {rule.name!r} may wait"
             if code == "queue_timeout"

@@ -41,6 +41,7 @@ class FactoryState(msgspec.Struct, frozen=True, kw_only=True):
     host_w: float | None = None
     idle_w: float | None = None
     other_w: float | None = None
+    most_w: float | None = None  # all cores busy, as declared
     power_provenance: str = "unknown"
     power_source: str = ""
     problem: str | None = None  # e.g. a declaration that was refused at reload

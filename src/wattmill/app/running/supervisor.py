@@ -29,6 +29,7 @@ from wattmill.app.running.children import Child, ChildSpec
 from wattmill.app.running.clock import LiveClock
 from wattmill.app.running.engine_endpoints import EngineEndpoint, new_key, write_endpoints
 from wattmill.app.running.engines import embedded_specs
+from wattmill.app.running.flexer import Flexer
 from wattmill.app.running.sampler import EngineTarget, Sampler
 from wattmill.app.running.state import FactoryState, PlaceState, write_state
 from wattmill.app.running.who_listens import free_port
@@ -64,6 +65,7 @@ class Factory:
         self._engines: dict[str, Child] = {}
         self._services: list[Child] = []
         self._sampler: Sampler | None = None
+        self._flexer: Flexer | None = None
         self._meter_journal: Journal | None = None
         self._targets: list[EngineTarget] = []
         self._stated_s = 0.0
@@ -107,6 +109,13 @@ class Factory:
             targets=lambda: self._targets,
         )
         self._sampler.start()
+        self._flexer = Flexer(
+            self.home,
+            clock=self._clock,
+            power=lambda: None if self._sampler is None else self._sampler.power,
+            engines=lambda: [target.pid for target in self._targets if target.pid is not None],
+            settings=settings,
+        )
         self._write_state()
 
     def tick(self) -> bool:
@@ -117,6 +126,8 @@ class Factory:
             self._targets = self._engine_targets()
         if any(changed) or now_s - self._stated_s >= _STATE_S:
             self._write_state()
+        if self._flexer is not None:
+            self._flexer.tick()
         return any(changed)
 
     def children(self) -> list[Child]:
@@ -136,6 +147,8 @@ class Factory:
     def stop(self) -> None:
         """End in order: no new work, running answers finish, last readings, everything booked."""
         settled_s = self._clock.now()
+        if self._flexer is not None:
+            self._flexer.close()  # engines run freely again, and nobody is held back at the end
         gateways = [c for c in self._services if c.spec.role.startswith("gateway")]
         for child in gateways:
             child.signal(signal.SIGTERM)
@@ -190,6 +203,8 @@ class Factory:
         ]
         self._config_version = self._accept(kept)
         self.settings = kept
+        if self._flexer is not None:
+            self._flexer.use(kept)
         self.problem = None
         self._place_engines()
         for n in range(kept.gateway.workers):
@@ -298,6 +313,7 @@ class Factory:
                     host_w=power.host_w if power is not None else None,
                     idle_w=power.idle_w if power is not None else None,
                     other_w=power.other_w if power is not None else None,
+                    most_w=self.settings.host.max_w,
                     power_provenance="modelled" if power is not None else "unknown",
                     power_source=power.source if power is not None else "",
                     problem=self.problem,

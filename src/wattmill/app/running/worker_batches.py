@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from wattmill.app.batches.door import batch_doors
 from wattmill.app.batches.inside import Answered, InsideKeys, ask
@@ -24,8 +25,9 @@ class WorkerBatches:
     """Made once; `use` at each reload. Nothing is opened before something is kept, or was kept before."""
 
     def __init__(
-        self, home: Home, gateway: Gateway, keyring: Keyring, clock: Clock, settings: Settings
-    ) -> None:
+        self, home: Home, gateway: Gateway, keyring: Keyring, clock: Clock, settings: Settings,
+        *, may_begin: Callable[[], bool] = lambda: True,
+    ) -> None:  # fmt: skip
         self._gateway = gateway
         self._clock = clock
         self._settings = settings
@@ -40,6 +42,7 @@ class WorkerBatches:
             keys,
             lock=home.lane_lock,
             tier=self._tier,
+            may_begin=may_begin,
             count=lambda outcome: gateway.metrics.count("wattmill_batch_lines_total", outcome),
         )
         self._running: asyncio.Task[None] | None = None

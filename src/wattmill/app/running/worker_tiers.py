@@ -13,6 +13,7 @@ from wattmill.app.declared.tier_settings import admission_rules, tier_plans
 from wattmill.app.gates.admission import AdmissionGate, Plan
 from wattmill.app.gates.shared_room import SharedRoom
 from wattmill.app.gates.tier import TierGate
+from wattmill.app.gates.valve import Valve
 from wattmill.app.home import Home
 from wattmill.distribution.backend_state import BackendState
 from wattmill.distribution.gate import Gate
@@ -105,6 +106,7 @@ class WorkerTiers:
         self._gateway = gateway
         self._clock = clock
         self._room: SharedRoom | None = None
+        self.valve = Valve(home, clock)
         self.admission: AdmissionGate | None = None
 
     def filled(self, settings: Settings, pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
@@ -134,20 +136,29 @@ class WorkerTiers:
         plan = admission_plan(settings, pools)
         if self.admission is None:
             self.admission = AdmissionGate(
-                plan, clock=self._clock, fleet=lambda: fleet.fleet, lives=lives, shared=self._room
+                plan,
+                clock=self._clock,
+                fleet=lambda: fleet.fleet,
+                lives=lives,
+                shared=self._room,
+                valve=self.valve,
             )
         else:
             self.admission.use(plan, fleet=lambda: fleet.fleet, lives=lives)
         return (tier_gate(settings), *others, self.admission)
 
     def tick(self) -> None:
-        """See which other workers live; a few times a second."""
+        """See which other workers live, and whether power is short; a few times a second."""
+        self.valve.tick()
         if self._room is not None:
             self._room.look()
 
     def status(self) -> dict[str, Any]:
         """Return how many wait, by tier; nothing without tiers."""
-        return {} if self.admission is None else {"waiting": self.admission.admission.counts()}
+        if self.admission is None:
+            return {}
+        power = {**self.valve.status(), "lower_waiting": self.admission.lower_waiting()}
+        return {"waiting": self.admission.admission.counts(), "power": power}
 
     def close(self) -> None:
         self._part()

@@ -1,0 +1,1 @@
+"""Power limits in the live factory: taken in, obeyed, and accounted for."""

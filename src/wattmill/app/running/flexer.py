@@ -1,0 +1,333 @@
+"""Power limits in the supervisor: takes messages, looks at the power, gives orders, keeps the account."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from wattmill.app.declared.flex_settings import protected_rank
+from wattmill.app.declared.settings import Settings
+from wattmill.app.declared.tier_settings import PerToken, TierPlan, TierRates, tier_plans
+from wattmill.app.flexing import in_force as orders_file
+from wattmill.app.flexing.in_force import InForce
+from wattmill.app.flexing.shelf import MOST_BYTES, EventReport, GaveWay, Shelf
+from wattmill.app.home import Home
+from wattmill.app.running.sampler import Power
+from wattmill.app.running.throttle import Throttle
+from wattmill.app.running.worker_control import ask
+from wattmill.ports import Clock
+from wattmill.power.signal.account import Sample, reached, thinned
+from wattmill.power.signal.formats import BadEvent, read_events
+from wattmill.power.signal.policy import Governor
+from wattmill.power.signal.spec import Orders, PowerEvent, Seen
+from wattmill.units import US_PER_S, nusd_from_usd
+
+_KEPT_SAMPLES = 3_600
+_REPORT_S = 5.0
+_FEWEST_S = 5.0  # of power: a baseline of less says nothing
+
+_log = logging.getLogger("wattmill.flex")
+
+
+class Flexer:
+    """One per factory. `tick` on the supervisor's thread, as often as one likes."""
+
+    def __init__(
+        self,
+        home: Home,
+        *,
+        clock: Clock,
+        power: Callable[[], Power | None],
+        engines: Callable[[], list[int]],
+        settings: Settings,
+    ) -> None:
+        self._home = home
+        self._clock = clock
+        self._power = power
+        self._shelf = Shelf(home)
+        self._throttle = Throttle(engines)
+        self._seen: Power | None = None
+        self._past: deque[Sample] = deque(maxlen=_KEPT_SAMPLES)
+        self._reports: dict[str, EventReport] = {}
+        self._counts: dict[int, _Counted] = {}
+        self._counted_s = 0.0
+        self._gates_before: dict[str, GaveWay] = {}
+        self._told = Orders()
+        self._saved_s = 0.0
+        self.use(settings)
+        self._governor = Governor(settings.flex.rules())
+        orders_file.path(home).unlink(missing_ok=True)  # of an earlier life
+        self._remember()
+
+    def use(self, settings: Settings) -> None:
+        """Go by another declaration from now on. The rules of control change at the next start."""
+        self._settings = settings
+        self._tiers = tier_plans(settings.tiers)
+        self._protected = protected_rank(settings.flex, self._tiers)
+
+    @property
+    def orders(self) -> Orders:
+        return self._told
+
+    def close(self) -> None:
+        self._throttle.close()
+        self._save(at_s=self._wall_s(), all=True)
+        orders_file.path(self._home).unlink(missing_ok=True)
+
+    def tick(self) -> None:
+        self._take_messages()
+        power = self._power()
+        if power is None or power is self._seen:
+            return
+        self._seen = power
+        watts, idle_w = self._at_boundary(power), power.idle_w
+        now_s = self._wall_s()
+        busy = self._told.phase != "none" or bool(self._governor.events)
+        lower, all_work, waiting = self._work(now_s) if busy else (0.0, 0.0, 0)
+        told = self._governor.look(
+            Seen(
+                now_s=now_s,
+                power_w=watts,
+                idle_w=idle_w,
+                lower_work_per_s=lower,
+                all_work_per_s=all_work,
+                lower_waiting=waiting,
+            )
+        )
+        self._past.append(
+            Sample(now_s, told.phase, watts, told.target_w, told.lower_work_per_s, told.engine_share)
+        )
+        if told != self._told:
+            self._told = told
+            self._throttle.set(told.engine_share)
+        if busy or told.phase != "none":
+            self._write(told, now_s, watts)
+        self._account(told, now_s, busy=busy)
+
+    # ---- messages
+
+    def _take_messages(self) -> None:
+        for path in self._shelf.waiting():
+            try:
+                if path.stat().st_size > MOST_BYTES:
+                    raise BadEvent(f"the message must be at most {MOST_BYTES} bytes")
+                message = path.read_bytes()
+            except OSError as error:
+                self._shelf.refuse(path, f"cannot be read: {error.strerror}")
+                continue
+            except BadEvent as error:
+                self._shelf.refuse(path, str(error))
+                continue
+            try:
+                events = read_events(message, now_s=self._wall_s(), id=path.stem)
+            except BadEvent as error:
+                _log.warning("power event %s refused: %s", path.name, error)
+                self._shelf.refuse(path, str(error))
+                continue
+            path.unlink(missing_ok=True)
+            for event in events:
+                self._tell(event)
+
+    def _tell(self, event: PowerEvent) -> None:
+        self._governor.tell(event)
+        spans = [one.at_s for one in self._past if one.at_s >= event.told_s - self._settings.flex.baseline_s]
+        from_s = spans[-1] - spans[0] if spans else 0.0
+        limit_w = self._governor.limit_of(event)
+        problem = None
+        if event.keep is not None and from_s < _FEWEST_S:
+            problem = (
+                f"a reduction is against the power before it, and only {from_s:.0f} s of that were seen: "
+                "nothing is done. Name limit_w, or send it again later"
+            )
+            self._governor.events.remove(event)
+        floor_w = None
+        if self._seen is not None and limit_w is not None and limit_w < self._seen.idle_w:
+            floor_w = self._seen.idle_w
+        report = EventReport(
+            event=event,
+            state="refused" if problem else "noticed",
+            at_s=event.told_s,
+            baseline_w=self._governor.baseline_w(event),
+            baseline_from_s=from_s,
+            limit_w=limit_w,
+            infeasible_floor_w=floor_w,
+            provenance="modelled",
+            meter="" if self._seen is None else self._seen.source,
+            boundary=self._settings.flex.boundary,
+            problem=problem,
+        )
+        self._reports[event.id] = report
+        self._shelf.keep(report)
+        _log.info("power event %s: limit %s W from %s", event.id, limit_w, event.start_s)
+
+    def _remember(self) -> None:
+        """Go on with what an earlier life had begun."""
+        self._shelf.make()
+        now_s = self._wall_s()
+        for report in self._shelf.reports():
+            event = report.event
+            if report.problem is None and event.ends_s > now_s and report.state not in ("over", "replaced"):
+                self._governor.tell(event, baseline_w=report.baseline_w)
+                self._reports[event.id] = report
+
+    # ---- what is seen
+
+    def _at_boundary(self, power: Power) -> float:
+        if self._settings.flex.boundary == "host":
+            return power.host_w
+        return power.idle_w + sum(power.by_pool_w.values())
+
+    def _work(self, now_s: float) -> tuple[float, float, int]:
+        """Return work per second let in since the last look, of lower tiers and of all, and how many wait."""
+        lower = whole = 0.0
+        waiting = 0
+        for number in range(self._settings.gateway.workers):
+            answer = ask(self._home.worker_socket(number), "status", timeout_s=0.2)
+            told = None if answer is None else answer.get("power")
+            if told is None:
+                self._counts.pop(number, None)
+                continue
+            counted = msgspec.convert(told, _Counted)
+            before = self._counts.get(number)
+            self._counts[number] = counted
+            waiting += counted.lower_waiting
+            if before is not None and counted.work >= before.work:
+                lower += counted.lower_work - before.lower_work
+                whole += counted.work - before.work
+        since_s = now_s - self._counted_s if self._counted_s else 0.0
+        self._counted_s = now_s
+        return (lower / since_s, whole / since_s, waiting) if since_s > 0.0 else (0.0, 0.0, waiting)
+
+    # ---- orders
+
+    def _write(self, told: Orders, now_s: float, watts: float) -> None:
+        event = next((one for one in self._governor.events if one.id == told.event), None)
+        until_s = None
+        if event is not None and event.end_s is not None:
+            until_s = event.end_s + self._settings.flex.rebound_s + 5.0
+        with contextlib.suppress(OSError):  # a full disk must not end the supervisor; workers go on as told
+            orders_file.write(
+                self._home,
+                InForce(
+                    orders=told,
+                    at_s=now_s,
+                    until_s=until_s,
+                    protected_rank=self._protected,
+                    workers=self._settings.gateway.workers,
+                    power_w=watts,
+                    provenance="modelled",
+                ),
+            )
+
+    # ---- the account
+
+    def _account(self, told: Orders, now_s: float, *, busy: bool) -> None:
+        if told.phase == "none":
+            if busy and not any(event.ends_s > now_s for event in self._governor.events):
+                self._save(at_s=now_s, all=True)
+                self._governor.forget(now_s)
+                self._counts.clear()
+                self._counted_s = 0.0
+                self._reports = {id: one for id, one in self._reports.items() if one.event.ends_s > now_s}
+            return
+        report = self._reports.get(told.event or "")
+        if report is not None:
+            before = self._gates_before.setdefault(report.event.id, self._gates())
+            self._reports[report.event.id] = msgspec.structs.replace(
+                report,
+                state=told.phase,
+                least_engine_share=min(report.least_engine_share, told.engine_share),
+                infeasible_floor_w=told.floor_w if told.floor_w is not None else report.infeasible_floor_w,
+                gave_way=self._gave_way(before),
+            )
+        if now_s - self._saved_s >= _REPORT_S:
+            self._save(at_s=now_s)
+
+    def _save(self, *, at_s: float, all: bool = False) -> None:
+        self._saved_s = at_s
+        for id, report in list(self._reports.items()):
+            event = report.event
+            if report.problem is not None or (not all and report.state == "noticed"):
+                continue
+            end_s = min(event.ends_s, at_s)
+            mine = [one for one in self._past if one.at_s >= event.start_s - self._settings.flex.baseline_s]
+            state = report.state
+            if event.ends_s + self._settings.flex.rebound_s <= at_s or (all and event.ends_s <= at_s):
+                state = "over"
+            if report.limit_w is not None and end_s > event.start_s:
+                report = msgspec.structs.replace(
+                    report,
+                    reached=reached(
+                        mine,
+                        start_s=event.start_s,
+                        end_s=end_s,
+                        limit_w=report.limit_w,
+                        baseline_w=report.baseline_w,
+                    ),
+                )
+            report = msgspec.structs.replace(
+                report, state=state, at_s=at_s, samples=tuple(thinned(mine, 900))
+            )
+            self._reports[id] = report
+            with contextlib.suppress(OSError):
+                self._shelf.keep(report)
+
+    def _gates(self) -> GaveWay:
+        """Return what the gates of all workers have turned away since they began."""
+        refused: dict[str, int] = {}
+        work: dict[str, float] = {}
+        for counted in self._counts.values():
+            for tier, count in counted.refused.items():
+                refused[tier] = refused.get(tier, 0) + count
+                work[tier] = work.get(tier, 0.0) + counted.refused_work.get(tier, 0.0)
+        held = sum(counted.held_work for counted in self._counts.values())
+        return GaveWay(deferred_work=held, refused=refused, refused_work=work)
+
+    def _gave_way(self, before: GaveWay) -> GaveWay:
+        now = self._gates()
+        refused = {tier: n - before.refused.get(tier, 0) for tier, n in now.refused.items()}
+        work = {tier: w - before.refused_work.get(tier, 0.0) for tier, w in now.refused_work.items()}
+        lost: dict[str, int] = {}
+        unknown: list[str] = []
+        for tier, tok in work.items():
+            rate = _nusd_per_mtok(self._tiers.get(tier))
+            if rate is None:
+                unknown.append(tier)
+            else:
+                lost[tier] = round(tok * rate / 1_000_000)
+        return GaveWay(
+            deferred_work=now.deferred_work - before.deferred_work,
+            refused=refused,
+            refused_work=work,
+            value_lost_nusd=lost,
+            value_unknown=tuple(unknown),
+        )
+
+    def _wall_s(self) -> float:
+        return self._clock.wall_us() / US_PER_S
+
+
+class _Counted(msgspec.Struct, frozen=True):
+    """What a worker's gate has counted since it began."""
+
+    work: float
+    lower_work: float
+    refused: dict[str, int]
+    refused_work: dict[str, float]
+    lower_waiting: int = 0
+    held_work: float = 0.0  # of lower tiers that waited while power was short
+
+
+def _nusd_per_mtok(plan: TierPlan | None) -> int | None:
+    """Return what a tier pays per million output tokens, None where that depends on the place."""
+    match None if plan is None else plan.price:
+        case PerToken(usd_per_mtok=usd):
+            return nusd_from_usd(usd)
+        case TierRates(output_usd_per_mtok=usd) if usd is not None:
+            return nusd_from_usd(usd)
+        case _:
+            return None

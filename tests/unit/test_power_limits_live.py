@@ -1,0 +1,194 @@
+"""Power limits in the supervisor: messages taken or refused, orders given, the account kept, over lives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from wattmill.app.declared.declaration import EXAMPLE, load
+from wattmill.app.declared.settings import Settings
+from wattmill.app.flexing import in_force
+from wattmill.app.flexing.shelf import EventReport, Shelf
+from wattmill.app.home import Home
+from wattmill.app.running.flexer import Flexer
+from wattmill.app.running.sampler import Power
+from wattmill.app.running.throttle import Throttle
+from wattmill.cli.power import told
+
+
+class Hours:
+    """A clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.s = 1_800_000_000.0
+
+    def now(self) -> float:
+        return self.s
+
+    def wall_us(self) -> int:
+        return int(self.s * 1e6)
+
+
+class World:
+    def __init__(self, path: Path) -> None:
+        self.home = Home(path)
+        self.home.create()
+        self.clock = Hours()
+        self.watts = 60.0
+        self.power: Power | None = None
+        loaded = load(None, {})
+        assert not isinstance(loaded, list) and loaded.file == EXAMPLE
+        self.settings: Settings = loaded.settings
+        self.flexer = self.live()
+        self.shelf = Shelf(self.home)
+
+    def live(self) -> Flexer:
+        return Flexer(
+            self.home, clock=self.clock, power=lambda: self.power, engines=list, settings=self.settings
+        )
+
+    def go(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.clock.s += 1.0
+            self.power = Power(host_w=self.watts, idle_w=20.0, other_w=1.0, by_pool_w={}, source="a model")
+            self.flexer.tick()
+
+    def send(self, **message: Any) -> None:
+        self.shelf.put(json.dumps(message).encode())
+
+    def report(self, id: str) -> EventReport:
+        found = self.shelf.report(id)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.chdir(tmp_path)
+    return World(tmp_path / "home")
+
+
+def test_an_event_is_taken_obeyed_accounted_for_and_over(world: World) -> None:
+    world.go(100)
+    world.send(id="e", reduce=0.25, duration_s=60, notice_s=60)
+    world.go(1)
+    noticed = world.report("e")
+    assert (noticed.state, noticed.baseline_w, noticed.limit_w) == ("noticed", 60.0, 45.0)
+    world.go(60)
+    orders = in_force.read(world.home)
+    assert orders is not None and orders.orders.phase == "active" and orders.orders.target_w == 45.0
+    assert not orders.orders.batches and orders.orders.lower_work_per_s == 0.0
+    world.watts = 40.0
+    world.go(70)
+    recovering = world.report("e")
+    assert recovering.state == "recovering" and recovering.reached is not None
+    world.go(900)
+    over = world.report("e")
+    assert over.state == "over" and over.reached is not None
+    assert over.reached.joules_not_used == pytest.approx((60.0 - 40.0) * 60, rel=0.05)
+    assert "no new demand peak" in "\n".join(told(over))
+    final = in_force.read(world.home)
+    assert final is not None and final.orders.lower_work_per_s is None and final.orders.batches
+
+
+def test_a_restart_in_mid_event_goes_on_with_the_baseline_of_its_notice(world: World) -> None:
+    world.go(60)
+    world.send(id="e", reduce=0.25, duration_s=300)
+    world.go(30)
+    world.flexer = world.live()  # the first one was killed: it said no goodbye
+    world.watts = 30.0
+    world.go(3)
+    orders = in_force.read(world.home)
+    assert orders is not None and orders.orders.event == "e" and orders.orders.limit_w == 45.0
+
+
+def test_what_cannot_be_understood_is_laid_aside_with_the_reason(world: World) -> None:
+    world.send(reduce=25, duration_s=60)
+    (world.shelf.inbox / "huge.json").write_bytes(b" " * ((1 << 20) + 1))
+    world.go(1)
+    whys = [why for _, why in world.shelf.refusals()]
+    assert len(whys) == 2 and any("at most 1" in why for why in whys) and any("bytes" in w for w in whys)
+    assert not world.shelf.waiting()
+
+
+def test_a_reduction_of_an_unknown_baseline_is_refused_not_guessed(world: World) -> None:
+    world.send(id="e", reduce=0.25, duration_s=60)
+    world.go(3)
+    report = world.report("e")
+    assert report.problem is not None and "nothing is done" in report.problem
+    assert world.flexer.orders.phase == "none"
+
+
+def test_a_limit_below_idle_says_infeasible_and_what_is_the_least(world: World) -> None:
+    world.go(10)
+    world.send(id="e", limit_w=5, duration_s=60)
+    world.go(5)
+    report = world.report("e")
+    assert report.infeasible_floor_w == 20.0
+    assert "infeasible" in "\n".join(told(report))
+
+
+def test_a_lifted_event_ends_at_once(world: World) -> None:
+    world.go(30)
+    world.send(id="e", limit_w=40, duration_s=600)
+    world.go(5)
+    assert world.flexer.orders.phase == "active"
+    world.send(id="l", lift=True, duration_s=600)
+    world.go(2)
+    assert world.flexer.orders.phase == "recovering"
+
+
+def test_ids_of_strangers_do_not_leave_the_folder(world: World) -> None:
+    world.send(id="../../etc/passwd", limit_w=40, duration_s=60)
+    world.go(2)
+    assert world.report("../../etc/passwd").event.id == "../../etc/passwd"
+    assert [path.parent for path in world.home.root.rglob("*passwd*")] == [world.shelf.events]
+
+
+def test_a_report_survives_its_own_format(world: World) -> None:
+    world.go(10)
+    world.send(id="e", limit_w=40, duration_s=5)
+    world.go(20)
+    report = world.report("e")
+    assert msgspec.json.decode(msgspec.json.encode(report), type=EventReport) == report
+
+
+def _state(pid: int) -> str:
+    text = Path(f"/proc/{pid}/stat").read_text()
+    return text[text.rindex(")") + 2]
+
+
+def _cpu_s(pid: int) -> float:
+    text = Path(f"/proc/{pid}/stat").read_text()
+    fields = text[text.rindex(")") + 2 :].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_slowed_engine_gets_its_share_and_is_never_left_stopped() -> None:
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        time.sleep(0.3)
+        throttle = Throttle(lambda: [busy.pid])
+        throttle.set(0.3)
+        time.sleep(0.3)
+        began_s, used_s = time.monotonic(), _cpu_s(busy.pid)
+        time.sleep(1.2)
+        share = (_cpu_s(busy.pid) - used_s) / (time.monotonic() - began_s)
+        assert share < 0.5  # alone it would get nearly all of a core; on a loaded machine less
+        throttle.set(1.0)
+        assert _state(busy.pid) != "T"
+        throttle.set(0.3)
+        throttle.close()
+        assert _state(busy.pid) != "T"
+    finally:
+        busy.send_signal(signal.SIGKILL)
+        busy.wait()
