@@ -77,7 +77,7 @@ policies: dev ## routing policies and LiteLLM's on two whole traces, against a l
 	$(PY) benchmarks/policies.py $(ARGS)
 
 shifting: dev ## what moving work in time and between places saves, on the hourly prices and carbon of 2024
-	$(PY) benchmarks/shifting.py
+	$(VENV)/bin/wattmill site shift benchmarks/data/energy_2024_hourly.csv.gz $(ARGS)
 
 plan-grid: dev ## the planner's programme against a grid search in three cases; writes benchmarks/results/plan_grid.json
 	$(PY) benchmarks/plan_against_grid.py $(ARGS)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from wattmill.cli.site_parts import chain, water
+from wattmill.cli.site_pue import pue
+from wattmill.cli.site_shift import shift
 from wattmill.cli.site_year import year
 
 site_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -18,3 +20,5 @@ def site() -> None:
 site_app.command()(year)
 site_app.command()(chain)
 site_app.command()(water)
+site_app.command()(pue)
+site_app.command()(shift)

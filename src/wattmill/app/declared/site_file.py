@@ -1,4 +1,5 @@
-"""Reading a site: types first, then what must hold between its parts, then the tables that it points to."""
+"""Reading the files about sites: types first, then what must hold between parts, then the tables they
+name."""
 
 from __future__ import annotations
 
@@ -10,9 +11,10 @@ from wattmill.app.declared.planning_files import decoded, text_of
 from wattmill.app.declared.problem import Problem
 from wattmill.app.declared.settings_errors import Path as Keys
 from wattmill.app.declared.settings_errors import dotted, line_of
-from wattmill.site.climate.reading import weather
+from wattmill.site.climate.reading import places, weather
 from wattmill.site.climate.spec import Weather
 from wattmill.site.conversion.presets import chains
+from wattmill.site.published.spec import Points
 from wattmill.site.yearly.series import Zone, zones
 from wattmill.site.yearly.spec import Site
 
@@ -38,6 +40,39 @@ def load_site(path: Path) -> Standing | list[Problem]:
     return standing(site, text, file=str(path), folder=path.resolve().parent)
 
 
+def load_points(path: Path) -> tuple[Points, dict[str, Weather]] | list[Problem]:
+    """Read a file of published PUE figures with the weather it points to, or say what is wrong with it."""
+    text = text_of(path)
+    if isinstance(text, list):
+        return text
+    points = decoded(text, Points, file=str(path))
+    if isinstance(points, list):
+        return points
+    found: list[_Finding] = [
+        (("points", name, "design"), "no such design", f"Known: {', '.join(points.designs)}", f'"{p.design}"')
+        for name, p in points.points.items()
+        if p.design not in points.designs
+    ]
+    found += [
+        (("designs", name, "chain"), "no such chain", f"Known: {', '.join(sorted(chains()))}", f'"{d.chain}"')
+        for name, d in points.designs.items()
+        if d.chain not in chains()
+    ]
+    found += [
+        (("points", name), "`low` is above `high`", "Correct one of them", None)
+        for name, p in points.points.items()
+        if p.low > p.high
+    ]
+    at = path.resolve().parent / points.weather
+    years: dict[str, Weather] = {}
+    try:
+        years = {name: weather(at, name) for name in places(at)}
+    except (OSError, ValueError, LookupError) as error:
+        way_out = "Paths are meant from the file's folder"
+        found.append((("weather",), f"cannot be read: {error}", way_out, f'"{points.weather}"'))
+    return _problems(found, text, str(path)) or (points, years)
+
+
 def standing(site: Site, text: str, *, file: str, folder: Path, at: Keys = ()) -> Standing | list[Problem]:
     """Return a site with the tables it points to; `at` is where in `text` it stands."""
     found = list(_findings(site))
@@ -58,18 +93,22 @@ def standing(site: Site, text: str, *, file: str, folder: Path, at: Keys = ()) -
     if year is not None and site.solar is not None and year.sun_w_m2 is None and year.cloud is None:
         found.append((("solar",), f"the weather of {year.place} has no sun", "Take another table", None))
     if found or year is None:
-        return [
-            Problem(
-                file=file,
-                key=dotted((*at, *keys)),
-                rule=rule,
-                way_out=way_out,
-                value=value,
-                line=line_of(text, (*at, *keys)),
-            )
-            for keys, rule, way_out, value in found
-        ]
+        return _problems(found, text, file, at)
     return Standing(site, year, zone)
+
+
+def _problems(found: list[_Finding], text: str, file: str, at: Keys = ()) -> list[Problem]:
+    return [
+        Problem(
+            file=file,
+            key=dotted((*at, *keys)),
+            rule=rule,
+            way_out=way_out,
+            value=value,
+            line=line_of(text, (*at, *keys)),
+        )
+        for keys, rule, way_out, value in found
+    ]
 
 
 def _findings(site: Site) -> Iterator[_Finding]:

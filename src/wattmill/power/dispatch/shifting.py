@@ -31,7 +31,17 @@ class Shift(NamedTuple):
 
     foresight: Saving
     forecast: Saving
-    forecast_error: float  # mean absolute error of the next day's forecast of what counts, over its mean
+    # Mean absolute error of a day's forecast of what counts, over its mean: of carbon that of the day itself,
+    # of
+    # prices that of the day after, since the day's are known.
+    forecast_error: float
+
+
+class Moved(NamedTuple):
+    """All places together, each hour by itself: what is saved, and where work then runs."""
+
+    saving: Saving
+    mean_load: Series  # of each place, share of its nameplate
 
 
 def by_time(
@@ -66,16 +76,19 @@ def by_time(
     flat = np.full(count, load * _NAMEPLATE_W)
     ideal, lived = solve(horizon, limits), roll(horizon, limits)
     target = carbon_g_per_kwh if usd_per_kg is None else price_usd_per_kwh
-    ahead = np.concatenate([forecast(target, now, 24, day_steps=24) for now in range(24, count - 23, 24)])
-    actual = target[24 : 24 + len(ahead)]
+    known = 0 if usd_per_kg is None else _DAY_H
+    days = range(_DAY_H, count - known - _DAY_H + 1, _DAY_H)
+    ahead = [forecast(target, now, known + _DAY_H, day_steps=_DAY_H)[known:] for now in days]
+    actual = [target[now + known : now + known + _DAY_H] for now in days]
+    missed = np.abs(np.array(ahead) - np.array(actual)).mean()
     return Shift(
         foresight=_saving(flat, ideal.import_w, *series),
         forecast=_saving(flat, lived.import_w, *series),
-        forecast_error=float(np.abs(ahead - actual).mean() / np.abs(actual).mean()),
+        forecast_error=float(missed / np.abs(np.array(actual)).mean()),
     )
 
 
-def by_place(prices: Series, carbons: Series, *, load: float, deferrable: float, grams: bool) -> Saving:
+def by_place(prices: Series, carbons: Series, *, load: float, deferrable: float, grams: bool) -> Moved:
     """Return what moving work between places in the same hour saves, all places together.
 
     `prices` and `carbons` have a row for each place and a column for each hour. Filling the cheapest places
@@ -92,9 +105,10 @@ def by_place(prices: Series, carbons: Series, *, load: float, deferrable: float,
         ran[order[rank], np.arange(hours)] += took
         left = left - took
     flat = np.full_like(ran, load)
-    return _saving(flat, ran, prices, carbons)
+    return Moved(saving=_saving(flat, ran, prices, carbons), mean_load=ran.mean(axis=1))
 
 
+_DAY_H = 24
 _NAMEPLATE_W = float(W_PER_MW)  # results are shares: any size gives the same
 
 

@@ -20,7 +20,7 @@ _LEAP_HOURS = H_PER_YEAR + 24
 def places(path: Path) -> list[str]:
     """Return the places that a table has, in its order."""
     with _open(path) as lines:
-        next(lines)
+        next(lines, None)
         return list(dict.fromkeys(line.split(",", 1)[0] for line in lines))
 
 

@@ -1,0 +1,1 @@
+"""Published PUE figures, and what the same plant and chain equations say of their designs."""
