@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from wattmill.cli.site_against import against
+from wattmill.cli.site_optics import optics
 from wattmill.cli.site_parts import chain, water
 from wattmill.cli.site_pue import pue
 from wattmill.cli.site_shift import shift
@@ -22,3 +24,5 @@ site_app.command()(chain)
 site_app.command()(water)
 site_app.command()(pue)
 site_app.command()(shift)
+site_app.command()(optics)
+site_app.command()(against)

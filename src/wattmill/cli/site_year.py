@@ -97,6 +97,14 @@ def show_year(a: YearAnswer, *, months: bool = False) -> None:
             f"({p.chip_j_per_tok:.4f} at the "
             f"chips), {p.usd_per_mtok:.5f} $/Mtok of power{grams}"
         )
+    if a.up is not None:
+        typer.echo(
+            f"\nup {a.up.availability:.5%} of the time, {a.up.down_h_per_year:.2f} h a year down; "
+            f"most by {a.up.worst}"
+        )
+    if a.sci is not None:
+        per = "" if a.sci.g_per_mtok is None else f"; SCI {a.sci.g_per_mtok:.1f} g/Mtok"
+        typer.echo(f"embodied {a.sci.embodied_t:,.0f} t CO2e of this year{per}")
     for note in a.notes:
         typer.echo(f"note: {note}")
 

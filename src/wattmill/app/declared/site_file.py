@@ -14,7 +14,10 @@ from wattmill.app.declared.settings_errors import dotted, line_of
 from wattmill.site.climate.reading import places, weather
 from wattmill.site.climate.spec import Weather
 from wattmill.site.conversion.presets import chains
+from wattmill.site.interconnect.media import media
+from wattmill.site.interconnect.spec import Question
 from wattmill.site.published.spec import Points
+from wattmill.site.regional.spec import Comparison
 from wattmill.site.yearly.series import Zone, zones
 from wattmill.site.yearly.spec import Site
 
@@ -71,6 +74,74 @@ def load_points(path: Path) -> tuple[Points, dict[str, Weather]] | list[Problem]
         way_out = "Paths are meant from the file's folder"
         found.append((("weather",), f"cannot be read: {error}", way_out, f'"{points.weather}"'))
     return _problems(found, text, str(path)) or (points, years)
+
+
+class Asked(NamedTuple):
+    """A question about optics, with the site that carries it."""
+
+    question: Question
+    standing: Standing
+
+
+def load_question(path: Path) -> Asked | list[Problem]:
+    """Read a question about optics and the site that it names, or say what is wrong with either."""
+    text = text_of(path)
+    if isinstance(text, list):
+        return text
+    question = decoded(text, Question, file=str(path))
+    if isinstance(question, list):
+        return question
+    known = {name for name, medium in media().items() if medium.kind == "optics"}
+    found: list[_Finding] = [
+        (("optics",), f"no optics {name!r}", f"Known: {', '.join(sorted(known))}", f'"{name}"')
+        for name in question.optics
+        if name not in known
+    ]
+    if found:
+        return _problems(found, text, str(path))
+    stands = load_site(path.resolve().parent / question.site)
+    return Asked(question, stands) if isinstance(stands, Standing) else stands
+
+
+class Compared(NamedTuple):
+    """A comparison, with the sites of each of its options."""
+
+    asked: Comparison
+    options: dict[str, dict[str, Standing]]
+
+
+def load_comparison(path: Path) -> Compared | list[Problem]:
+    """Read a comparison and every site that it names, or say everything that is wrong with any of them."""
+    text = text_of(path)
+    if isinstance(text, list):
+        return text
+    asked = decoded(text, Comparison, file=str(path))
+    if isinstance(asked, list):
+        return asked
+    problems: list[Problem] = []
+    options: dict[str, dict[str, Standing]] = {}
+    for name, choice in asked.options.items():
+        options[name] = {}
+        for where, file in choice.sites.items():
+            stands = load_site(path.resolve().parent / file)
+            if not isinstance(stands, Standing):
+                problems += stands
+                continue
+            options[name][where] = stands
+            missing = _for_a_comparison(stands.site, ("options", name, "sites"), file)
+            problems += _problems(missing, text, str(path))
+    return problems or Compared(asked, options)
+
+
+def _for_a_comparison(site: Site, at: Keys, file: str) -> list[_Finding]:
+    found: list[_Finding] = []
+    if site.place.latitude_deg is None or site.place.longitude_deg is None:
+        way_out = "Declare place.latitude_deg and place.longitude_deg there"
+        found.append((at, f"it is not known where {file} stands", way_out, None))
+    if site.work.tok_per_s_full is None:
+        way_out = "Declare work.tok_per_s and work.tok_per_s_full there"
+        found.append((at, f"it is not known how many tokens {file} can make", way_out, None))
+    return found
 
 
 def standing(site: Site, text: str, *, file: str, folder: Path, at: Keys = ()) -> Standing | list[Problem]:
@@ -161,6 +232,14 @@ def _findings(site: Site) -> Iterator[_Finding]:
             "Declare place.latitude_deg and place.longitude_deg",
             None,
         )
+    for part in site.parts:
+        if part.needed > part.built:
+            yield (
+                ("parts",),
+                f"of {part.name} {part.needed} are needed and {part.built} built",
+                "Build more, or need fewer",
+                f"{part.needed}",
+            )
     if site.racks is not None and site.racks.rack.peak_kw is None and site.racks.counted == "peak":
         yield (
             ("racks", "counted"),

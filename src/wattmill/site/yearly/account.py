@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from wattmill.power.tariff.model import bill
+from wattmill.site.availability.model import site_up
 from wattmill.site.climate.spec import Hours, Weather
+from wattmill.site.embodied.model import score
 from wattmill.site.racks.model import filled
 from wattmill.site.yearly.answer import (
     Binding,
@@ -74,6 +76,10 @@ def year(site: Site, weather: Weather, zone: Zone | None) -> YearAnswer:
         dispatch=lived.compared,
         per_token=_per_token(lived, money, carbon),
         hall=None if site.racks is None else filled(site.racks),
+        up=site_up(site.parts) if site.parts else None,
+        sci=score(site.embodied, hours=hours, operation_t=carbon.location_t, tok=tokens(site, hours))
+        if site.embodied
+        else None,
         notes=_notes(lived),
     )
 

@@ -7,6 +7,8 @@ from typing import Literal
 import msgspec
 
 from wattmill.power.tariff.spec import MonthBill
+from wattmill.site.availability.spec import Up
+from wattmill.site.embodied.spec import Score
 from wattmill.site.racks.spec import Fill
 from wattmill.vocab.usage import Provenance
 
@@ -133,4 +135,6 @@ class YearAnswer(msgspec.Struct, frozen=True, kw_only=True):
     dispatch: Dispatched | None  # None: there was nothing to decide
     per_token: PerToken | None
     hall: Fill | None
+    up: Up | None  # None: no parts are declared
+    sci: Score | None  # None: nothing embodied is declared
     notes: tuple[str, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import msgspec
+import numpy as np
 from msgspec.structs import replace
 
 from wattmill.site.climate.spec import Weather
@@ -67,3 +68,11 @@ def in_climate(site: Site, year: Weather) -> InClimate:
         wue_l_per_kwh=float(carried.water_l_per_s.sum()) * S_PER_H / (equipment_j / J_PER_KWH),
         cooling_mwh=float(carried.electricity_w.sum()) * S_PER_H / J_PER_MWH,
     )
+
+
+def worst_overhead(site: Site, year: Weather) -> float:
+    """Return watts at the meter for each watt at the equipment's inlets, in the year's worst hour with
+    everything at work: what a connection has to be built for. Heat for a buyer is not in it."""
+    b = built(site)
+    f = facility(b, np.ones_like(year.dry_bulb_c), year)
+    return float((f.inside_w / f.equipment_w).max())

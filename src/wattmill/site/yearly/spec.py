@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from wattmill.power.dispatch.spec import Battery
 from wattmill.power.tariff.spec import Tariff
+from wattmill.site.availability.spec import Part
 from wattmill.site.conversion.spec import Redundancy
 from wattmill.site.cooling.spec import Buyer, Plant
+from wattmill.site.embodied.spec import Built
 from wattmill.site.racks.spec import Hall
 from wattmill.site.solar.spec import Panels
 from wattmill.units import J_PER_MWH, W_PER_MW
@@ -107,6 +109,5 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     battery: Store | None = None
     heat: Buyer | None = None
     racks: Hall | None = None
-
-
-Series = Literal["price", "carbon"]
+    parts: tuple[Part, ...] = ()  # what can fail
+    embodied: tuple[Built, ...] = ()  # what it is built of

@@ -1,0 +1,1 @@
+"""How often enough of a site is up: parts that fail, are repaired, and stand beside each other."""

@@ -1,0 +1,1 @@
+"""Small sites near their users against one large one: latency, dollars, grams, heat, and what binds."""
