@@ -121,7 +121,7 @@ async def run(*, baseline_s: float, event_s: float, after_s: float, reduce: floa
         await asyncio.to_thread(factory.start, timeout_s=120.0)
         try:
             keys = {team: _key(factory, f"crowd/{team}") for team in ("premium", "free-1", "free-2")}
-            alone = await _crowd(factory, [Tenant("premium", "premium", keys["premium"], 1.0)], 6.0)
+            alone = await _crowd(factory, [Tenant("premium", "premium", keys["premium"], 1.0)], 4.0)
             service_s = quantile([s.total_s for s in alone if s.status == 200], 0.5)
             per_s = 2 / service_s  # of both places together, about
             tenants = [

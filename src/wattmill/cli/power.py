@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 import secrets
 import time
 from pathlib import Path
@@ -17,6 +16,8 @@ from wattmill.app.home import Home
 from wattmill.app.seeing.power import lifting, overview
 from wattmill.app.seeing.readings import read_supervisor
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json, show_table
+from wattmill.cli.power_rehearse import rehearse
+from wattmill.cli.spans import seconds_of, share_of
 from wattmill.power.signal.account import GRACE_S
 from wattmill.power.signal.formats import BadEvent, read_events
 from wattmill.power.signal.spec import PowerEvent
@@ -28,8 +29,8 @@ power_app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
-_SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+power_app.command("rehearse")(rehearse)
 
 EventArgument = Annotated[
     str, typer.Argument(metavar="EVENT", help="Its id; `wattmill power list` has them.")
@@ -50,13 +51,13 @@ def limit(
     """Ask for less power for a while."""
     message: dict[str, Any] = {
         "id": f"cli-{secrets.token_hex(3)}",
-        "notice_s": _seconds("--notice", notice),
-        "duration_s": _seconds("--for", for_),
+        "notice_s": seconds_of("--notice", notice),
+        "duration_s": seconds_of("--for", for_),
     }
     if watts is not None:
         message["limit_w"] = watts
     if reduce is not None:
-        message["reduce"] = _share(reduce)
+        message["reduce"] = share_of("--reduce", reduce)
     _send(home, msgspec.json.encode(message), json=json)
 
 
@@ -278,20 +279,3 @@ def _said(event: PowerEvent, idle_w: float | None) -> str:
 
 def _utc(at_s: float) -> str:
     return dt.datetime.fromtimestamp(at_s, tz=dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _seconds(option: str, text: str) -> float:
-    found = _SPAN.fullmatch(text.strip())
-    if found is None:
-        fail(f"{option} must be a time such as 90s, 3m or 1h, got {text!r}")
-        raise AssertionError
-    return float(found[1]) * _SECONDS[found[2]]
-
-
-def _share(text: str) -> float:
-    try:
-        number = float(text.removesuffix("%"))
-    except ValueError:
-        fail(f"--reduce must be a percentage such as 25%, got {text!r}")
-        raise AssertionError from None
-    return number / 100.0 if text.endswith("%") else number

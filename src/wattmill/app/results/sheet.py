@@ -11,7 +11,7 @@ from wattmill.app.seeing.figure import Figure
 from wattmill.twin.plots.chart import Chart
 
 FORMAT = 1
-Kind = Literal["simulate", "plan", "check"]
+Kind = Literal["simulate", "plan", "check", "rehearse"]
 
 
 class Fact(msgspec.Struct, frozen=True, kw_only=True):

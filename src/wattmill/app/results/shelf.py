@@ -14,7 +14,7 @@ from wattmill.app.results.sheet import FORMAT, Brief, Kind, Sheet
 from wattmill.units import US_PER_S
 
 KEPT = 60  # of each kind
-_ID = re.compile(r"^\d{8}T\d{6}\.\d{6}-(simulate|plan|check)$")
+_ID = re.compile(r"^\d{8}T\d{6}\.\d{6}-(simulate|plan|check|rehearse)$")
 
 
 class Shelf:

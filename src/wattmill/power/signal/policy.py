@@ -23,7 +23,9 @@ from collections.abc import Sequence
 from wattmill.power.signal.spec import FREE, FlexRules, Orders, PowerEvent, Seen
 
 _FAST_S = 1.5  # of power, for control
+_TRY = 0.1  # of the room that is left may be allowed before anybody was seen to use it
 _AT_ONCE = 0.5  # of what is over or left shows in the pace at once, the rest as it lasts
+_FLOW_S = 3.0  # of what lower tiers are seen to begin
 _SLOW_S = 60.0  # of what a unit of work draws
 _BRAKE_AFTER_S = 2.0  # engines are slowed only if holding back lower tiers was not enough in this time
 _RISE_PER_S = 0.05  # of the engines' share, once there is room again
@@ -52,7 +54,7 @@ class Governor:
         self._past: deque[tuple[float, float]] = deque()  # (when, watts), for baselines
         self._baselines: dict[str, float] = {}
         self._fast_w: float | None = None
-        self._dynamic_w = self._work = self._lower = 0.0
+        self._dynamic_w = self._work = self._lower = self._flow = 0.0
         self._seen_s: float | None = None
         self._pace: float | None = None  # L, None while nothing is held back
         self._began_s = 0.0  # of holding back
@@ -113,7 +115,7 @@ class Governor:
                 target_w = limit_w + max(0.0, base_w - limit_w) * min(1.0, share)
                 return self._steer(seen, dt_s, coming, limit_w, target_w, "ramp")
         last = self._last
-        if last is not None and now_s < self._ended_s + rules.rebound_s:
+        if last is not None and self._recovers(seen):
             base_w = max(self._baselines.get(last.id, 0.0), self._last_limit_w)
             share = min(1.0, (now_s - self._ended_s) / rules.ramp_up_s) if rules.ramp_up_s > 0 else 1.0
             target_w = self._last_limit_w + (base_w - self._last_limit_w) * share
@@ -130,6 +132,13 @@ class Governor:
             floor_w=seen.idle_w if limit_w is not None and limit_w < seen.idle_w else None,
         )
 
+    def _recovers(self, seen: Seen) -> bool:
+        """Return whether work that was put off may yet come back all at once."""
+        since_s = seen.now_s - self._ended_s
+        if since_s < self.rules.rebound_s:
+            return True
+        return seen.lower_waiting > 0 and since_s < self.rules.longest_rebound_s
+
     def _steer(
         self, seen: Seen, dt_s: float, event: PowerEvent, limit_w: float, target_w: float, phase: str
     ) -> Orders:
@@ -141,10 +150,12 @@ class Governor:
         self._over_since_s = (self._over_since_s or seen.now_s) if over and active else None
         self._set_pace(seen, dt_s, aim_w - watts)
         assert self._pace is not None
-        # Nobody waits for more than there is: nothing is saved up for later.
-        unused = seen.lower_waiting == 0 and self._pace > 1.25 * self._lower + 1.0
+        # Nobody asks for so much, or nothing is left that could do it: nothing is saved up for later.
+        most = 1.25 * self._flow + self._first_step(aim_w - watts)
+        unused = self._pace > most
         if unused:
-            self._pace = max(1.25 * self._lower + 1.0, self._pace * (1.0 - dt_s / rules.settle_s))
+            self._pace = max(most, self._pace * (1.0 - dt_s / rules.settle_s))
+        unused = unused and seen.lower_waiting == 0
         self._slow_engines(seen, watts, aim_w, dt_s, active=active)
         # On the way back, once nobody asks for more than there is, nothing is held back any longer.
         free = phase == "recovering" and unused and seen.now_s >= self._ended_s + rules.ramp_up_s
@@ -173,6 +184,11 @@ class Governor:
             else:  # nothing known yet: feel the way
                 self._pace += max(1.0, self._pace) * dt_s / self.rules.settle_s * (1 if room_w > 0 else -1)
             self._pace = max(0.0, self._pace)
+
+    def _first_step(self, room_w: float) -> float:
+        """Return what may be allowed beyond what is being used: enough to find out whether more is asked."""
+        j_per_work = self._dynamic_w / self._work if self._work > 0.0 else 0.0
+        return max(1.0, _TRY * room_w / j_per_work if j_per_work > 0.0 else 0.0)
 
     def _now(self, room_w: float) -> float:
         """Return the pace at this moment: the steady one, and a part of what is over or left at once."""
@@ -204,6 +220,7 @@ class Governor:
         self._fast_w = (
             seen.power_w if self._fast_w is None else self._fast_w + (seen.power_w - self._fast_w) * fast
         )
+        self._flow += (seen.lower_work_per_s - self._flow) * min(1.0, dt_s / _FLOW_S)
         near = min(1.0, dt_s / self.rules.settle_s)
         self._lower += (seen.lower_work_per_s - self._lower) * near
         if self._share >= 1.0:  # slowed engines draw less for the same work

@@ -56,7 +56,8 @@ class FlexRules(msgspec.Struct, frozen=True, kw_only=True):
     margin: float = 0.03  # aimed below the limit, as a share of it
     lead_s: float = 30.0  # the way down begins so long before the start, where notice allows
     ramp_up_s: float = 60.0  # the way back up after the end
-    rebound_s: float = 900.0  # so long after the end power stays at or below the baseline
+    rebound_s: float = 900.0  # so long after the end power stays at or below the baseline, and for as long
+    longest_rebound_s: float = 86_400.0  # as anybody waits who was put off, but no longer than this
     settle_s: float = 8.0  # how long work that was let in goes on drawing: the time of a typical answer
     least_engine_share: float = 0.4  # engines are slowed no further than to this share of their time
 

@@ -4,7 +4,7 @@ import { Ago, Fig, usLocal } from "./figure.js";
 import { ask } from "./live.js";
 import { html, useEffect, useState } from "./vendor/preact-htm.js";
 
-const KINDS = { simulate: "simulation", plan: "plan", check: "check" };
+const KINDS = { simulate: "simulation", plan: "plan", check: "check", rehearse: "rehearsal" };
 const AGAIN_MS = 15000; // somebody may run a command while the room is open
 
 const Facts = ({ facts }) => html`<dl class="facts">${facts.map((x) => html`<div><dt>${x.label}</dt><dd><${Fig} f=${x.figure} name=${x.label} /></dd></div>`)}</dl>`;

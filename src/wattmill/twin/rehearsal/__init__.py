@@ -1,0 +1,1 @@
+"""A grid event rehearsed on a planned factory: the live governor, a simulated site."""
