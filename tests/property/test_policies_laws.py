@@ -57,6 +57,7 @@ def fleets(draw: st.DrawFn) -> Fleet:
             energy_j_per_in_tok=0.1,
             carbon_g_per_kwh=draw(st.none() | st.floats(0, 1_000)),
             quality={"a": draw(st.floats(0, 1))},
+            energy_usd_per_kwh=draw(st.sampled_from((None, 0.0, 0.3))),
             slowdown=draw(st.floats(0, 2)),
             hit_share=draw(st.floats(0, 1)),
         )
@@ -102,6 +103,7 @@ weights_ = st.builds(
     Weights,
     explore=st.sampled_from((0.0, 0.5, 1.0)),
     usd_per_kg_co2=st.sampled_from((0.0, 0.1)),
+    energy=st.sampled_from((0.0, 1.0)),
     usd_per_quality=st.sampled_from((0.0, 0.01)),
 )
 

@@ -113,7 +113,7 @@ def test_an_unknown_key_names_the_nearest_known_one():
 
 def test_an_unknown_key_far_from_all_lists_what_is_known():
     assert only_problem(changed("[routing]", "[routing]\nxyzzy = 3")) == snapshot(
-        "wattmill.toml:N: error: routing.xyzzy: unknown key. Known here: `policy`, `money`, `usd_per_s`, `expected_output_tok`, `bound_tok_per_tok`, `default_output_tok`, `usd_per_kg_co2`, `usd_per_quality`, `usd_per_tok_per_s`, `others`, `refusal_usd`, `explore`, `seed`, `prefix_affinity`, `cascade`."
+        "wattmill.toml:N: error: routing.xyzzy: unknown key. Known here: `policy`, `money`, `usd_per_s`, `expected_output_tok`, `bound_tok_per_tok`, `default_output_tok`, `usd_per_kg_co2`, `energy`, `usd_per_quality`, `usd_per_tok_per_s`, `others`, `refusal_usd`, `explore`, `seed`, `prefix_affinity`, `cascade`."
     )
 
 

@@ -22,6 +22,7 @@ import msgspec
 
 from wattmill import __version__
 from wattmill.app.declared.declaration import restored
+from wattmill.app.declared.electricity_settings import Now, all_now
 from wattmill.app.declared.plan import Prices, backends, cards, fleet_pools, route_weights
 from wattmill.app.declared.policy_named import policy_named
 from wattmill.app.declared.prices_in_force import prices_in_force
@@ -69,6 +70,8 @@ class Declared(msgspec.Struct, frozen=True):
     prices: dict[tuple[str, str], Prices]
     endpoints: dict[str, EngineEndpoint]
     entries: dict[bytes, Entry]
+    power: dict[str, Now]  # of this hour, by the name of declared electricity
+    at_us: int
 
 
 def read_declared(home: Home, control: Control, env: Mapping[str, str], *, now_us: int) -> Declared:
@@ -84,6 +87,8 @@ def read_declared(home: Home, control: Control, env: Mapping[str, str], *, now_u
         prices_in_force(control, settings, env, now_us=now_us),
         read_endpoints(home),
         read_entries(control, settings.tenants, tier=default_tier(settings.tiers, settings.admission)),
+        all_now(settings.electricity, now_us),
+        now_us,
     )
 
 
@@ -234,7 +239,8 @@ class Worker:
             return
         settings = declared.settings
         reached = backends(settings, declared.prices, declared.endpoints, self._env)
-        pools = fleet_pools(settings, reached, self._env, lambda name: ADAPTERS[name].capabilities)
+        able = {name: adapter.capabilities for name, adapter in ADAPTERS.items()}
+        pools = fleet_pools(settings, reached, self._env, able.__getitem__, now_us=declared.at_us)
         fleet = FleetView(
             pools=self._tiers.filled(settings, pools),
             life={pool: self._tiers.life(settings, pool) for pool in reached},
@@ -371,7 +377,12 @@ def _cascades(settings: Settings) -> bool:
 
 
 def _same_service(old: Declared, new: Declared) -> bool:
-    return old.settings == new.settings and old.prices == new.prices and old.endpoints == new.endpoints
+    return (
+        old.settings == new.settings
+        and old.prices == new.prices
+        and old.endpoints == new.endpoints
+        and old.power == new.power
+    )
 
 
 def _listening_socket(host: str, port: int) -> socket.socket:

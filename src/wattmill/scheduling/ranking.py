@@ -134,7 +134,9 @@ def decide(
         looked = Route((), excluded, "", fleet.id, tuple(busy), name, now_s, draw, hints)
         return refused(request, caller, fleet, excluded, looked)
     reason = None
-    if score is not None or weights.usd_per_kg_co2 or weights.usd_per_quality or weights.usd_per_tok_per_s:
+    if score is not None or (
+        weights.usd_per_kg_co2 or weights.energy or weights.usd_per_quality or weights.usd_per_tok_per_s
+    ):
         look = Look(request, caller, fleet, busy, weights, now_s, hints, input_tok, output_tok)
         scores, reason = (score or weighted)(look, places)
         places = [_scored(place, value) for place, value in zip(places, scores, strict=True)]
@@ -189,6 +191,11 @@ def weighted(look: Look, places: list[Place]) -> tuple[list[float], None]:
         most = max([g for g in grams if g is not None], default=0.0)
         for i, g in enumerate(grams):
             scores[i] += (most if g is None else g) / G_PER_KG * weights.usd_per_kg_co2
+    if weights.energy:
+        spent = [energy_usd(look, place) for place in places]
+        most = max([usd for usd in spent if usd is not None], default=0.0)
+        for i, usd in enumerate(spent):
+            scores[i] += (most if usd is None else usd) * weights.energy
     if weights.usd_per_quality:
         grades = [quality(look, place) for place in places]
         least = min([q for q in grades if q is not None], default=0.0)
@@ -205,6 +212,13 @@ def carbon_g(look: Look, place: Place) -> float | None:
     return _carbon_g(look.fleet, place[2], look.hints, look.input_tok, look.output_tok)
 
 
+def energy_usd(look: Look, place: Place) -> float | None:
+    """Return the expected dollars of the request's electricity in this hour, None if nobody knows."""
+    price = look.fleet.pools[place[2]].energy_usd_per_kwh
+    joules = _joules(look.fleet, place[2], look.hints, look.input_tok, look.output_tok)
+    return None if price is None or joules is None else joules / J_PER_KWH * price
+
+
 def expected_carbon_g(
     request: Request, fleet: Fleet, weights: Weights, hints: Hints, pool: str
 ) -> float | None:
@@ -215,12 +229,17 @@ def expected_carbon_g(
 
 
 def _carbon_g(fleet: Fleet, at: int, hints: Hints, input_tok: float, output_tok: int) -> float | None:
+    intensity = fleet.pools[at].carbon_g_per_kwh
+    joules = _joules(fleet, at, hints, input_tok, output_tok)
+    return None if intensity is None or joules is None else joules / J_PER_KWH * intensity
+
+
+def _joules(fleet: Fleet, at: int, hints: Hints, input_tok: float, output_tok: int) -> float | None:
     pool = fleet.pools[at]
-    if pool.carbon_g_per_kwh is None or pool.energy_j_per_tok is None or pool.energy_j_per_in_tok is None:
+    if pool.energy_j_per_tok is None or pool.energy_j_per_in_tok is None:
         return None
     computed_tok = input_tok - cached_tok(hints, at, pool, input_tok)
-    joules = computed_tok * pool.energy_j_per_in_tok + output_tok * pool.energy_j_per_tok
-    return joules / J_PER_KWH * pool.carbon_g_per_kwh
+    return computed_tok * pool.energy_j_per_in_tok + output_tok * pool.energy_j_per_tok
 
 
 def cached_tok(hints: Hints, at: int, pool: Pool, input_tok: float) -> float:

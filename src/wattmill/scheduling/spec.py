@@ -44,7 +44,8 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tier_rates: dict[str, dict[str, Rates]] = {}  # by tier and model: what it pays instead of `charge_*`
     cost_rates: dict[str, Rates] = {}  # by model: what a token costs the factory
     energy_j_per_in_tok: float | None = None  # of a computed prompt token
-    carbon_g_per_kwh: float | None = None  # of the power at its place; None: not declared
+    carbon_g_per_kwh: float | None = None  # of the power at its place, in this hour; None: not declared
+    energy_usd_per_kwh: float | None = None  # likewise its price
     quality: dict[str, float] = {}  # by model, 0 to 1, declared with its source; absent: not declared
     breaker_open: bool = False  # it failed too often just now: only probes are sent
     slowdown: float = 0.0  # each further request at work makes a token take this share longer
@@ -72,6 +73,7 @@ class Weights(msgspec.Struct, frozen=True, kw_only=True):
     leg: str = "charge"  # the money that the score counts: "charge" is the tenant's, "cost" the factory's
     explore: float = 0.0  # share of decisions that try another allowed place than the best
     usd_per_kg_co2: float = 0.0  # what not emitting a kilogram is worth
+    energy: float = 0.0  # what a dollar of this hour's electricity counts beside the money above
     usd_per_quality: float = 0.0  # what quality 1 is worth against quality 0, for one request
     usd_per_tok_per_s: float = 0.0  # what one token per second more for the reader is worth
     others: float = 0.0  # what a second counts that others wait because of this request; 1: as its own

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from wattmill.app.declared.electricity_settings import hour_of
 from wattmill.app.declared.pool_settings import EmbeddedPool, HttpPool, OwnedCost, Pool, Speed, upstream_names
 from wattmill.app.declared.provider_key import provider_key, stands_in
 from wattmill.app.declared.settings import Settings
@@ -194,20 +195,27 @@ def fleet_pools(
     backends: Mapping[str, Backend],
     env: Mapping[str, str],
     capabilities_of: Callable[[str], frozenset[str]],
+    *,
+    now_us: int | None = None,
 ) -> tuple[scheduling.Pool, ...]:
     """Return the pools as the policy sees them, all healthy, in the order of the declaration.
 
     Args:
         capabilities_of: what an adapter can do, by its name; a declared list only narrows that.
+        now_us: the hour of declared electricity; None: its figures where no hour says otherwise.
     """
     return tuple(
-        _fleet_pool(settings, place, backends[name], capabilities_of)
+        _fleet_pool(settings, place, backends[name], capabilities_of, now_us)
         for name, place in places(settings, env).items()
     )
 
 
 def _fleet_pool(
-    settings: Settings, place: Place, backend: Backend, capabilities_of: Callable[[str], frozenset[str]]
+    settings: Settings,
+    place: Place,
+    backend: Backend,
+    capabilities_of: Callable[[str], frozenset[str]],
+    now_us: int | None = None,
 ) -> scheduling.Pool:
     able = capabilities_of(backend.adapter)
     if place.declared.capabilities is not None:
@@ -216,8 +224,8 @@ def _fleet_pool(
         # Only what is declared: an engine that also embeds computes a prompt in one batch, so that a client
         # who leaves costs more; and whether tools work is a matter of the weights' chat template.
         able -= {"embeddings", "tools"}
-    carbon = place.declared.carbon
     of_out, of_in = _joules(place)
+    usd_per_kwh, g_per_kwh = _power(settings, place, now_us)
     return scheduling.Pool(
         name=place.pool,
         models=frozenset(place.models),
@@ -243,8 +251,24 @@ def _fleet_pool(
         quality={name: grade.score for name, grade in place.declared.quality.items() if not place.stand_in},
         energy_j_per_tok=of_out,
         energy_j_per_in_tok=of_in,
-        carbon_g_per_kwh=None if carbon is None or place.stand_in else carbon.g_per_kwh,
+        carbon_g_per_kwh=g_per_kwh,
+        energy_usd_per_kwh=usd_per_kwh,
     )
+
+
+def _power(settings: Settings, place: Place, now_us: int | None) -> tuple[float | None, float | None]:
+    """Return price and carbon of a kilowatt-hour at a place in this hour. A stand-in's are not those of its
+    provider."""
+    if place.stand_in:
+        return None, None
+    declared, cost, carbon = place.declared, place.declared.cost, place.declared.carbon
+    fixed_g = None if carbon is None else carbon.g_per_kwh
+    hour = hour_of(settings.electricity, declared, now_us)
+    if hour is not None:
+        return float(hour.usd_per_kwh), fixed_g if hour.g_per_kwh is None else hour.g_per_kwh
+    if isinstance(cost, OwnedCost):
+        return float(cost.tariff_usd_per_kwh or settings.host.tariff_usd_per_kwh), fixed_g
+    return None, fixed_g
 
 
 def _rates(price: Price) -> scheduling.Rates:
@@ -338,6 +362,7 @@ def route_weights(settings: Settings) -> scheduling.Weights:
         leg=routing.money,
         explore=routing.explore,
         usd_per_kg_co2=routing.usd_per_kg_co2,
+        energy=routing.energy,
         usd_per_quality=routing.usd_per_quality,
         usd_per_tok_per_s=routing.usd_per_tok_per_s,
         others=routing.others,

@@ -224,6 +224,14 @@ class _Pool(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             "of an owned place its power over its speed; where there are none, such a limit refuses."
         ),
     ] = None
+    electricity: Annotated[
+        Name | None,
+        Meta(
+            description="Name under `[electricity]` whose price and carbon hold here by the hour: the price "
+            "enters the cost of an owned place, both enter routing by a weight each. Absent: the fixed "
+            "figures of `cost` and `carbon`."
+        ),
+    ] = None
     quality: Annotated[
         dict[ModelName, Quality],
         Meta(description="How good its models are, for policies that ask. A model without it is unknown."),

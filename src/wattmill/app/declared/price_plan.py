@@ -11,6 +11,7 @@ from typing import Literal, assert_never
 
 import msgspec
 
+from wattmill.app.declared.electricity_settings import hour_of
 from wattmill.app.declared.plan import Place, Prices, places
 from wattmill.app.declared.pool_settings import (
     Cost,
@@ -44,14 +45,18 @@ class PriceSpec(msgspec.Struct, frozen=True, kw_only=True):
     tier: str = ""  # who pays it instead of the pool's own charge
 
 
-def price_specs(settings: Settings, env: Mapping[str, str]) -> list[PriceSpec]:
+def price_specs(settings: Settings, env: Mapping[str, str], *, now_us: int | None = None) -> list[PriceSpec]:
     """Return both legs of every model of every pool. Raises `ValueError` where a price cannot be said; a
-    declaration that `load` accepted has none such."""
+    declaration that `load` accepted has none such.
+
+    Args:
+        now_us: the hour of declared electricity; None: its price where no hour says otherwise.
+    """
     specs: list[PriceSpec] = []
     tiers = tier_plans(settings.tiers).values()
     for place in places(settings, env).values():
         for model in place.models:
-            cost = _cost(settings, place, model)
+            cost = _cost(settings, place, model, now_us)
             specs.append(PriceSpec(pool=place.pool, leg="cost", book=cost_book(place), listing=cost))
             charge = _charge(settings, place, model, cost)
             specs.append(charge)
@@ -76,11 +81,17 @@ def publish(control: Control, specs: Iterable[PriceSpec], *, now_us: int) -> dic
     }
 
 
-def _cost(settings: Settings, place: Place, model: str) -> Listing:
+def _cost(settings: Settings, place: Place, model: str, now_us: int | None) -> Listing:
     cost: Cost = place.declared.cost
     match cost:
         case OwnedCost():
-            return _declared(model, _owned(settings, cost), 0, f"cost basis of pool {place.pool!r}, declared")
+            source = f"cost basis of pool {place.pool!r}, declared"
+            hour = hour_of(settings.electricity, place.declared, now_us)
+            if hour is not None:
+                source += f", at {hour.usd_per_kwh} USD/kWh ({place.declared.electricity})"
+            tariff = cost.tariff_usd_per_kwh or settings.host.tariff_usd_per_kwh
+            rates = _owned(cost, tariff if hour is None else hour.usd_per_kwh)
+            return _declared(model, rates, 0, source)
         case RatesCost():
             return _declared(model, rate_row(cost), nusd_from_usd(cost.request_usd), cost.source)
         case ListPriceCost():
@@ -92,12 +103,12 @@ def _cost(settings: Settings, place: Place, model: str) -> Listing:
             assert_never(cost)
 
 
-def _owned(settings: Settings, cost: OwnedCost) -> RateRow:
+def _owned(cost: OwnedCost, tariff_usd_per_kwh: str) -> RateRow:
     return owned_rates(
         hourly_usd=cost.hourly_usd,
         power_w=cost.power_w,
         idle_w=cost.idle_w,
-        tariff_usd_per_kwh=cost.tariff_usd_per_kwh or settings.host.tariff_usd_per_kwh,
+        tariff_usd_per_kwh=tariff_usd_per_kwh,
         prefill_tok_per_s=cost.prefill_tok_per_s,
         decode_tok_per_s=cost.decode_tok_per_s,
         utilization=cost.utilization,

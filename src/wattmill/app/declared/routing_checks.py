@@ -31,6 +31,23 @@ def routing_findings(settings: Settings) -> Iterator[_Finding]:
             continue
         yield from _blind(settings, at, name)
     for name, pool in settings.pools.items():
+        if pool.electricity is not None and pool.electricity not in settings.electricity:
+            known = ", ".join(settings.electricity) or "none"
+            yield (
+                "error",
+                ("pools", name, "electricity"),
+                "is not declared",
+                f"Declare [electricity.{pool.electricity}], or use one of: {known}",
+                f'"{pool.electricity}"',
+            )
+        if pool.electricity is not None and isinstance(pool.cost, OwnedCost) and pool.cost.tariff_usd_per_kwh:
+            yield (
+                "error",
+                ("pools", name, "cost", "tariff_usd_per_kwh"),
+                "the price of its power is said twice",
+                "Leave it out, or `electricity`",
+                f'"{pool.cost.tariff_usd_per_kwh}"',
+            )
         served = set(upstream_names(pool.models))
         for model in pool.quality:
             if model not in served:
@@ -46,6 +63,21 @@ def routing_findings(settings: Settings) -> Iterator[_Finding]:
 def _blind(settings: Settings, at: Path, name: str) -> Iterator[_Finding]:
     """Warn where a policy looks at something that no pool declares."""
     weights = settings.routing
+    if (
+        at[0] == "routing"
+        and weights.energy > 0
+        and not any(
+            isinstance(pool.cost, OwnedCost) or (pool.electricity is not None and pool.carbon is not None)
+            for pool in settings.pools.values()
+        )
+    ):
+        yield (
+            "warning",
+            at,
+            "weighs the price of power, and of no place it is known what a token takes",
+            "Declare `cost` as owned, or [pools.NAME.carbon] with `j_per_tok` and `electricity`",
+            None,
+        )
     green = name == "greenest" or (at[0] == "routing" and weights.usd_per_kg_co2 > 0)
     if green and not any(
         pool.carbon is not None and (isinstance(pool.cost, OwnedCost) or pool.carbon.j_per_tok is not None)

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from wattmill.app.batches.spec import BatchSettings
 from wattmill.app.declared.budget_settings import Budgets, LimitWords
+from wattmill.app.declared.electricity_settings import Electricity
 from wattmill.app.declared.flex_settings import FlexSettings
 from wattmill.app.declared.kept_settings import Cache, Idempotency
 from wattmill.app.declared.policy_named import NAME
@@ -217,6 +218,15 @@ class Routing(_Section, frozen=True, kw_only=True):
     usd_per_kg_co2: Annotated[
         float, Meta(ge=0, description="What a kilogram of CO2 that is not emitted is worth, in dollars.")
     ] = 0.0
+    energy: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="What a dollar of electricity at this hour counts, beside the money above: 0 not at "
+            "all. For where the money does not know the hour, as what tenants pay does not; with `cost` an "
+            "owned place's own electricity is inside already.",
+        ),
+    ] = 0.0
     usd_per_quality: Annotated[
         float,
         Meta(ge=0, description="What quality 1 is worth against quality 0, for one request, in dollars."),
@@ -349,6 +359,9 @@ class Settings(_Section, frozen=True, kw_only=True):
     journal: Annotated[Journal, Meta(description="The record written before anything leaves.")] = Journal()
     ledger: Annotated[Ledger, Meta(description="The books.")] = Ledger()
     host: Annotated[Host, Meta(description="Power model of this machine.")] = Host()
+    electricity: Annotated[
+        dict[Name, Electricity], Meta(description="What power costs and emits, by the hour.")
+    ] = {}
     flex: Annotated[FlexSettings, Meta(description="What a power limit may change.")] = FlexSettings()
     routing: Annotated[Routing, Meta(description="How a place is chosen.")] = Routing()
     models: Annotated[dict[ModelName, Model], Meta(description="Models by the name that clients use.")] = {}

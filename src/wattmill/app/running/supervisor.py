@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from wattmill.app.declared.declaration import Loaded, restored, stored
+from wattmill.app.declared.electricity_settings import Now, all_now
 from wattmill.app.declared.plan import EMBEDDED_ADAPTER, Place, places
 from wattmill.app.declared.pool_settings import HttpPool
 from wattmill.app.declared.price_plan import price_specs, publish
@@ -57,6 +58,7 @@ class Factory:
         self._control = Control(home.control_db)
         store = self.settings.budgets.store
         self._control.share(None if store == "sqlite" else store)
+        self._power: dict[str, Now] = {}
         self._config_version = self._accept(self.settings)
         self._child_end, self._keep_end = lifeline.make()
         self._started_us = self._clock.wall_us()
@@ -125,6 +127,8 @@ class Factory:
         if any(changed):
             self._targets = self._engine_targets()
         if any(changed) or now_s - self._stated_s >= _STATE_S:
+            if self.settings.electricity and all_now(self.settings.electricity, wall_us) != self._power:
+                self._publish(self.settings)  # workers read prices again by themselves
             self._write_state()
         if self._flexer is not None:
             self._flexer.tick()
@@ -217,8 +221,14 @@ class Factory:
         text = stored(settings)
         before = self._control.config()
         apply_tenants(self._control, settings, _known(before))
-        publish(self._control, price_specs(settings, self._env), now_us=self._clock.wall_us())
+        self._publish(settings)
         return self._control.put_config(text, self._clock.wall_us())
+
+    def _publish(self, settings: Settings) -> None:
+        """Publish what tokens cost in this hour; what is published already stays as it is."""
+        now_us = self._clock.wall_us()
+        publish(self._control, price_specs(settings, self._env, now_us=now_us), now_us=now_us)
+        self._power = all_now(settings.electricity, now_us)
 
     # --- engines -----------------------------------------------------------------------------------------
 
