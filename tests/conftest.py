@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Generator
@@ -12,9 +13,20 @@ import pytest
 from wattmill.app.home import Home
 
 IN_CI = os.environ.get("CI") == "true"
+COLLECTS = os.environ.get("WATTMILL_TEST_COLLECT") == "1"
 CANNOT = (
     "cannot here:"  # a skip with this beginning is accepted in CI: the machine's kernel or rights forbid it
 )
+
+
+@pytest.fixture(autouse=COLLECTS)
+def collected() -> Generator[None, None, None]:
+    """Find what a test left to the collector while its name is still known: `WATTMILL_TEST_COLLECT=1`.
+
+    Otherwise a socket that is not closed fails whichever test runs when the collector comes by.
+    """
+    yield
+    gc.collect()
 
 
 @pytest.fixture

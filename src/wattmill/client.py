@@ -90,11 +90,16 @@ class Run:
 
     @property
     def spent_usd(self) -> Decimal:
-        """Return what the run and all below it were charged until now (told about every 0.25 s)."""
+        """Return what the run and all below it were charged, in USD, as the workers told it.
+
+        Each worker tells some four times a second, so this may miss the answers of the last moment (and
+        never shows more than was charged). The budget itself does not wait for it: it holds at once.
+        """
         return Decimal(str(self.refresh()["spent_usd"]))
 
     @property
     def left_usd(self) -> Decimal | None:
+        """Return what is left of the budget in USD, with the same delay as `spent_usd`; None without one."""
         left = self.refresh()["left_usd"]
         return None if left is None else Decimal(str(left))
 
@@ -182,6 +187,9 @@ class Run:
 
 def run(budget: str | Sequence[str] | None = None, **options: Any) -> Run:
     """Return a run to be entered: `with wattmill.run(budget="0.05 USD") as run:`, or `async with`.
+
+    The budget holds from the first request on, at every worker. The figures (`spent_usd`, `left_usd`) follow
+    the answers by a moment, since each worker tells what it charged some four times a second.
 
     Args:
         budget: one amount or several, e.g. "0.05 USD", "20000 tokens", "100 requests/hour".

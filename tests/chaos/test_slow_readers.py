@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import books
 from factory import Factory, declaration, free_port
+from served import Served
 
 READERS, ANSWER_BYTES = 1_000, 10_000_000
 PIECE = json.dumps({"choices": [{"index": 0, "delta": {"content": "x" * 20_000}}]})
@@ -46,11 +47,8 @@ class Flood:
                 writer.write(CHUNK)
                 await writer.drain()
                 self.sent[at] += len(CHUNK)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass
         finally:
             self.open -= 1
-            writer.close()
 
 
 def rss_mb(pid: int) -> float:
@@ -83,11 +81,11 @@ async def ask(port: int, key: str) -> tuple[asyncio.StreamReader, asyncio.Stream
 def test_a_thousand_slow_readers_of_ten_megabytes_hold_a_bounded_part_of_it(tmp_path: Path) -> None:
     async def scene() -> None:
         flood = Flood()
-        server = await asyncio.start_server(flood.serve, "127.0.0.1", 0, backlog=2_000)
-        engine = server.sockets[0].getsockname()[1]
+        server = Served(flood.serve)
+        await server.start(backlog=2_000)
         port = free_port()
         toml = declaration(
-            {"mock": f"http://127.0.0.1:{engine}/v1"},
+            {"mock": f"http://127.0.0.1:{server.port}/v1"},
             model="mock",
             port=port,
             admin_port=free_port(),
@@ -124,7 +122,7 @@ def test_a_thousand_slow_readers_of_ten_megabytes_hold_a_bounded_part_of_it(tmp_
             await asyncio.to_thread(books.wait_settled, factory.home)
             assert books.attempts(factory.home) == READERS
         finally:
-            server.close()
             await asyncio.to_thread(factory.stop)
+            await server.stop()
 
     asyncio.run(scene())

@@ -10,6 +10,8 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from served import Served
+
 Script = Callable[["Wire"], Awaitable[None]]
 
 
@@ -150,39 +152,30 @@ class Engine:
         self.left = asyncio.Event()
         self.arrived = asyncio.Event()
         self.running = 0  # as its counters tell
-        self.connections = 0
-        self.port = 0
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._served = Served(self._serve)
 
     async def start(self, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, ssl=tls, limit=2**24)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self._served.start(port=port, ssl=tls, limit=2**24)
 
     async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._served.stop()
+
+    @property
+    def port(self) -> int:
+        return self._served.port
+
+    @property
+    def connections(self) -> int:
+        """Return how many there were until now."""
+        return self._served.connections
 
     @property
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self.connections += 1
-        try:
-            while await self._one(Wire(self, reader, writer)):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        while await self._one(Wire(self, reader, writer)):
             pass
-        finally:
-            self._tasks.discard(task)
-            writer.close()
 
     async def _one(self, wire: Wire) -> bool:
         wire.head = await wire.reader.readuntil(b"\r\n\r\n")

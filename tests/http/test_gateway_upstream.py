@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -15,6 +16,7 @@ import msgspec
 import pytest
 from gateway_rig import CHAT, STREAM, Client, Engine, Rig, Wire, answer_body, rig, run, until, well
 
+from served import serving
 from wattmill.app.running.clock import LiveClock
 from wattmill.distribution.spec import Backend
 from wattmill.distribution.upstream import BadBackendError, Upstream
@@ -340,49 +342,30 @@ class Proxy:
     def __init__(self) -> None:
         self.heads: list[str] = []
         self.refuse = False
-        self.port = 0
-        self.tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self.server.sockets[0].getsockname()[1]
-
-    async def stop(self) -> None:
-        self.server.close()
-        for task in list(self.tasks):
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.tasks.add(task)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.heads.append(head.decode())
+        method, target, _ = head.split(b" ", 2)
+        if self.refuse:
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+            return
+        if method == b"CONNECT":
+            host, port = target.decode().rsplit(":", 1)
+        else:
+            host, port = target.decode().split("/")[2].rsplit(":", 1)
+        up_reader, up_writer = await asyncio.open_connection(host, int(port))
+        if method == b"CONNECT":
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        else:
+            path = b"/" + target.split(b"/", 3)[3]
+            up_writer.write(head.replace(target, path, 1))
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            self.heads.append(head.decode())
-            method, target, _ = head.split(b" ", 2)
-            if self.refuse:
-                writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
-                return
-            if method == b"CONNECT":
-                host, port = target.decode().rsplit(":", 1)
-            else:
-                host, port = target.decode().split("/")[2].rsplit(":", 1)
-            up_reader, up_writer = await asyncio.open_connection(host, int(port))
-            if method == b"CONNECT":
-                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            else:
-                path = b"/" + target.split(b"/", 3)[3]
-                up_writer.write(head.replace(target, path, 1))
-            try:
-                await asyncio.gather(self._pipe(reader, up_writer), self._pipe(up_reader, writer))
-            finally:
-                up_writer.close()
-        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass
+            await asyncio.gather(self._pipe(reader, up_writer), self._pipe(up_reader, writer))
         finally:
-            self.tasks.discard(task)
-            writer.close()
+            up_writer.close()
+            with contextlib.suppress(OSError):
+                await up_writer.wait_closed()
 
     async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65_536):
@@ -395,9 +378,10 @@ def test_a_proxy_gets_connect_for_tls_and_absolute_targets_without(
 ) -> None:
     async def test() -> None:
         proxy = Proxy()
-        await proxy.start()
-        address = f"http://user:pass@127.0.0.1:{proxy.port}"
-        async with rig(proxy=address) as r:
+        async with (
+            serving(proxy.serve) as port,
+            rig(proxy=f"http://user:pass@127.0.0.1:{port}") as r,
+        ):
             assert (await r.ask()).status == 200
             assert proxy.heads[0].startswith(
                 f"POST http://127.0.0.1:{r.engines[0].port}/v1/chat/completions "
@@ -415,7 +399,6 @@ def test_a_proxy_gets_connect_for_tls_and_absolute_targets_without(
             refused = await r.ask()
             assert "407" in refused.error["message"] and "user:pass" not in refused.body.decode()
             r.assert_balanced()
-        await proxy.stop()
 
     run(test())
 

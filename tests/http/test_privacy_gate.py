@@ -12,6 +12,7 @@ import pytest
 from gateway_engine import Wire, answer_body
 from gateway_rig import CHAT, KEY, STREAM, Rig, rig, run
 
+from served import Served
 from wattmill.app.declared.privacy_settings import (
     ClassRule,
     GuardHook,
@@ -244,12 +245,13 @@ class Service:
         self.seen: list[Shown] = []
 
     async def __aenter__(self) -> Service:
-        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/look"
+        self.served = Served(self.serve)
+        await self.served.start()
+        self.url = f"http://127.0.0.1:{self.served.port}/look"
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.server.close()
+        await self.served.stop()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -261,10 +263,8 @@ class Service:
             data = msgspec.json.encode(answer)
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(data) + data)
             await writer.drain()
-            writer.close()
         else:
             await reader.read()  # says nothing until the caller leaves
-            writer.close()
 
 
 def test_a_service_sees_what_is_left_after_redaction_and_its_word_holds() -> None:

@@ -6,7 +6,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -54,10 +54,18 @@ def client_of(run: wattmill.Run) -> openai.OpenAI:
     return openai.OpenAI(base_url=run.base_url, api_key=run.api_key)
 
 
+def eventually(condition: Callable[[], bool], *, within_s: float = 20.0) -> None:
+    """Wait for what is told a moment after the answer: figures of a run come a few times a second."""
+    ends = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < ends, f"not within {within_s} s"
+        time.sleep(0.02)
+
+
 def until(run: wattmill.Run, status: int) -> None:
     """Ask until that is the answer, three times in a row: both workers have heard of it."""
-    in_a_row = 0
-    for _ in range(400):
+    in_a_row, ends = 0, time.monotonic() + 20.0
+    while time.monotonic() < ends:
         answer = http(
             run.base_url + "/chat/completions",
             body={"model": "m", "messages": ASK, "max_tokens": 200},
@@ -89,11 +97,8 @@ def test_a_client_in_a_run_is_stopped_at_its_budget_and_does_not_retry(stream: b
         assert caught.value.response.headers["x-should-retry"] == "false"
         assert caught.value.request.headers.get("x-stainless-retry-count") == "0"
         assert calls >= 5
-        for _ in range(200):  # workers tell what they charged a few times a second
-            spent = run.spent_usd
-            if spent > Decimal("0.0004"):
-                break
-        assert Decimal("0.0004") < spent <= Decimal("0.0005")
+        eventually(lambda: run.spent_usd > Decimal("0.0004"))
+        assert run.spent_usd <= Decimal("0.0005")
     assert run.refresh()["state"] == "closed"
     until(run, 410)  # on the other worker, too
 
@@ -123,8 +128,8 @@ def test_the_async_client_is_capped_as_well_at_fan_out(stream: bool) -> None:
                 tokens = await asyncio.gather(*(one() for _ in range(64)))
             served = [n for n in tokens if n]
             assert 0 < len(served) < 64
-        booked = run.spent_usd
-        assert booked <= Decimal("0.0005")
+        eventually(lambda: run.spent_usd > 0)
+        assert run.spent_usd <= Decimal("0.0005")
 
     asyncio.run(test())
 
@@ -138,7 +143,8 @@ def test_a_header_puts_a_client_with_its_own_base_url_into_the_run(up: Factory) 
                 client.chat.completions.create(model="m", messages=ASK, max_tokens=2)  # type: ignore[arg-type]
             with pytest.raises(openai.RateLimitError):
                 client.chat.completions.create(model="m", messages=ASK, max_tokens=2)  # type: ignore[arg-type]
-        assert run.spent_usd > 0 and run.left_usd is not None and run.state == "open"
+        eventually(lambda: run.spent_usd > 0)
+        assert run.left_usd is not None and run.left_usd < 1 and run.state == "open"
     listed = command("runs", "list", "--all", "--home", str(up.home)).stdout
     assert "closed" in listed and "/coder/" in listed
 
@@ -151,16 +157,12 @@ def test_nested_runs_are_inside_each_other_and_all_of_it_is_seen_above() -> None
             client.chat.completions.create(  # type: ignore[call-overload]
                 model="m", messages=ASK, max_tokens=10, extra_headers=inner.step("plan")
             )
-        deadline = time.monotonic() + 5
-        while not inner.spent_usd and time.monotonic() < deadline:  # the other worker tells within 0.25 s
-            time.sleep(0.02)
+        eventually(lambda: inner.spent_usd > 0)
         spent = inner.spent_usd
-        assert spent > 0
         with wattmill.run("1 USD", parent=outer.id) as other:
             assert other.refresh()["depth"] == 2
-        while outer.spent_usd != inner.spent_usd and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert outer.spent_usd == inner.spent_usd >= spent
+        eventually(lambda: outer.spent_usd == inner.spent_usd)
+        assert outer.spent_usd >= spent
 
 
 def test_a_run_closes_when_its_block_fails_and_the_blocks_error_is_what_is_seen() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from served import serving
 from wattmill.twin.calibration.compare import FIGURES, Rates, errors, measured, predicted, spread
 from wattmill.twin.calibration.error import current_error
 from wattmill.twin.calibration.fit import fit
@@ -108,12 +109,13 @@ class Scripted:
         self.bodies: list[dict[str, object]] = []
         self.broken = broken
         self.port = 0
+        self.ready, self.leave = threading.Event(), lambda: None
 
-    async def serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
-        server = await asyncio.start_server(self._one, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        ready.set()
-        async with server:
+    async def serve(self) -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        self.leave = lambda: loop.call_soon_threadsafe(stop.set)
+        async with serving(self._one) as self.port:
+            self.ready.set()
             await stop.wait()
 
     async def _one(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -140,20 +142,18 @@ class Scripted:
                 await asyncio.sleep(0.001)
             writer.write(b"0\r\n\r\n")
         await writer.drain()
-        writer.close()
 
 
 @pytest.fixture(params=[False, True], ids=["works", "refuses"])
 def scripted(request: pytest.FixtureRequest) -> Iterator[Scripted]:
     there = Scripted(broken=request.param)
-    ready, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(there.serve(ready, stop)))
+    thread = threading.Thread(target=lambda: asyncio.run(there.serve()))
     thread.start()
-    assert ready.wait(5)
+    assert there.ready.wait(5)
     yield there
-    loop.call_soon_threadsafe(stop.set)
+    there.leave()
     thread.join(5)
-    loop.close()
+    assert not thread.is_alive()
 
 
 def test_the_client_measures_what_it_was_told_and_says_why_it_cannot(scripted: Scripted) -> None:
