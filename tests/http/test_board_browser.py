@@ -32,7 +32,7 @@ ARGS = [
 ]
 AXE = "axe-core@4.14.1"
 AXE_SHA256 = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
-ROOMS = ("places", "power", "tenants", "decisions", "ledger", "twin")
+ROOMS = ("places", "power", "efficiency", "tenants", "decisions", "ledger", "twin")
 
 
 @pytest.fixture(scope="module")
@@ -197,16 +197,36 @@ def test_the_twin_room_shows_its_error_and_opens_what_was_asked(rig: AdminRig, w
     page.locator(".trust .twin a.fig").click()
     page.wait_for_url("**/#room=twin")
     expect(page.locator(".place .why")).to_contain_text("4 of 10 figures within")
-    assert page.locator(".chart[data-chart=ttft] .plot .dot").count() == 4
+    expect(page.locator(".chart[data-chart=ttft] .plot .dot")).to_have_count(4)
     said = page.get_attribute(".chart[data-chart=ttft] .plot", "aria-label")
     assert said and "measured 3.2, predicted 2.11 s" in said
     page.locator("tbody a", has_text="two places").focus()
     page.keyboard.press("Enter")
     page.wait_for_selector(".chart[data-chart=queue] .plot")
-    assert page.locator(".chart[data-chart=batch] .line").count() == 4  # two places, and their legend
+    expect(page.locator(".chart[data-chart=batch] .line")).to_have_count(4)  # two places, and their legend
     page.locator(".chart[data-chart=batch] figcaption a").click()
     page.wait_for_selector("main a[download]")
     assert page.locator("[role=region] tbody tr").count() > 400
+
+
+def test_the_efficiency_room_draws_both_chains_and_leads_to_rows(rig: AdminRig, watched: Watched) -> None:
+    page = watched.open(rig, "room=efficiency")
+    expect(page.locator(".chain").nth(1)).to_be_visible()
+    told = page.evaluate("fetch('/api/efficiency?back=1h').then((r) => r.json())")
+    for n, chain in enumerate(told["chains"]):
+        shown = [
+            plain(t) for t in page.locator(".chain").nth(n).locator(".chain-stage > .n").all_inner_texts()
+        ]
+        assert shown == [stage["factor"]["text"] for stage in chain["stages"]]
+    assert page.get_attribute(".chain >> nth=0", "aria-label") == (
+        f"{told['chains'][0]['title']}: {told['chains'][0]['says']}"
+    )
+    page.get_by_role("button", name="15 minutes").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".btn[aria-pressed=true]")).to_have_text("15 minutes")
+    page.locator(".losses a.fig[aria-label^=retried]").first.click()
+    page.wait_for_selector("text=Attempts lost to: retried")
+    assert page.locator("main a[download]").count() == 2
 
 
 def test_without_a_token_the_door_says_where_it_is(rig: AdminRig, browser: Browser) -> None:

@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "explain": ("wattmill.cli.explain", "Tell the whole story of one request."),
     "replay": ("wattmill.cli.replay", "Take recorded routing decisions again, or by another policy."),
     "simulate": ("wattmill.cli.simulate", "Run the declared factory on a simulated clock."),
+    "efficiency": ("wattmill.cli.efficiency", "Say where paid hours and joules go, and what would help."),
     "audit": ("wattmill.cli.audit", "Prove that the books balance, or name the rows that do not."),
     "reconcile": ("wattmill.cli.reconcile", "Settle what is in doubt."),
     "backup": ("wattmill.cli.backup", "Copy the books while they are open."),

@@ -32,6 +32,7 @@ from wattmill.ledger.stores.control_records import ControlError
 from wattmill.units import US_PER_S
 from wattmill.web import prometheus
 from wattmill.web.bodies import decoded
+from wattmill.web.efficiency_api import EFFICIENCY_ROUTES, Desk
 from wattmill.web.errors import ApiError, control_error, error_response
 from wattmill.web.guard import Guard, Sessions, cookie_name
 from wattmill.web.live import Live
@@ -53,6 +54,7 @@ class Admin:
         self.now_us = now_us
         self.sessions = Sessions(home)
         self.shelf = Shelf(home.root)
+        self.efficiency = Desk(home, control)
         self._powers: deque[tuple[int, Power]] = deque()
         self.live = Live(self._read)
         self.memory = prometheus.Memory(home)
@@ -113,6 +115,7 @@ def admin_app(
         *TENANT_ROUTES,
         *RUN_ROUTES,
         *TWIN_ROUTES,
+        *EFFICIENCY_ROUTES,
         *POWER_ROUTES,
         Mount("/static", _Static(packages=[("wattmill.web", "static")])),
     ]

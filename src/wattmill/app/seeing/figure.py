@@ -125,6 +125,10 @@ UNITS: dict[str, Callable[[float], str]] = {
     "per_min": lambda v: f"{significant(v)} /min",
     "mb": lambda v: f"{significant(v)} MB",
     "units": lambda v: f"{v:,.0f}",
+    "tok_per_j": lambda v: f"{significant(v)} tok/J",
+    "tok_per_tflop": lambda v: f"{significant(v)} tok/TFLOP",
+    "tok_per_h": lambda v: scaled(v, "tok/h", kilo_from=1e4),
+    "work": lambda v: scaled(v, "tok", kilo_from=1e6),
     "plain": significant,  # its unit stands beside it
     "usd_per_year": _usd_per_year,
 }

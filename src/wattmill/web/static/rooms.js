@@ -1,12 +1,13 @@
 // One room per layer that has data, beside the tower: at most three visuals, then the rows.
 import { Ago, Cap, Fig, Spark, usLocal } from "./figure.js";
+import { Efficiency } from "./efficiency.js";
 import { ask, send } from "./live.js";
 import { RequestView } from "./request.js";
 import { Rows } from "./rows.js";
 import { Result, Twin } from "./twin.js";
 import { html, useState } from "./vendor/preact-htm.js";
 
-export const ROOMS = [["places", "Places"], ["power", "Power"], ["tenants", "Tenants"], ["decisions", "Decisions"], ["ledger", "Ledger"], ["twin", "Twin"]];
+export const ROOMS = [["places", "Places"], ["power", "Power"], ["efficiency", "Efficiency"], ["tenants", "Tenants"], ["decisions", "Decisions"], ["ledger", "Ledger"], ["twin", "Twin"]];
 
 const Facts = ({ items }) => html`<dl class="facts">${items.map(([label, f]) => html`<div><dt>${label}</dt><dd><${Fig} f=${f} name=${label} /></dd></div>`)}</dl>`;
 
@@ -106,7 +107,7 @@ export function Empty({ f, what, help }) {
   return html`<p>${what}</p><p class="note">${help ? html`<code>${help}</code>` : html`Send one: <code>curl ${url}/v1/chat/completions -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" -d '{"model":"smollm2-135m","messages":[{"role":"user","content":"Hello"}]}'</code>`}</p>`;
 }
 
-const VIEWS = { places: Places, power: Power, tenants: Tenants, decisions: Decisions, ledger: Ledger, twin: Twin };
+const VIEWS = { places: Places, power: Power, tenants: Tenants, decisions: Decisions, ledger: Ledger, efficiency: Efficiency, twin: Twin };
 
 export function Room({ at, f, trends }) {
   const View = VIEWS[at.view];

@@ -16,7 +16,7 @@ export function Sheet({ s, base }) {
     ${s.notes.length > 0 && html`<h3>What it stands on</h3><ul class="notes">${s.notes.map((n) => html`<li>${n}</li>`)}</ul>`}`;
 }
 
-const SheetTable = ({ t, rows }) => html`<div class="row between"><h3>${t.title}</h3><a class="quiet" href=${`#rows=${encodeURIComponent(rows)}`} aria-label=${`rows of: ${t.title}`}>rows</a></div>
+export const SheetTable = ({ t, rows }) => html`<div class="row between"><h3>${t.title}</h3>${rows && html`<a class="quiet" href=${`#rows=${encodeURIComponent(rows)}`} aria-label=${`rows of: ${t.title}`}>rows</a>`}</div>
   <div class="wide sheet-table" tabindex="0" role="region" aria-label=${t.title}><table><thead><tr>${t.columns.map((c) => html`<th scope="col" class=${c.number ? "n" : ""}>${c.name}</th>`)}</tr></thead>
   <tbody>${t.rows.map((r) => html`<tr>${r.map((cell, n) => (typeof cell === "string" ? html`<td class=${t.columns[n].number ? "n" : cell.length > 30 ? "long" : ""}>${cell}</td>` : html`<td class="n"><${Fig} plain f=${cell} /></td>`))}</tr>`)}</tbody></table></div>
   ${t.note && html`<p class="note">${t.note}</p>`}`;

@@ -1,0 +1,1 @@
+"""Token factory efficiency: where what is paid for goes, in hours and in joules, from recorded facts."""
