@@ -64,6 +64,7 @@ def test_every_setting_with_a_unit_says_it_in_its_name():
     bare = {
         # counts, shares and names: nothing to convert
         *("port", "workers", "headers", "connections", "in_flight", "alpha", "expansion", "params"),
+        "unfinished_share",
         *("slots", "queue", "threads", "max_connections", "utilization", "cached_share", "markup", "seed"),
         *("rank", "weight", "reserved", "factor", "ahead", "prompt_share"),  # of tiers and admission
         *("margin_share", "least_engine_share"),  # of power limits

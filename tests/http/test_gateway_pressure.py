@@ -237,7 +237,7 @@ def test_who_may_not_ask_is_told_so_before_a_body_is_read(key: str | None, expec
             assert answer.status == 401 and answer.error["code"] == (
                 "missing_key" if key is None else "invalid_key"
             )
-            assert await client.closed() and r.server.unfinished_bytes == 0
+            assert await client.closed() and r.server.arriving.total == 0
 
     run(test())
 
@@ -263,11 +263,13 @@ def test_all_bodies_that_are_arriving_have_one_bound_and_what_is_complete_goes_o
 
     async def test() -> None:
         async with rig() as r:
-            r.limits = msgspec.structs.replace(r.limits, unfinished_bytes=40_500_000, body_bytes=2_000_000)
+            r.limits = msgspec.structs.replace(
+                r.limits, unfinished_bytes=40_500_000, unfinished_share=1.0, body_bytes=2_000_000
+            )
             slow = [await r.connect() for _ in range(40)]
             for client in slow:
                 client.writer.write(head_of(KEY, 1_000_000) + part)
-            await until(lambda: r.server.unfinished_bytes == 40 * 999_999)
+            await until(lambda: r.server.arriving.total == 40 * 999_999)
             assert (await r.ask()).status == 200, "what fits one read is not among them"
             late = await r.connect()
             late.writer.write(head_of(KEY, 1_000_000) + part)
@@ -277,10 +279,40 @@ def test_all_bodies_that_are_arriving_have_one_bound_and_what_is_complete_goes_o
             slow[0].writer.write(b"x")  # the end of a body: it is read as any other
             assert (await slow[0].answer()).status == 400
             slow[1].abort()
-            await until(lambda: r.server.unfinished_bytes == 38 * 999_999)
+            await until(lambda: r.server.arriving.total == 38 * 999_999)
             for client in slow[2:]:
                 client.abort()
-            await until(lambda: r.server.unfinished_bytes == 0)
+            await until(lambda: r.server.arriving.total == 0)
+
+    run(test())
+
+
+def test_one_key_takes_its_share_of_the_memory_for_bodies_and_others_are_still_read() -> None:
+    part = b" " * 999_999
+
+    async def test() -> None:
+        async with rig() as r:
+            r.limits = msgspec.structs.replace(
+                r.limits, unfinished_bytes=8_000_000, unfinished_share=0.5, body_bytes=2_000_000
+            )
+
+            async def begun(key: str, wanted: int) -> Client:
+                client = await r.connect()
+                client.writer.write(head_of(key, 1_000_000) + part)
+                await until(lambda: r.server.arriving.total == wanted * 999_999)
+                return client
+
+            greedy = [await begun(KEY, n) for n in (1, 2, 3, 4)]
+            late = await r.connect()
+            late.writer.write(head_of(KEY, 1_000_000) + part)
+            answer = await late.answer()
+            assert (answer.status, answer.error["code"]) == (429, "limit_reached")
+            assert "limits.unfinished_share" in answer.error["message"] and "retry-after" in answer.headers
+            await begun("narrow", 5)
+            assert (await r.ask()).status == 200
+            greedy[0].abort()
+            await until(lambda: r.server.arriving.total == 4 * 999_999)
+            await begun(KEY, 5)
 
     run(test())
 
@@ -292,11 +324,11 @@ def test_a_body_in_a_million_chunks_takes_no_more_memory_than_its_bytes() -> Non
             head = head_of(KEY, 0).replace(b"content-length: 0", b"transfer-encoding: chunked")
             body = json.dumps(CHAT | {"messages": [{"role": "user", "content": "x" * 200_000}]}).encode()
             client.writer.write(head + b"".join(b"1\r\n%c\r\n" % byte for byte in body))
-            await until(lambda: r.server.unfinished_bytes > 50_000)
+            await until(lambda: r.server.arriving.total > 50_000)
             (conn,) = r.server.connections
             assert len(conn._body) < 20_000, "parts are put together as they come"
             client.writer.write(b"0\r\n\r\n")
             assert (await client.answer()).status == 200
-            assert r.server.unfinished_bytes == 0 and not conn._bulk
+            assert r.server.arriving.total == 0 and not conn._bulk
 
     run(test())

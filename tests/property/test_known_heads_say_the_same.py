@@ -9,6 +9,7 @@ from typing import Any, cast
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wattmill.distribution.arriving import Arriving
 from wattmill.distribution.connection import Connection
 from wattmill.distribution.http import HttpRequest
 from wattmill.distribution.outbox import Outbox
@@ -64,8 +65,8 @@ class Recorder:
         self.seen.append((r.method, r.path, r.query, kept, r.body, r.close, r.http10))
         r.conn.answer(b"HTTP/1.1 200 OK\r\n", b"")
 
-    def turned_away(self, request: Any) -> None:
-        return None
+    def sender_of(self, request: Any) -> int:
+        return 1
 
     def refused(self, refusal: Any) -> tuple[bytes, bytes]:
         self.seen.append(refusal.code)
@@ -79,7 +80,7 @@ class Hub:
         self.handler = Recorder()
         self.connections: set[Connection] = set()
         self.lingering = 0
-        self.unfinished_bytes = 0
+        self.arriving = Arriving()
         self.draining = False
         self.clock = Clock()
         self.now_s = 1.0

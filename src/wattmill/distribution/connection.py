@@ -66,6 +66,7 @@ class Connection(asyncio.Protocol):
         "_raw_bytes",
         "_reading_paused",
         "_request",
+        "_sender",
         "_server",
         "_streaming",
         "_target",
@@ -101,7 +102,8 @@ class Connection(asyncio.Protocol):
         self._known: KnownHead | None = None  # of the last request, for the next
         self._unlike = _TRIES  # how many more heads are learnt: a client may never repeat itself
         self._arrived_s = 0.0
-        self._counted_bytes = 0  # of the body that is being read, among the server's unfinished ones
+        self._counted_bytes = 0  # of the body that is being read, among those that arrive
+        self._sender = 0  # the key that they are counted for
         self._bulk = bytearray()  # of a body in very many parts, its beginning
         self._reset()
 
@@ -299,7 +301,7 @@ class Connection(asyncio.Protocol):
 
     def _uncount(self) -> None:
         """A body is complete, or will never be."""
-        self._server.unfinished_bytes -= self._counted_bytes
+        self._server.arriving.add(self._sender, -self._counted_bytes)
         self._counted_bytes = 0
         self._bulk = bytearray()
 
@@ -309,21 +311,15 @@ class Connection(asyncio.Protocol):
         if self._headers_done:
             if not self._counted_bytes and self._turned_away():
                 return
-            server = self._server
-            server.unfinished_bytes += self._body_bytes - self._counted_bytes
+            arriving = self._server.arriving
+            arriving.add(self._sender, self._body_bytes - self._counted_bytes)
             self._counted_bytes = self._body_bytes
             if len(self._body) > _PARTS:  # thousands of small parts would take many times their bytes
                 self._bulk += b"".join(self._body)
                 self._body.clear()
-            if server.unfinished_bytes > max(limits.unfinished_bytes, limits.body_bytes):
-                self._bad(
-                    Refusal(
-                        code="overloaded",
-                        message=f"the bodies that are arriving here take {limits.unfinished_bytes} bytes "
-                        "already (limits.unfinished_bytes)",
-                        retry_after_s=1.0,
-                    )
-                )
+            refusal = arriving.too_much(self._sender, limits)
+            if refusal is not None:
+                self._bad(refusal)
                 return
             beside_body = self._raw_bytes - self._body_bytes - 16 * self._chunks
             if beside_body > 2 * limits.header_bytes + _SLICE:
@@ -340,10 +336,12 @@ class Connection(asyncio.Protocol):
         """Whether nobody who may ask is sending the body that is still to come: it is not waited for."""
         request = self._request
         assert request is not None
-        refusal = self._server.handler.turned_away(request)
-        if refusal is not None:
-            self._bad(refusal)
-        return refusal is not None
+        sender = self._server.handler.sender_of(request)
+        if isinstance(sender, Refusal):
+            self._bad(sender)
+            return True
+        self._sender = sender
+        return False
 
     def _bad(self, refusal: Refusal) -> None:
         """Nothing after this point can be trusted: answer in turn, then close."""
@@ -412,8 +410,9 @@ class Connection(asyncio.Protocol):
         request.close = not self._parser.should_keep_alive()
         if request.want_continue and self.current is None and not self._queue:
             request.want_continue = False
-            request.refusal = self._server.handler.turned_away(request)
-            if request.refusal is not None:
+            sender = self._server.handler.sender_of(request)
+            if isinstance(sender, Refusal):
+                request.refusal = sender
                 raise _StopReading
             self._write(_CONTINUE)
 

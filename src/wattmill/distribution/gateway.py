@@ -176,12 +176,12 @@ class Gateway:
         self.metrics.answered("none", "", f"{refusal.status // 100}xx")
         return answers.error_answer(refusal, self.new_id())
 
-    def turned_away(self, request: HttpRequest) -> Refusal | None:
+    def sender_of(self, request: HttpRequest) -> int | Refusal:
         key = key_of(request.headers)
         if isinstance(key, Refusal):  # two keys: most doors read one of them only, and say so or not
             key = request.headers.get(b"authorization")
         caller = self.services.identify(key, self._clock.wall_us())
-        return caller if isinstance(caller, Refusal) else None
+        return caller if isinstance(caller, Refusal) else caller.key
 
     def new_id(self) -> str:
         return request_id(Epoch(self.services.epoch), self.next_seq())

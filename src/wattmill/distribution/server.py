@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from wattmill.distribution.arriving import Arriving
 from wattmill.distribution.connection import Connection
 from wattmill.distribution.http import HttpRequest
 from wattmill.distribution.outbox import Outbox
@@ -46,8 +47,9 @@ class Handler(Protocol):
     def refused(self, refusal: Refusal) -> tuple[bytes, bytes]:
         """Return head lines and body for bytes that are no request."""
 
-    def turned_away(self, request: HttpRequest) -> Refusal | None:
-        """Say no to a request whose body is still to come, because of its head alone."""
+    def sender_of(self, request: HttpRequest) -> int | Refusal:
+        """Return the number of the key that sends a body which is still to come, by its head alone, or say
+        no to it."""
 
 
 class Server:
@@ -59,7 +61,7 @@ class Server:
         self.clock = clock
         self.connections: set[Connection] = set()
         self.draining = False
-        self.unfinished_bytes = 0  # of bodies that are not complete
+        self.arriving = Arriving()
         self.lingering = 0  # connections that only wait for their client to read why it was refused
         self.now_s = clock.now()
         self.date = b""

@@ -62,6 +62,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "body alone is always taken.",
         ),
     ] = 256 * 1024 * 1024
+    unfinished_share: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="The part of `unfinished_bytes` that one API key may have; 1 lets it have all.",
+        ),
+    ] = 0.25
     connections: Annotated[int, Meta(ge=1, description="Open connections, per worker.")] = 4_096
     in_flight: Annotated[
         int, Meta(ge=1, description="Requests that are admitted and not ended, per worker.")
