@@ -33,11 +33,13 @@ from wattmill.cli.explain import lines
 from wattmill.ledger import epoch as epochs
 from wattmill.ledger.audit import Report
 from wattmill.ledger.backup import BackupError, backup, restore
+from wattmill.ledger.following import Follower
 from wattmill.ledger.frame import segment_name
 from wattmill.ledger.in_doubt import settle
 from wattmill.ledger.journal import Journal
 from wattmill.ledger.period import window_at
 from wattmill.ledger.rating import rate
+from wattmill.ledger.rationed import WINDOW_US
 from wattmill.ledger.retention import sweep
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_limits import Limits
@@ -559,6 +561,28 @@ def test_a_limits_unit_that_was_overused_is_the_operators_and_an_alarm(factory: 
         now_us=factory.now, running=True, state=None, workers=[], nodes={}, budgets=[], books=books_now
     )
     assert "Overrun of 20 output tokens under limits." in health(seen).sentence
+
+
+def test_an_engine_that_always_takes_too_much_is_told_at_once_and_then_counted_and_all_of_it_is_booked(
+    factory: Factory,
+) -> None:
+    def told_after(loop: Follower, attempts: int) -> list[str]:
+        for _ in range(attempts):
+            factory.end(factory.intent(), charge_nusd=300_000, overrun_nusd=7)
+        loop.catch_up()
+        with Books(factory.home.ledger_db) as books:
+            assert books.balances()["nusd", "overrun:edge"] == 7 * factory.seq
+            return [alarm.text for alarm in books.alarms() if alarm.kind == "overrun"][::-1]
+
+    one = "7 nUSD beyond the reservation on edge: the operator's"
+    counted = "357 nUSD beyond the reservation on edge by 51 attempts within a minute: the operator's"
+    with Control(factory.home.control_db) as control:
+        loop = follower(factory.home, control)
+        assert told_after(loop, 1) == [one]
+        assert told_after(loop, 50) == [counted]
+        factory.now += WINDOW_US
+        assert told_after(loop, 1) == [counted, one]
+        loop.close()
 
 
 def test_a_journal_that_was_removed_before_it_was_booked_is_an_alarm(factory: Factory) -> None:

@@ -11,54 +11,25 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from wattmill.ledger import gauges
+from wattmill.ledger.attempt_rows import SOURCE, insert_attempt, recent_works
 from wattmill.ledger.attribution import Work
-from wattmill.ledger.book import (
-    MONEY,
-    Opened,
-    Posting,
-    beyond_postings,
-    difference,
-    doubt_postings,
-    end_postings,
-    money_postings,
-    opened,
-    token_postings,
-)
+from wattmill.ledger.book import Opened, beyond_postings, doubt_postings, end_postings, opened
 from wattmill.ledger.epoch import Who
+from wattmill.ledger.epoch_state import EpochState, epochs_of
 from wattmill.ledger.frame import Damage, encoder
 from wattmill.ledger.in_doubt import Settlement
-from wattmill.ledger.promise import NO_PLACE, kept
+from wattmill.ledger.promise import NO_PLACE
 from wattmill.ledger.rating import Unpriced, rate
+from wattmill.ledger.rationed import Overruns
+from wattmill.ledger.rebooking import decode_opened, rebook
 from wattmill.ledger.stores.sqlite import LedgerDb
-from wattmill.ledger.stores.sqlite_schema import NO_GOOD_END, SOURCES, STATUSES
-from wattmill.ledger.stores.sqlite_tiers import tiers_of
 from wattmill.ledger.tail import Found, Position
 from wattmill.vocab.budget import UNITS, limit_of, unit_of
 from wattmill.vocab.fact import End, EngineAbort, EngineCount, Intent, MeterWindow, Progress, Refused
 from wattmill.vocab.price import Price
 
-_STATUS = {name: i for i, name in enumerate(STATUSES)}
-_SOURCE = {name: i for i, name in enumerate(SOURCES)}
-_NOTHING = (0,) * 7
-
-_decode_opened = msgspec.msgpack.Decoder(Opened).decode
 Held = MeterWindow | EngineCount
 _decode_held: Callable[[bytes], Held] = msgspec.msgpack.Decoder(Held).decode
-
-
-class EpochState:
-    """One journal as the books know it."""
-
-    __slots__ = ("first_seq", "id", "last_seq", "last_us", "name", "position", "records", "start_us", "state")
-
-    def __init__(
-        self, id: int, name: str, start_us: int, position: Position, records: int, state: str
-    ) -> None:
-        self.id, self.name, self.start_us = id, name, start_us
-        self.position, self.records, self.state = position, records, state
-        self.first_seq: int | None = None  # of the intents in the segment that is being read
-        self.last_seq: int | None = None
-        self.last_us = start_us
 
 
 class Bookkeeper:
@@ -70,13 +41,10 @@ class Bookkeeper:
         self._load()
 
     def _load(self) -> None:
-        rows = self.db.db.execute("SELECT id, name, start_us, segment, offset, records, state FROM epoch")
-        self.epochs: dict[str, EpochState] = {
-            name: EpochState(id, name, start, Position(segment, offset), records, state)
-            for id, name, start, segment, offset, records, state in rows
-        }
+        self.epochs = epochs_of(self.db)
+        self.overruns = Overruns(self.db)
         self.open: dict[tuple[int, int], Opened] = {
-            (epoch, seq): _decode_opened(body)
+            (epoch, seq): decode_opened(body)
             for epoch, seq, body in self.db.db.execute("SELECT epoch, seq, body FROM open_intent")
         }
         self._stored_open = set(self.open)
@@ -89,7 +57,12 @@ class Bookkeeper:
             (id, _decode_held(body))
             for id, body in self.db.db.execute("SELECT id, body FROM held ORDER BY id")
         ]
-        self.works: list[Work] = self._recent_works() if self.held else []
+        self.works: list[Work] = []
+        if self.held:  # back to a minute before the oldest of them
+            oldest = min(
+                fact.start_us if isinstance(fact, MeterWindow) else fact.at_us for _, fact in self.held
+            )
+            self.works = recent_works(self.db, oldest - 60_000_000)
 
     # -- facts -------------------------------------------------------------------------------------------
 
@@ -114,14 +87,11 @@ class Bookkeeper:
         self._touched.add(name)
         for fact, segment, _offset in records:
             if segment != epoch.position.segment:
-                self._leave_segment(epoch)
+                epoch.leave_segment(self.db)
                 epoch.position = Position(segment, 0)
             if type(fact) is Intent:
                 self.open[epoch.id, fact.seq] = opened(fact)
-                epoch.last_seq = fact.seq
-                if epoch.first_seq is None:
-                    epoch.first_seq = fact.seq
-                epoch.last_us = fact.at_us
+                epoch.begins(fact.seq, fact.at_us)
             elif type(fact) is End:
                 self._end(epoch, fact)
                 epoch.last_us = fact.at_us
@@ -141,7 +111,7 @@ class Bookkeeper:
                 self.correct(fact)
         epoch.records += len(records)
         if position.segment != epoch.position.segment:
-            self._leave_segment(epoch)
+            epoch.leave_segment(self.db)
         epoch.position = position
         for damage in damages:
             self.db.alarm(epoch.last_us, f"journal_{damage.kind}", str(damage), name)
@@ -153,14 +123,13 @@ class Bookkeeper:
             self._end_without_open(epoch, end)
             return
         tx = db.post(end_postings(start, end))
-        self._insert_attempt(epoch, start, end, tx)
+        self.works.append(insert_attempt(db, epoch, start, end, tx))
         gauges.add(self._used, epoch.id, gauges.used_by(start, end))
         if end.kept_nusd:
             kept_of = (epoch.id, start.key)
             self._kept[kept_of] = self._kept.get(kept_of, 0) + end.kept_nusd
         if end.overrun_nusd:
-            text = f"{end.overrun_nusd} nUSD beyond the reservation on {start.pool}: the operator's"
-            db.alarm(end.at_us, "overrun", text, epoch.name, end.seq)
+            self._overrun(epoch, start, end, "nUSD beyond the reservation", end.overrun_nusd)
         if end.took:
             self._beyond(epoch, start, end)
         if end.usage_source == "unmetered":
@@ -181,86 +150,15 @@ class Bookkeeper:
         for gauge, amount in gauges.beyond(start, end).items():
             unit, limit = UNITS[unit_of(gauge)], limit_of(gauge)
             tx = db.post(beyond_postings(start.pool, unit, limit, amount))
-            who = f"{epoch.name}:{end.seq}"
-            text = (
-                f"{amount} {unit} beyond what was reserved of limit {limit} on {start.pool}: the operator's"
-            )
-            db.note(tx, end.at_us, "overrun", who)
-            db.alarm(end.at_us, "overrun", text, epoch.name, end.seq)
+            db.note(tx, end.at_us, "overrun", f"{epoch.name}:{end.seq}")
+            self._overrun(epoch, start, end, f"{unit} beyond what was reserved of limit {limit}", amount)
 
-    def _insert_attempt(
-        self, epoch: EpochState, start: Opened, end: End, tx: int, status: str | None = None
-    ) -> None:
-        db = self.db
-        name = db.name
-        pool, model = name(start.pool), name(start.model)
-        shape = db.shape(
-            pool,
-            model,
-            name(start.endpoint),
-            int(start.stream),
-            name(start.privacy),
-            start.cost_price,
-            start.charge_price,
-        )
-        usage = end.usage
-        classes = _NOTHING if usage is None else usage.by_class()
-        cached = classes[1]
-        prefill = 0 if usage is None else usage.prompt_tok - cached
-        output = 0 if usage is None else usage.output_tok
-        arrived = end.at_us - end.duration_us
-        started = end.started_us or start.at_us
-        key = start.key
-        what = status or end.status
-        db.attempt(
-            (
-                tx, epoch.id, start.seq, start.seq - start.request, start.attempt, key, shape, _STATUS[what],
-                _SOURCE[end.usage_source], end.at_us - epoch.start_us, end.duration_us, started - arrived,
-                end.ttft_us,
-                prefill, cached, output, end.charge_nusd, end.cost_nusd, end.overrun_nusd,
-                None if end.error is None else name(end.error),
-            )
-        )  # fmt: skip
-        if start.attempt:
-            db.begin()
-            db.db.execute("INSERT INTO retry VALUES (?,?,?)", (epoch.id, start.request, start.seq))
-        ttft = end.ttft_us
-        db.bucket(
-            end.at_us, key, pool, model,
-            (
-                int(start.attempt == 0), 1, int(what in NO_GOOD_END), int(what == "aborted"), *classes,
-                end.charge_nusd, end.cost_nusd, end.overrun_nusd, 0, ttft or 0, int(ttft is not None),
-                end.duration_us,
-            ),
-        )  # fmt: skip
-        if start.tier:
-            self._tier(tx, start, end)
-        first = None if ttft is None else arrived + ttft
-        self.works.append(Work(tx, key, start.pool, start.model, started, first, end.at_us, prefill, output))
+    def _overrun(self, epoch: EpochState, start: Opened, end: End, what: str, amount: int) -> None:
+        self.overruns.add(start.pool, what, amount, at_us=end.at_us, epoch=epoch.name, seq=end.seq)
 
-    def _tier(self, attempt: int, start: Opened, end: End) -> None:
-        db, found = self.db, kept(start, end)
-        tier = db.name(start.tier)
-        first = int(start.attempt == 0)
-        db.tiers.attempt(attempt, tier, start.queued_us)
-        db.tiers.add(
-            end.at_us,
-            tier,
-            (
-                ("requests", first),
-                ("kept", int(found.whole is True)),
-                ("left", int(found.whole is None)),
-                ("ttft_n", int(found.ttft is not None)),
-                ("ttft_kept", int(found.ttft is True)),
-                ("speed_n", int(found.speed is not None)),
-                ("speed_kept", int(found.speed is True)),
-                ("queued_n", int(bool(first and start.queued_us))),
-                ("queued_us", first * start.queued_us),
-                ("output_tok", 0 if end.usage is None else end.usage.output_tok),
-                ("charge_nusd", end.charge_nusd),
-                ("cost_nusd", end.cost_nusd),
-            ),
-        )
+    def _rebook(self, attempt: int, end: End, why: str, state: str) -> None:
+        if rebook(self.db, attempt, end, why, state):
+            self.adjusted = True
 
     def _end_without_open(self, epoch: EpochState, end: End) -> None:
         self.db.flush()
@@ -318,7 +216,7 @@ class Bookkeeper:
         if epoch.state != "live":
             return 0
         self._touched.add(name)
-        self._leave_segment(epoch)
+        epoch.leave_segment(self.db)
         mine = sorted(key for key in self.open if key[0] == epoch.id)
         for place in mine:
             start = self.open.pop(place)
@@ -328,11 +226,9 @@ class Bookkeeper:
                 start.reserved_cost_nusd, start.reserved_nusd, started_us=start.at_us,
                 duration_us=max(0, epoch.last_us - start.at_us), error="in_doubt",
             )  # fmt: skip
-            self._insert_attempt(epoch, start, end, tx, "in_doubt")
+            work = insert_attempt(self.db, epoch, start, end, tx, "in_doubt")
             # Energy is spread by the work that is likely: what was seen, and the prompt.
-            self.works[-1] = self.works[-1]._replace(
-                prefill_tok=start.input_bound_tok, decode_tok=start.progress_tok
-            )
+            self.works.append(work._replace(prefill_tok=start.input_bound_tok, decode_tok=start.progress_tok))
             self.db.note(tx, at_us, "in_doubt", f"{name}:{start.seq}")
             self.db.db.execute(
                 "INSERT INTO doubt VALUES (?,?,?,?,?,'open',?)",
@@ -351,7 +247,7 @@ class Bookkeeper:
             "AND (?1 IS NULL OR pool = ?1) ORDER BY attempt",
             (pool,),
         )
-        return [(attempt, _decode_opened(body)) for attempt, body in rows]
+        return [(attempt, decode_opened(body)) for attempt, body in rows]
 
     def settle(self, attempt: int, as_: Settlement, *, at_us: int) -> None:
         """Replace a reservation by a settlement, by posting."""
@@ -377,14 +273,14 @@ class Bookkeeper:
             self.db.alarm(fact.at_us, "lost_intent", text, fact.epoch, fact.seq)
             return
         id, source, body, cost_price, charge_price, charge, overrun = row
-        if body is None and source == _SOURCE["measured"]:
+        if body is None and source == SOURCE["measured"]:
             return
         prices = self.prices()
         try:
             cost = rate(prices[cost_price], fact.usage)
             if body is not None:
                 rated = rate(prices[charge_price], fact.usage)
-                charge = min(rated, _decode_opened(body).reserved_nusd)
+                charge = min(rated, decode_opened(body).reserved_nusd)
                 overrun = rated - charge
         except (KeyError, Unpriced) as error:
             self.db.alarm(
@@ -393,78 +289,6 @@ class Bookkeeper:
             return
         end = End(fact.seq, fact.at_us, "aborted", fact.usage, "measured", cost, charge, overrun)
         self._rebook(id, end, "the engine's word", "settled_engine")
-
-    def _rebook(self, attempt: int, end: End, why: str, state: str) -> None:
-        """Make the books say `end` of an attempt: one balanced transaction of what differs from what
-        they say."""
-        db = self.db
-        db.flush()
-        epoch_name, seq, key, status, pool, model, ended_us, body = db.db.execute(
-            "SELECT epoch.name, attempt.seq, key, attempt.status, shape.pool, model, start_us + "
-            "ended_us, doubt.body "
-            "FROM attempt JOIN epoch ON epoch.id = attempt.epoch JOIN shape ON shape.id = shape "
-            "LEFT JOIN doubt ON doubt.attempt = attempt.id WHERE attempt.id = ?",
-            (attempt,),
-        ).fetchone()
-        place = next(text for text, id in db.names.items() if id == pool)
-        if body is not None and STATUSES[status] == "failed":
-            # Its client saw nothing, and pays nothing: what was made counts against the caps alone.
-            end = msgspec.structs.replace(
-                end, status="failed", charge_nusd=0, overrun_nusd=0, kept_nusd=end.charge_nusd
-            )
-        usage = end.usage
-        new = token_postings(place, f"key:{key}", usage) if usage is not None else []
-        new += money_postings(place, f"key:{key}", end.charge_nusd, end.cost_nusd, end.overrun_nusd)
-        lines = difference(db.standing(attempt), new)
-        tx = db.post(lines)
-        db.note(tx, end.at_us, why, f"{epoch_name}:{seq}")
-        db.db.execute("INSERT INTO correction VALUES (?,?)", (tx, attempt))
-        was, now = STATUSES[status], end.status
-        delta = _measures(lines, key, place)
-        failed, aborted = (
-            int(now in NO_GOOD_END) - int(was in NO_GOOD_END),
-            int(now == "aborted") - int(was == "aborted"),
-        )
-        db.roll_up(ended_us, key, pool, model, **delta, errors=failed, aborted=aborted)
-        if (tiered := tiers_of(db.db, [attempt]).get(attempt)) is not None:
-            output = sum(delta.get(name, 0) for name in ("tok_output", "tok_reasoning", "tok_audio_output"))
-            money = [(name, delta.get(name, 0)) for name in ("charge_nusd", "cost_nusd")]
-            db.tiers.add(ended_us, db.name(tiered[0]), [("output_tok", output), *money])
-        cached = 0 if usage is None else usage.cached_tok
-        db.db.execute(
-            "UPDATE attempt SET status=?, source=?, prefill_tok=?, cached_tok=?, output_tok=?, "
-            "charge_nusd=?, "
-            "cost_nusd=?, overrun_nusd=?, ttft_us=ifnull(?, ttft_us), cause=? WHERE id = ?",
-            (
-                _STATUS[now], _SOURCE[end.usage_source], 0 if usage is None else usage.prompt_tok - cached,
-                cached,
-                0 if usage is None else usage.output_tok, end.charge_nusd, end.cost_nusd, end.overrun_nusd,
-                end.ttft_us, None if end.error is None else db.name(end.error), attempt,
-            ),
-        )  # fmt: skip
-        charged = delta.get("charge_nusd", 0)
-        if body is not None:
-            start = _decode_opened(body)
-            standing = gauges.standing_after(start, end)
-            told = gauges.correction(start, charged, standing)
-            db.db.execute(
-                "UPDATE doubt SET state = ?, body = ? WHERE attempt = ?",
-                (state, encoder.encode(msgspec.structs.replace(start, held=standing)), attempt),
-            )
-            if told:
-                # The epoch's use was told to the caps with the reservation in it: they learn the difference,
-                # once for each correction of an attempt, also if the books are made anew from the journals.
-                (number,) = db.db.execute(
-                    "SELECT count(*) FROM correction WHERE attempt = ?", (attempt,)
-                ).fetchone()
-                self.adjusted = True
-                db.db.execute(
-                    "INSERT INTO adjustment VALUES (?,?)",
-                    (f"{epoch_name}:{seq}:c{number}", encoder.encode(told)),
-                )
-        if end.overrun_nusd:
-            text = f"{end.overrun_nusd} nUSD beyond the reservation on {place}: the operator's"
-            db.alarm(end.at_us, "overrun", text, epoch_name, seq)
 
     # -- transactions ------------------------------------------------------------------------------------
 
@@ -497,8 +321,9 @@ class Bookkeeper:
                 "UPDATE epoch SET segment = ?, offset = ?, records = ?, state = ? WHERE id = ?",
                 (*epoch.position, epoch.records, epoch.state, epoch.id),
             )
-            self._note_segment(epoch)
+            epoch.note_segment(db)
         self._touched.clear()
+        self.overruns.write()
         db.commit()
 
     @property
@@ -514,50 +339,3 @@ class Bookkeeper:
     def rollback(self) -> None:
         self.db.rollback()
         self._load()
-
-    def _leave_segment(self, epoch: EpochState) -> None:
-        self._note_segment(epoch)
-        epoch.first_seq = epoch.last_seq = None
-
-    def _note_segment(self, epoch: EpochState) -> None:
-        if epoch.position.segment:
-            self.db.begin()
-            self.db.db.execute(
-                "INSERT INTO segment VALUES (?1,?2,?3,?4,?5) ON CONFLICT DO UPDATE SET "
-                "first_seq = ifnull(first_seq, ?3), last_seq = ifnull(?4, last_seq), last_us = ?5",
-                (epoch.id, epoch.position.segment, epoch.first_seq, epoch.last_seq, epoch.last_us),
-            )
-
-    def _recent_works(self) -> list[Work]:
-        """Rebuild what attribution needs of booked attempts: back to a minute before the oldest held
-        window."""
-        oldest = min(fact.start_us if isinstance(fact, MeterWindow) else fact.at_us for _, fact in self.held)
-        works = []
-        for id, key, pool, model, ended, duration, lead, ttft, prefill, output in self.db.db.execute(
-            "SELECT attempt.id, key, p.text, m.text, start_us + ended_us, duration_us, lead_us, "
-            "ttft_us, prefill_tok, "
-            "output_tok FROM attempt JOIN epoch ON epoch.id = attempt.epoch JOIN shape ON shape.id = shape "
-            "JOIN name p ON p.id = pool JOIN name m ON m.id = model ORDER BY attempt.id DESC"
-        ):
-            if ended < oldest - 60_000_000:
-                break
-            arrived = ended - duration
-            first = None if ttft is None else arrived + ttft
-            works.append(Work(id, key, pool, model, arrived + lead, first, ended, prefill, output))
-        return works[::-1]
-
-
-def _measures(lines: Sequence[Posting], key: int, pool: str) -> dict[str, int]:
-    """Return what some postings say of a key, as roll-up measures."""
-    sums: dict[str, int] = {}
-    for commodity, account, amount in lines:
-        if account == f"key:{key}":
-            name = "charge_nusd" if commodity == MONEY else commodity.replace(":", "_")
-        elif account == f"cost:{pool}":
-            name = "cost_nusd"
-        elif account == f"overrun:{pool}":
-            name = "overrun_nusd"
-        else:
-            continue
-        sums[name] = sums.get(name, 0) + amount
-    return sums

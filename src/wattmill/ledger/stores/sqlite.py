@@ -205,12 +205,19 @@ class LedgerDb:
 
     def alarm(
         self, at_us: int, kind: str, text: str, epoch: str | None = None, seq: int | None = None
-    ) -> None:
+    ) -> int:
+        """Write an alarm, and return its row."""
         self.begin()
-        self.db.execute(
+        row = self.db.execute(
             "INSERT INTO alarm (at_us, kind, epoch, seq, text) VALUES (?,?,?,?,?)",
             (at_us, kind, epoch, seq, text),
-        )
+        ).lastrowid
+        assert row is not None
+        return row
+
+    def reword_alarm(self, row: int, text: str) -> None:
+        self.begin()
+        self.db.execute("UPDATE alarm SET text = ? WHERE id = ?", (text, row))
 
     # -- transactions ------------------------------------------------------------------------------------
 
