@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export VENV
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines bench-twin lock docs fresh-machine clean caps plan-grid test-ray shifting power-event
+.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines bench-twin lock docs fresh-machine clean caps plan-grid test-ray shifting power-event site-year
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -78,6 +78,9 @@ policies: dev ## routing policies and LiteLLM's on two whole traces, against a l
 
 shifting: dev ## what moving work in time and between places saves, on the hourly prices and carbon of 2024
 	$(VENV)/bin/wattmill site shift benchmarks/data/energy_2024_hourly.csv.gz $(ARGS)
+
+site-year: dev ## how long a year of a site takes, with chain, cooling, sun, battery, tariff and dispatch (goal 10 s)
+	$(PY) benchmarks/site_year.py
 
 plan-grid: dev ## the planner's programme against a grid search in three cases; writes benchmarks/results/plan_grid.json
 	$(PY) benchmarks/plan_against_grid.py $(ARGS)

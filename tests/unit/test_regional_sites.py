@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 from msgspec.structs import replace
 from site_house import a_site, steady
-from typer.testing import CliRunner
 
-from wattmill.cli.site import site_app
 from wattmill.site.availability.spec import Part
 from wattmill.site.regional.model import assigned, distance_m, option, rtt_ms
 from wattmill.site.regional.spec import Comparison, House, Network, Option, Users
 from wattmill.site.yearly.spec import Place, Site, Work
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 NEW_YORK = Users(latitude_deg=40.7, longitude_deg=-74.0, tok_per_s=1e6)
 LOS_ANGELES = Users(latitude_deg=34.0, longitude_deg=-118.2, tok_per_s=1e6)
 
@@ -72,13 +66,3 @@ def test_three_of_three_are_up_less_often_than_one_and_two_of_three_more_often()
     assert two.all_up == pytest.approx(0.99**2)
     assert two.enough_up == pytest.approx(1 - 0.01**2)
     assert two.rtt_worst_ms < one.rtt_worst_ms
-
-
-def test_the_example_compares_three_sites_with_one_on_the_same_tokens() -> None:
-    done = CliRunner().invoke(site_app, ["against", str(EXAMPLES / "regional-against-one.toml"), "--json"])
-    assert done.exit_code == 0, done.output
-    three, one = json.loads(done.output)
-    assert sum(s["tok_per_s"] for s in three["served"]) == sum(s["tok_per_s"] for s in one["served"]) == 3e6
-    assert three["rtt_mean_ms"] < one["rtt_mean_ms"]
-    assert three["enough_up"] > one["enough_up"] > one["all_up"] - 1e-12
-    assert all(s["year"]["energy"]["rows"] for s in three["sites"])

@@ -44,7 +44,7 @@ def test_a_flat_day_is_what_chain_plant_and_tariff_say_by_hand() -> None:
     )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     st.sampled_from(sorted(set(chains()) - {"frontier"})),
     st.floats(0.05, 0.9),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from wattmill.cli.site_against import against
+from wattmill.cli.site_import import import_
 from wattmill.cli.site_optics import optics
 from wattmill.cli.site_parts import chain, water
 from wattmill.cli.site_pue import pue
@@ -26,3 +27,4 @@ site_app.command()(pue)
 site_app.command()(shift)
 site_app.command()(optics)
 site_app.command()(against)
+site_app.command("import")(import_)

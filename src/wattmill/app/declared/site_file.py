@@ -281,6 +281,13 @@ def _same_year(site: Site, year: Weather, zone: Zone) -> Iterator[_Finding]:
             "Take the weather of the same year, or a tariff and a carbon intensity without a series",
             f'"{site.grid.series}"',
         )
+    elif zone.year is not None and zone.year != year.year:
+        yield (
+            ("grid", "series"),
+            f"is of {zone.year}, the weather of {year.year}",
+            "Take the weather of the same year",
+            f'"{site.grid.series}"',
+        )
     elif hours != len(year.dry_bulb_c) or year.clock != "utc":
         yield (
             ("grid", "series"),

@@ -23,6 +23,7 @@ class Zone(NamedTuple):
     name: str
     usd_per_kwh: Hours | None  # day-ahead: known when the day begins
     g_per_kwh: Hours | None  # average intensity of generation, not marginal
+    year: int | None = None  # of a column `utc`; None: the table does not say
 
 
 def zones(path: Path) -> dict[str, Zone]:
@@ -34,6 +35,8 @@ def zones(path: Path) -> dict[str, Zone]:
     names = sorted({name.rsplit(":", 1)[0] for name in header if name.endswith((_PRICE, _CARBON))})
     if not names:
         raise ValueError(f"{path} has no column ZONE:{_PRICE} or ZONE:{_CARBON}: it is no table of energy")
+
+    year = _year(header, rows)
 
     def column(name: str, divisor: float) -> Hours | None:
         if name not in header:
@@ -49,6 +52,14 @@ def zones(path: Path) -> dict[str, Zone]:
             name=name,
             usd_per_kwh=column(f"{name}:{_PRICE}", _KWH_PER_MWH),
             g_per_kwh=column(f"{name}:{_CARBON}", 1.0),
+            year=year,
         )
         for name in names
     }
+
+
+def _year(header: list[str], rows: list[list[str]]) -> int | None:
+    if "utc" not in header or len(rows) < 2:
+        return None
+    said = rows[1][header.index("utc")][:4]
+    return int(said) if said.isdigit() else None

@@ -1,0 +1,1 @@
+"""Tables of others, made into the tables that a site reads."""
