@@ -25,6 +25,10 @@ contents = st.one_of(
     st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": texts}), max_size=2),
     st.none(),
 )
+options = st.sampled_from(
+    [None, {}, {"include_usage": True}, {"include_usage": False}, {"include_usage": None}, {"include_usage": 1},
+     {"include_usage": True, "more": [1]}, "text", []]
+)  # fmt: skip
 messages = st.lists(
     st.dictionaries(st.sampled_from(["role", "content", "name", "x", "tool_calls"]), contents, max_size=3),
     max_size=3,
@@ -108,6 +112,8 @@ def test_other_messages_between_the_same_bytes(
     separators: tuple[str, str],
 ) -> None:
     body = {"model": model, **other, "messages": first}
+    if data.draw(st.booleans()):
+        body |= {"stream": True, "stream_options": data.draw(options)}
     order = data.draw(st.permutations(list(body)))
     like = known(written(body, order, separators))
     if like is not None:
@@ -121,6 +127,8 @@ def test_any_bytes_between_the_same_bytes(
     data: st.DataObject, first: Any, other: dict[str, Any], separators: tuple[str, str], odd: bytes
 ) -> None:
     body = {"model": "mock", **other, "messages": first}
+    if data.draw(st.booleans()):
+        body |= {"stream": True, "stream_options": data.draw(options)}
     order = data.draw(st.permutations(list(body)))
     whole = written(body, order, separators)
     like = known(whole)
@@ -135,6 +143,16 @@ def test_an_ordinary_chat_is_recognised() -> None:
     assert like is not None
     assert says_the_same(like, first.replace(b'"a"', '"é, "'.encode()))
     assert not says_the_same(like, first.replace(b'"a"', b'"a","n":3,"content":"[]"'))
+
+
+def test_a_stream_that_wants_its_usage_is_recognised() -> None:
+    first = (
+        b'{"model":"mock","stream":true,"stream_options":{"include_usage":true},"messages":[{"content":"a"}]}'
+    )
+    like = known(first)
+    assert like is not None and says_the_same(like, first.replace(b'"a"', b'"b, c"'))
+    read = like.read(first, BOUND)
+    assert read is not None and read[0].stream and read[0].show_usage
 
 
 def test_messages_that_stand_elsewhere_too_are_not_mistaken() -> None:

@@ -65,6 +65,7 @@ class KnownBody:
             body=body,
             model=known.model,
             stream=known.stream,
+            show_usage=known.show_usage,
             max_output_tok=known.max_output_tok,
         )
         return draft, most_tok

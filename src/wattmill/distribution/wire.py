@@ -26,7 +26,7 @@ _SPACE = b" \t\r\n"
 _TELLING = frozenset(
     ("tools", "functions", "response_format", "logprobs", "top_logprobs", "audio", "modalities")
 )
-_UNUSUAL = _TELLING | {"n", "max_completion_tokens", "stream_options"}
+_UNUSUAL = _TELLING | {"n", "max_completion_tokens"}
 _QUICK_BYTES = 8_192  # reading a longer body twice costs more than it saves
 _NO_NEEDS: frozenset[str] = frozenset()
 _EMPTY = (b"null", b"[]", b"{}", b"false")
@@ -146,7 +146,19 @@ def quick_chat(body: Body, data: bytes) -> Draft | None:
         return None
     if bytes(fields.messages).rfind(b"[") != 0 or not _UNUSUAL.isdisjoint(body):
         return None
-    return Draft(endpoint="chat", body=body, model=model, stream=fields.stream is True, max_output_tok=limit)
+    stream = fields.stream is True
+    # Most clients of streams ask for their usage.
+    show_usage = _show_usage(body) if stream and "stream_options" in body else False
+    if isinstance(show_usage, Refusal):
+        return None
+    return Draft(
+        endpoint="chat",
+        body=body,
+        model=model,
+        stream=stream,
+        show_usage=show_usage,
+        max_output_tok=limit,
+    )
 
 
 def _draft(endpoint: Endpoint, body: Body) -> Draft | Refusal:
