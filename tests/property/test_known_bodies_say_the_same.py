@@ -26,8 +26,8 @@ contents = st.one_of(
     st.none(),
 )
 options = st.sampled_from(
-    [None, {}, {"include_usage": True}, {"include_usage": False}, {"include_usage": None}, {"include_usage": 1},
-     {"include_usage": True, "more": [1]}, "text", []]
+    [None, {}, {"include_usage": True}, {"include_usage": False}, {"include_usage": None},
+     {"include_usage": 1}, {"include_usage": True, "more": [1]}, "text", []]
 )  # fmt: skip
 messages = st.lists(
     st.dictionaries(st.sampled_from(["role", "content", "name", "x", "tool_calls"]), contents, max_size=3),
@@ -159,3 +159,5 @@ def test_messages_that_stand_elsewhere_too_are_not_mistaken() -> None:
     """The same bytes in a text before: what stands around the first of them is no place for a value."""
     twice = b'{"model":"mock","user":"[{}]","messages":[{}]}'
     assert known(twice) is None
+    other_value = b'{"model":"mock","temperature":[],"messages":[]}'
+    assert known(other_value) is None

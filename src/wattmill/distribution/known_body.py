@@ -5,9 +5,9 @@ after its messages says the same of everything else: model, limits, stream, what
 left to read is the one value in between, and what goes to the engine is that value between the bytes that
 were rendered for the last such body.
 
-Why that cannot be fooled: with `[]` in that place the bytes were seen to be the same object, but for its
-messages (`learn`). So what stands before leads a parser to where that value begins, and a complete value
-leads it on to what stands after, whatever the value is.
+Why that cannot be fooled: with a mark in that place the bytes were seen to be the same object, with the mark
+for its messages (`learn`). So what stands before leads a parser to where that value begins, and a complete
+value leads it on to what stands after, whatever the value is.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from wattmill.models.bound import chat_bound_tok, fields_bytes
 from wattmill.models.engines.contract import Adapter
 from wattmill.models.spec import TokenizerBound
 
-_EMPTY = Raw(b"[]")
 _MARK = b'"here stand the messages 4f1c8e0b5d7a49c2b6e3"'
+_MARKED = b"[%b]" % _MARK
 _MOST_WAYS = 64  # in which bodies of one kind leave: another place, another limit
 
 
@@ -104,8 +104,8 @@ def learn(data: bytes, draft: Draft) -> KnownBody | None:
     raw = bytes(draft.body["messages"])
     at = data.find(raw)
     before, after = data[:at], data[at + len(raw) :]
-    if read_body(before + b"[]" + after) != {**draft.body, "messages": _EMPTY}:
-        return None
+    if read_body(before + _MARKED + after) != {**draft.body, "messages": Raw(_MARKED)}:
+        return None  # the same bytes stand before the messages, as the value of something else
     return KnownBody(before, after, draft)
 
 
