@@ -4,6 +4,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 ARGS ?=
 PYTEST_ARGS ?=
+# One process runs factories, the others arithmetic; PYTEST_PROCESSES=0 runs all in one.
+PYTEST_PROCESSES ?= 2
 export VENV
 
 .DEFAULT_GOAL := help
@@ -27,7 +29,7 @@ dev: ## .venv with the developers' packages too
 test: dev weights ## run the tests (PYTEST_ARGS="-k journal" narrows)
 	@scripts/system-packages.sh
 	@scripts/node-client.sh
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(PYTEST_PROCESSES) $(PYTEST_ARGS)
 
 check: dev ## lint, format check, types, import contracts
 	$(VENV)/bin/ruff check .

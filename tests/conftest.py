@@ -7,11 +7,25 @@ import os
 import socket
 from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from wattmill.app.home import Home
 
+if TYPE_CHECKING:
+    from xdist.scheduler import LoadScopeScheduling
+
+HERE = Path(__file__).parent
+FACTORIES = (
+    "chaos",
+    "clients",
+    "cluster",
+    "docs",
+    "engines",
+    "http",
+)  # folders with real processes and sockets
+NICE = 10
 IN_CI = os.environ.get("CI") == "true"
 COLLECTS = os.environ.get("WATTMILL_TEST_COLLECT") == "1"
 CANNOT = (
@@ -43,6 +57,32 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Give the tests that run factories to one process, in their order, and share out the others by file.
+
+    Factories side by side would only fight for the processors; beside arithmetic they mostly wait.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class FactoriesTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "factories" if _runs_factories(config.rootpath / file) else file
+
+    return FactoriesTogether(config, log)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Arithmetic gives way to the factories beside it: what they promise is promised in seconds."""
+    if "PYTEST_XDIST_WORKER" in os.environ and not _runs_factories(item.path) and os.nice(0) < NICE:
+        os.nice(NICE - os.nice(0))
+
+
+def _runs_factories(file: Path) -> bool:
+    return file.relative_to(HERE).parts[0] in FACTORIES
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
