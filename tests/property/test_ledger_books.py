@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from wattmill.ledger.attribution import Work, largest_remainder, split
+from wattmill.ledger.attribution import Weights, Work, split
 from wattmill.ledger.book import COMMODITIES, imbalance, window_postings
 from wattmill.ledger.booking import Bookkeeper
 from wattmill.ledger.epoch import Who
@@ -23,6 +24,7 @@ from wattmill.ledger.tail import Found, Position
 from wattmill.vocab.fact import End, EngineAbort, EngineCount, Intent, MeterWindow, Progress, Refused
 from wattmill.vocab.price import Price
 from wattmill.vocab.request import Terms
+from wattmill.vocab.shares import largest_remainder
 from wattmill.vocab.usage import Usage
 
 EPOCHS = ("00000000000a", "00000000000b")
@@ -256,22 +258,43 @@ works = st.builds(
 @given(
     st.lists(works, max_size=20, unique_by=lambda w: w.id),
     st.integers(0, 10**9),
-    st.dictionaries(st.sampled_from(["edge", "local"]), st.integers(0, 10**9)),
-    st.integers(0, 10**9),
+    st.dictionaries(st.sampled_from(["edge", "local", "edge|local"]), st.integers(0, 10**9)),
+    st.tuples(*[st.integers(0, 10**9)] * 4),
+    st.one_of(st.none(), st.integers(0, 2 * 10**9)),
+    st.sampled_from([{}, {"edge": Weights(3, 11, 0, 1, "x")}]),
 )
 def test_every_microjoule_of_a_window_has_exactly_one_account(
-    items: list[Work], idle: int, shares: dict[str, int], other: int
+    items: list[Work],
+    idle: int,
+    shares: dict[str, int],
+    rest: tuple[int, int, int, int],
+    carbon: int | None,
+    weights: dict[str, Weights],
 ) -> None:
-    total = idle + sum(shares.values()) + other
-    window = MeterWindow("host", 500_000, 1_500_000, total, idle, shares, other, "modelled", "test")
-    parts = split(window, items)
-    assert sum(parts.by_work.values()) + idle + parts.unattributed_uj == total
+    other, service, foreign, overhead = rest
+    total = idle + sum(shares.values()) + sum(rest)
+    window = MeterWindow(
+        "host", 500_000, 1_500_000, total, idle, shares, other, "modelled", "test",
+        service, foreign, overhead,
+        carbon_ug_per_kwh=carbon,
+    )  # fmt: skip
+    parts = split(window, items, weights=weights)
+    of_nobody = parts.unattributed_uj + parts.service_uj + foreign + overhead
+    assert sum(parts.by_work.values()) + idle + of_nobody == total
     assert parts.unattributed_uj >= other and all(uj >= 0 for uj in parts.by_work.values())
+    assert all(0 <= uj <= parts.by_work[id] for id, uj in parts.host.items())
+    assert sum(parts.host.values()) + parts.service_uj == service
     in_flight = {w.id for w in items if w.start_us < window.end_us and w.end_us >= window.start_us}
     assert set(parts.by_work) <= in_flight
     by_key = {key: sum(uj for id, uj in parts.by_work.items() if id % 90 == key) for key in range(90)}
-    for lines in window_postings(window, by_key, parts.unattributed_uj):
+    sums: dict[str, int] = {}
+    for lines in window_postings(window, by_key, parts):
         assert not imbalance(lines) and len(lines) <= 64
+        for commodity, account, amount in lines:
+            if not account.startswith(("meter:", "grid:")):
+                sums[commodity] = sums.get(commodity, 0) + amount
+    assert sums.get("uj", 0) == total
+    assert sums.get("ug", 0) == round(Fraction(total * (carbon or 0), 3_600_000 * 10**6))
 
 
 @given(st.integers(0, 10**12), st.lists(st.integers(0, 10**6), min_size=1).filter(any))

@@ -43,6 +43,7 @@ from wattmill.ledger.rationed import WINDOW_US
 from wattmill.ledger.retention import sweep
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_limits import Limits
+from wattmill.ledger.stores.sqlite_energy import meter_sums
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.ledger.tail import Tail
 from wattmill.vocab.budget import gauge_of
@@ -444,6 +445,60 @@ def test_joules_of_a_window_go_to_the_attempts_in_it_and_the_rest_is_named(facto
     story = explain(factory.home, factory.id(seq))
     assert story.energy_provenance == "modelled" and story.energy_source == "host model"
     assert holds(audit_home(factory.home))
+    meter.close()
+
+
+@pytest.mark.parametrize(
+    ("vandalism", "law"),
+    [
+        ("UPDATE meter_window SET idle_uj = idle_uj + 1", "joules of requests"),
+        ("UPDATE meter_more SET service_uj = service_uj + 1", "joules of requests"),
+        ("UPDATE energy SET uj = uj - 1", "joules of requests"),
+        ("UPDATE meter_window SET provenance = (SELECT id FROM name WHERE text = 'edge')", "every joule has"),
+        ("UPDATE meter_more SET carbon = (SELECT id FROM name WHERE text = '')", "every joule has"),
+        (
+            "INSERT INTO posting SELECT (max(id) / 64 + 1) * 64, (SELECT id FROM account WHERE name = "
+            "'meter:host' AND commodity = 'uj'), 5 FROM posting",
+            "every joule has",
+        ),
+    ],
+)
+def test_the_audit_covers_joules_and_grams(factory: Factory, vandalism: str, law: str) -> None:
+    meter = Journal(factory.home.journal, kind="meter", worker=0, wall_us=lambda: NOW)
+    factory.end(factory.intent())
+    start = factory.now - 1_000_000
+    meter.append_note(
+        MeterWindow(
+            "host",
+            start,
+            start + 1_000_000,
+            36_000_071,
+            20,
+            {"edge": 36_000_011},
+            5,
+            "modelled",
+            "model",
+            16,
+            9,
+            10,
+            carbon_ug_per_kwh=400_000_000,
+            carbon_source="declared",
+        )
+    )
+    factory.book()
+    assert holds(audit_home(factory.home))
+    with Books(factory.home.ledger_db) as books:
+        (host,) = meter_sums(books.db)
+        grams = {n: b for (c, n), b in books.balances().items() if c == "ug"}
+    assert (host.requests_uj, host.host_uj, host.service_uj) == (36_000_027, 16, 0)
+    assert (host.idle_uj, host.foreign_uj, host.overhead_uj, host.unattributed_uj) == (20, 9, 10, 5)
+    # 36 J are a hundred-thousandth of a kilowatt-hour: 4,000 ug at 400 g/kWh.
+    assert host.ug == 4_000 and grams["grid:host"] == -4_000 and sum(grams.values()) == 0
+    db = sqlite3.connect(factory.home.ledger_db)
+    db.executescript(vandalism)
+    db.close()
+    broken = [check for check in audit_home(factory.home).checks if not check.holds]
+    assert any(check.name.startswith(law) and check.rows for check in broken), broken
     meter.close()
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from wattmill.ledger.attribution import Work
-from wattmill.ledger.book import Opened
+from wattmill.ledger.book import Opened, decode_opened
 from wattmill.ledger.epoch_state import EpochState
 from wattmill.ledger.promise import kept
 from wattmill.ledger.stores.sqlite import LedgerDb
 from wattmill.ledger.stores.sqlite_schema import NO_GOOD_END, SOURCES, STATUSES
+from wattmill.units import US_PER_S
 from wattmill.vocab.fact import End
 
 STATUS = {name: i for i, name in enumerate(STATUSES)}
 SOURCE = {name: i for i, name in enumerate(SOURCES)}
+MINUTE_US = 60 * US_PER_S
 _NOTHING = (0,) * 7
 
 
@@ -63,7 +65,7 @@ def insert_attempt(
     if start.tier:
         _tier(db, tx, start, end)
     first = None if ttft is None else arrived + ttft
-    return Work(tx, key, start.pool, start.model, started, first, end.at_us, prefill, output)
+    return Work(tx, key, start.pool, start.model, started, first, end.at_us, prefill, output, cached)
 
 
 def _tier(db: LedgerDb, attempt: int, start: Opened, end: End) -> None:
@@ -91,18 +93,32 @@ def _tier(db: LedgerDb, attempt: int, start: Opened, end: End) -> None:
     )
 
 
-def recent_works(db: LedgerDb, since_us: int) -> list[Work]:
-    """Return what attribution needs of the attempts that ended since `since_us`, the oldest first."""
+def recent_works(db: LedgerDb, since_us: int | None) -> list[Work]:
+    """Return what attribution needs of the attempts that ended since `since_us`, the oldest first; with None
+    those of a minute before the last: their window may still come."""
     works = []
-    for id, key, pool, model, ended, duration, lead, ttft, prefill, output in db.db.execute(
+    unseen = {
+        id: decode_opened(body)
+        for id, body in db.db.execute("SELECT attempt, body FROM doubt WHERE state IN ('open', 'uncounted')")
+    }
+    for id, key, pool, model, ended, duration, lead, ttft, prefill, output, cached in db.db.execute(
         "SELECT attempt.id, key, p.text, m.text, start_us + ended_us, duration_us, lead_us, "
         "ttft_us, prefill_tok, "
-        "output_tok FROM attempt JOIN epoch ON epoch.id = attempt.epoch JOIN shape ON shape.id = shape "
-        "JOIN name p ON p.id = pool JOIN name m ON m.id = model ORDER BY attempt.id DESC"
+        "output_tok, cached_tok FROM attempt JOIN epoch ON epoch.id = attempt.epoch "
+        "JOIN shape ON shape.id = shape JOIN name p ON p.id = pool JOIN name m ON m.id = model "
+        "ORDER BY attempt.id DESC"
     ):
+        if since_us is None:
+            since_us = ended - MINUTE_US
         if ended < since_us:
             break
         arrived = ended - duration
         first = None if ttft is None else arrived + ttft
-        works.append(Work(id, key, pool, model, arrived + lead, first, ended, prefill, output))
+        work = Work(id, key, pool, model, arrived + lead, first, ended, prefill, output, cached)
+        works.append(likely(work, unseen[id]) if id in unseen else work)
     return works[::-1]
+
+
+def likely(work: Work, start: Opened) -> Work:
+    """Return the work of an attempt whose tokens nobody counted: what was seen of it, and the prompt."""
+    return work._replace(prefill_tok=start.input_bound_tok, decode_tok=start.progress_tok)

@@ -14,6 +14,7 @@ import msgspec
 
 from wattmill.ledger.audit_attempts import attempts, rated, rollups_by_place
 from wattmill.ledger.audit_check import Check, check
+from wattmill.ledger.audit_energy import energy, provenance
 from wattmill.ledger.audit_journal import journals
 from wattmill.ledger.stores.sqlite_read import Books, overrun_units
 from wattmill.ledger.stores.sqlite_schema import MEASURES, SOURCES, STATUSES
@@ -92,7 +93,7 @@ def audit(
             ("roll-ups by hour", lambda: [_rollups(db, "hour")]),
             ("roll-ups by place", lambda: [rollups_by_place(db)]),
             ("attempts", lambda: [attempts(db)]),
-            ("energy", lambda: [_energy(db)]),
+            ("energy", lambda: [energy(db), provenance(db)]),
             ("engines' tokens", lambda: [_tokens(db, places)]),
             ("ratings", lambda: [rated(db, prices)]),
             ("the tree", lambda: [_tree(db, parents)]),
@@ -197,38 +198,6 @@ def _rollups(db: sqlite3.Connection, step: str) -> Check:
     count = db.execute(f"SELECT count(*) FROM rollup_{step}").fetchone()[0]
     return check(
         f"roll-ups by {step} are the sums of the postings", f"{count} rows of {len(MEASURES)} sums", broken
-    )
-
-
-def _energy(db: sqlite3.Connection) -> Check:
-    """Joules of requests + idle + unattributed = joules of the meter."""
-    broken = []
-    rows = db.execute(
-        "SELECT text, sum(total_uj), sum(idle_uj), sum(unattributed_uj), count(*) FROM meter_window "
-        "JOIN name ON name.id = meter GROUP BY meter"
-    ).fetchall()
-    total = windows = requests = 0
-    for meter, all_uj, idle, rest, count in rows:
-        posted = {
-            name: -balance if name.startswith("meter:") else balance
-            for name, balance in db.execute(
-                "SELECT name, balance FROM account WHERE commodity = 'uj' AND name IN (?, ?, ?)",
-                (f"meter:{meter}", f"idle:{meter}", f"unattributed:{meter}"),
-            )
-        }
-        for name, value in (
-            (f"meter:{meter}", all_uj),
-            (f"idle:{meter}", idle),
-            (f"unattributed:{meter}", rest),
-        ):
-            if posted.get(name, 0) != value:
-                broken.append(f"{name}: windows say {value} uJ, postings {posted.get(name, 0)}")
-        total, windows, requests = total + all_uj, windows + count, requests + all_uj - idle - rest
-    shares = db.execute("SELECT ifnull(sum(uj), 0) FROM energy").fetchone()[0]
-    if shares != requests:
-        broken.append(f"attempts have {shares} uJ, windows gave them {requests}")
-    return check(
-        "joules of requests, idle and unattributed are the meter's", f"{windows} windows, {total} uJ", broken
     )
 
 

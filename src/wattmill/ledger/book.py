@@ -1,7 +1,8 @@
 """Double entry: what happened, as postings that sum to zero for each commodity.
 
-Commodities: `nusd` (nano-dollars), `uj` (microjoules) and one per token class (`tok:input` ...). A positive
-amount went to the account, a negative one came from it. A correction is a new transaction, never an edit.
+Commodities: `nusd` (nano-dollars), `uj` (microjoules), `ug` (micrograms of CO2e) and one per token class
+(`tok:input` ...). A positive amount went to the account, a negative one came from it. A correction is a new
+transaction, never an edit.
 
 Accounts (a name stands once per commodity):
     key:<node>          what a tenant's key was charged, what tokens and joules it used
@@ -13,25 +14,33 @@ Accounts (a name stands once per commodity):
                         engine:cache gave tokens a second time that a place had produced before
     saved:cache         what answers from the cache would have been charged beyond their charge; nobody owes
                         it, so its other side is list:cache and no tenant
-    meter:<meter>       where joules come from; idle:<meter> and unattributed:<meter> those of no request
+    meter:<meter>       where joules come from, grid:<meter> where their grams do. Those of no request:
+                        idle:<meter>; service:<meter>, the factory's own processes while nobody was served;
+                        foreign:<meter>, other programs; overhead:<meter>, conversion and cooling;
+                        unattributed:<meter>, nobody can be named
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import msgspec
 
+from wattmill.ledger.attribution import Split
+from wattmill.units import J_PER_KWH, UJ_PER_J
 from wattmill.vocab.fact import End, Intent, MeterWindow
 from wattmill.vocab.request import Terms
+from wattmill.vocab.shares import largest_remainder
 from wattmill.vocab.usage import TOKEN_CLASSES, Usage
 
 MONEY = "nusd"
 ENERGY = "uj"
+GRAMS = "ug"
 BEYOND = "over:"  # and a limit's unit: what was taken of it beyond a reservation
 TOKENS = tuple(f"tok:{name}" for name in TOKEN_CLASSES)
-COMMODITIES = (MONEY, ENERGY, *TOKENS)
+COMMODITIES = (MONEY, ENERGY, GRAMS, *TOKENS)
 
 _NO_TERMS = Terms()
 
@@ -75,6 +84,9 @@ class Opened(msgspec.Struct, frozen=True, array_like=True, gc=False):
     @property
     def key(self) -> int:
         return self.path[-1 - self.below]
+
+
+decode_opened: Callable[[bytes], Opened] = msgspec.msgpack.Decoder(Opened).decode
 
 
 def opened(intent: Intent) -> Opened:
@@ -177,24 +189,41 @@ def unmetered_postings(pool: str, prompt_tok: int, output_tok: int) -> list[Post
     return lines
 
 
-def window_postings(
-    window: MeterWindow, by_key: Mapping[int, int], unattributed_uj: int
-) -> list[list[Posting]]:
-    """Return the transactions of one meter window: each microjoule has one account."""
-    meter = f"meter:{window.meter}"
-    rest = window.total_uj - sum(by_key.values())
-    first = [
-        Posting(ENERGY, meter, -rest),
-        Posting(ENERGY, f"idle:{window.meter}", window.idle_uj),
-        Posting(ENERGY, f"unattributed:{window.meter}", unattributed_uj),
+def window_postings(window: MeterWindow, by_key: Mapping[int, int], parts: Split) -> list[list[Posting]]:
+    """Return the transactions of one meter window: each microjoule has one account, and each of its
+    micrograms, where the carbon of its power is known, goes the same way."""
+    meter = window.meter
+    amounts = [
+        (f"idle:{meter}", window.idle_uj),
+        (f"unattributed:{meter}", parts.unattributed_uj),
+        (f"service:{meter}", parts.service_uj),
+        (f"foreign:{meter}", window.foreign_uj),
+        (f"overhead:{meter}", window.overhead_uj),
+        *((f"key:{key}", uj) for key, uj in sorted(by_key.items())),
     ]
-    transactions = [[line for line in first if line.amount]]
-    keys = [(key, uj) for key, uj in sorted(by_key.items()) if uj]
-    for start in range(0, len(keys), MAX_LINES - 1):
-        some = keys[start : start + MAX_LINES - 1]
-        lines = [Posting(ENERGY, meter, -sum(uj for _, uj in some))]
-        transactions.append(lines + [Posting(ENERGY, f"key:{key}", uj) for key, uj in some])
-    return [lines for lines in transactions if lines]
+    amounts = [(account, uj) for account, uj in amounts if uj]
+    if not amounts:
+        return []
+    grams = [0] * len(amounts)
+    if window.carbon_ug_per_kwh is not None and window.total_uj > 0:
+        whole = round(Fraction(window.total_uj * window.carbon_ug_per_kwh, UJ_PER_J * J_PER_KWH))
+        grams = largest_remainder(whole, [uj for _, uj in amounts])
+    transactions = []
+    step = (MAX_LINES - 2) // 2 if any(grams) else MAX_LINES - 1
+    for start in range(0, len(amounts), step):
+        energy = [Posting(ENERGY, account, uj) for account, uj in amounts[start : start + step]]
+        carbon = [
+            Posting(GRAMS, account, ug)
+            for (account, _), ug in zip(
+                amounts[start : start + step], grams[start : start + step], strict=True
+            )
+            if ug
+        ]
+        lines = [Posting(ENERGY, f"meter:{meter}", -sum(line.amount for line in energy)), *energy]
+        if carbon:
+            lines += [Posting(GRAMS, f"grid:{meter}", -sum(line.amount for line in carbon)), *carbon]
+        transactions.append(lines)
+    return transactions
 
 
 def difference(standing: Iterable[Posting], wanted: Iterable[Posting]) -> list[Posting]:

@@ -11,9 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from wattmill.ledger import gauges
-from wattmill.ledger.attempt_rows import SOURCE, insert_attempt, recent_works
+from wattmill.ledger.attempt_rows import MINUTE_US, SOURCE, insert_attempt, likely, recent_works
 from wattmill.ledger.attribution import Work
-from wattmill.ledger.book import Opened, beyond_postings, doubt_postings, end_postings, opened
+from wattmill.ledger.book import (
+    Opened,
+    beyond_postings,
+    decode_opened,
+    doubt_postings,
+    end_postings,
+    opened,
+)
 from wattmill.ledger.epoch import Who
 from wattmill.ledger.epoch_state import EpochState, epochs_of
 from wattmill.ledger.frame import Damage, encoder
@@ -21,7 +28,7 @@ from wattmill.ledger.in_doubt import Settlement
 from wattmill.ledger.promise import NO_PLACE
 from wattmill.ledger.rating import Unpriced, rate
 from wattmill.ledger.rationed import Overruns
-from wattmill.ledger.rebooking import decode_opened, rebook
+from wattmill.ledger.rebooking import rebook
 from wattmill.ledger.stores.sqlite import LedgerDb
 from wattmill.ledger.tail import Found, Position
 from wattmill.vocab.budget import UNITS, limit_of, unit_of
@@ -57,12 +64,8 @@ class Bookkeeper:
             (id, _decode_held(body))
             for id, body in self.db.db.execute("SELECT id, body FROM held ORDER BY id")
         ]
-        self.works: list[Work] = []
-        if self.held:  # back to a minute before the oldest of them
-            oldest = min(
-                fact.start_us if isinstance(fact, MeterWindow) else fact.at_us for _, fact in self.held
-            )
-            self.works = recent_works(self.db, oldest - 60_000_000)
+        held = [fact.start_us if isinstance(fact, MeterWindow) else fact.at_us for _, fact in self.held]
+        self.works: list[Work] = recent_works(self.db, min(held) - MINUTE_US if held else None)
 
     # -- facts -------------------------------------------------------------------------------------------
 
@@ -139,6 +142,7 @@ class Bookkeeper:
             if end.status != "failed" or end.kept_nusd:
                 # Its end is known, its tokens are not: it can be reconciled like what is in doubt.
                 told = msgspec.structs.replace(start, held=gauges.standing_after(start, end))
+                self.works[-1] = likely(self.works[-1], start)  # it worked: its joules are its own
                 db.db.execute(
                     "INSERT INTO doubt VALUES (?,?,?,?,?,'uncounted',?)",
                     (tx, epoch.id, start.seq, start.pool, encoder.encode(told), end.at_us),
@@ -227,8 +231,7 @@ class Bookkeeper:
                 duration_us=max(0, epoch.last_us - start.at_us), error="in_doubt",
             )  # fmt: skip
             work = insert_attempt(self.db, epoch, start, end, tx, "in_doubt")
-            # Energy is spread by the work that is likely: what was seen, and the prompt.
-            self.works.append(work._replace(prefill_tok=start.input_bound_tok, decode_tok=start.progress_tok))
+            self.works.append(likely(work, start))
             self.db.note(tx, at_us, "in_doubt", f"{name}:{start.seq}")
             self.db.db.execute(
                 "INSERT INTO doubt VALUES (?,?,?,?,?,'open',?)",

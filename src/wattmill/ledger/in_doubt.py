@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from wattmill.ledger.attribution import largest_remainder
 from wattmill.ledger.book import Opened
 from wattmill.ledger.rating import Unpriced, rate
 from wattmill.vocab.price import Price
+from wattmill.vocab.shares import largest_remainder
 from wattmill.vocab.usage import Usage
 
 Rule = Literal["engine", "delivered", "worst", "none"]

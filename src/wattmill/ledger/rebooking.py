@@ -6,20 +6,18 @@ adjustment.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from wattmill.ledger import gauges
 from wattmill.ledger.attempt_rows import SOURCE, STATUS
-from wattmill.ledger.book import MONEY, Opened, Posting, difference, money_postings, token_postings
+from wattmill.ledger.book import MONEY, Posting, decode_opened, difference, money_postings, token_postings
 from wattmill.ledger.frame import encoder
 from wattmill.ledger.stores.sqlite import LedgerDb
 from wattmill.ledger.stores.sqlite_schema import NO_GOOD_END, STATUSES
 from wattmill.ledger.stores.sqlite_tiers import tiers_of
 from wattmill.vocab.fact import End
-
-decode_opened: Callable[[bytes], Opened] = msgspec.msgpack.Decoder(Opened).decode
 
 
 def rebook(db: LedgerDb, attempt: int, end: End, why: str, state: str) -> bool:

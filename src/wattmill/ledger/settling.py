@@ -5,7 +5,7 @@ Both wait until every attempt that could have a part in them has ended or is in 
 
 from __future__ import annotations
 
-from wattmill.ledger.attribution import Work, split
+from wattmill.ledger.attribution import DECLARED, Work, split
 from wattmill.ledger.book import TOKENS, unmetered_postings, window_postings
 from wattmill.ledger.booking import Bookkeeper
 from wattmill.ledger.in_doubt import divide, settle
@@ -71,16 +71,27 @@ def _book_window(books: Bookkeeper, window: MeterWindow) -> None:
         if uj:
             work = works[id]
             by_key[work.key] = by_key.get(work.key, 0) + uj
-            db.energy(id, uj)
+            db.energy(id, uj, parts.host.get(id, 0))
             db.roll_up(work.end_us, work.key, db.name(work.pool), db.name(work.model), energy_uj=uj)
-    txs = [db.post(lines) for lines in window_postings(window, by_key, parts.unattributed_uj)]
-    tx = txs[0] if txs else db.post([])
+    postings = window_postings(window, by_key, parts)
+    txs = [db.post(lines) for lines in postings] or [db.post([])]
+    carbon_ug = -sum(line.amount for lines in postings for line in lines if line.account.startswith("grid:"))
+    of_nobody = parts.unattributed_uj + parts.service_uj + window.foreign_uj + window.overhead_uj
     db.begin()
     db.db.execute(
         "INSERT INTO meter_window VALUES (?,?,?,?,?,?,?,?,?)",
         (
-            tx, db.name(window.meter), window.start_us, window.end_us - window.start_us, window.total_uj,
-            window.idle_uj, parts.unattributed_uj, db.name(window.provenance), db.name(window.source),
+            txs[0], db.name(window.meter), window.start_us, window.end_us - window.start_us, window.total_uj,
+            window.idle_uj, of_nobody, db.name(window.provenance), db.name(window.source),
+        ),
+    )  # fmt: skip
+    db.db.execute(
+        "INSERT INTO meter_more VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
+        (
+            txs[0], txs[-1], parts.service_uj, window.foreign_uj, window.overhead_uj,
+            sum(parts.host.values()), db.name(window.parent), window.resolution_uj, db.name(window.event),
+            db.name(DECLARED.source), None if window.carbon_ug_per_kwh is None else carbon_ug,
+            db.name(window.carbon_source),
         ),
     )  # fmt: skip
 

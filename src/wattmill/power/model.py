@@ -7,15 +7,19 @@ from collections.abc import Mapping
 import msgspec
 
 from wattmill.power.spec import HostPower
-from wattmill.units import UJ_PER_J
+from wattmill.units import UJ_PER_J, US_PER_S
+from wattmill.vocab.shares import largest_remainder
 
 
 class Split(msgspec.Struct, frozen=True):
-    """One window's energy in whole microjoules; total = idle + sum(shares) + other, exactly."""
+    """One window's energy in whole microjoules; total = idle + sum(shares) + service + foreign + other,
+    exactly."""
 
     total_uj: int
     idle_uj: int
     shares_uj: dict[str, int]
+    service_uj: int
+    foreign_uj: int
     other_uj: int
 
 
@@ -31,26 +35,60 @@ def host_power_w(host: HostPower, utilization: float) -> float:
 
 
 def split_window(
-    host: HostPower, *, seconds: float, busy_cpu_s: float, cpu_s_by_owner: Mapping[str, float]
+    host: HostPower,
+    *,
+    seconds: float,
+    busy_cpu_s: float,
+    cpu_s_by_owner: Mapping[str, float],
+    service_cpu_s: float = 0.0,
+    rest_known: bool = True,
 ) -> Split:
-    """Split the energy of one window over its owners by CPU time.
+    """Split the energy of one window, by the host's model, over the processes that used the CPU.
 
     Args:
         seconds: length of the window, > 0.
         busy_cpu_s: CPU seconds that all processes of the host used in it.
-        cpu_s_by_owner: CPU seconds of the owners that get a share; the rest of `busy_cpu_s` is `other`.
-
-    Owners may report a little more than `busy_cpu_s` (the two are read at slightly different instants); the
-    larger of the two is then taken as busy, so that no share is negative.
+        cpu_s_by_owner: CPU seconds of the owners that get a share.
+        service_cpu_s: those of the factory's own processes beside its engines.
+        rest_known: the rest of `busy_cpu_s` is foreign, used by programs that are not the factory's. False
+            where one of ours died and left no count: then it is `other`.
     """
-    owned_s = sum(cpu_s_by_owner.values())
-    busy_s = max(busy_cpu_s, owned_s)
-    utilization = busy_s / (seconds * host.cores)
+    ours_s = sum(cpu_s_by_owner.values()) + service_cpu_s
+    utilization = max(busy_cpu_s, ours_s) / (seconds * host.cores)
     total_uj = round(host_power_w(host, utilization) * seconds * UJ_PER_J)
     idle_uj = min(round(host.idle_w * seconds * UJ_PER_J), total_uj)
+    return split_by_cpu(
+        total_uj,
+        idle_uj,
+        busy_cpu_s=busy_cpu_s,
+        cpu_s_by_owner=cpu_s_by_owner,
+        service_cpu_s=service_cpu_s,
+        rest_known=rest_known,
+    )
+
+
+def split_by_cpu(
+    total_uj: int,
+    idle_uj: int,
+    *,
+    busy_cpu_s: float,
+    cpu_s_by_owner: Mapping[str, float],
+    service_cpu_s: float = 0.0,
+    rest_known: bool = True,
+) -> Split:
+    """Split a window's energy above idle by CPU time, whole microjoules by largest remainder.
+
+    Owners may report a little more than `busy_cpu_s` (the two are read at slightly different instants); the
+    larger of the two is then taken as busy, so that no share is negative. Where nobody was busy, dynamic
+    energy is `other`.
+    """
+    parts_s = [*cpu_s_by_owner.values(), service_cpu_s]
+    parts_s.append(max(0.0, busy_cpu_s - sum(parts_s)))
+    whole_us = [round(part * US_PER_S) for part in parts_s]
     dynamic_uj = total_uj - idle_uj
-    shares = {
-        owner: int(dynamic_uj * cpu_s / busy_s) if busy_s > 0 else 0
-        for owner, cpu_s in cpu_s_by_owner.items()
-    }
-    return Split(total_uj, idle_uj, shares, dynamic_uj - sum(shares.values()))
+    if not any(whole_us):
+        return Split(total_uj, idle_uj, dict.fromkeys(cpu_s_by_owner, 0), 0, 0, dynamic_uj)
+    *shares, service, rest = largest_remainder(dynamic_uj, whole_us)
+    by_owner = dict(zip(cpu_s_by_owner, shares, strict=True))
+    foreign, other = (rest, 0) if rest_known else (0, rest)
+    return Split(total_uj, idle_uj, by_owner, service, foreign, other)

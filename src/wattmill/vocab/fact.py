@@ -133,17 +133,28 @@ class Snapshot(_Fact, frozen=True, array_like=True, gc=False, tag=5):
 
 
 class MeterWindow(_Fact, frozen=True, array_like=True, gc=False, tag=6):
-    """One window of one meter, in whole microjoules: total = idle + sum(shares) + other."""
+    """One window of one meter, in whole microjoules. What meters below it have seen is not in it, so that
+    windows of different meters may be added.
+
+    total = idle + sum(shares) + service + foreign + overhead + other."""
 
     meter: str
     start_us: int
     end_us: int
     total_uj: int
     idle_uj: int
-    shares_uj: dict[str, int]  # dynamic energy by pool
-    other_uj: int  # dynamic energy of everything else: unattributed
-    provenance: str  # "measured" or "modelled"
+    shares_uj: dict[str, int]  # dynamic energy by pool; "a|b": of two that one meter cannot tell apart
+    other_uj: int  # dynamic energy that nobody can be named for: unattributed
+    provenance: str  # "measured", "modelled" or "estimated"
     source: str  # e.g. "host model idle=20W max=65W alpha=1.0 on 2 cores"
+    service_uj: int = 0  # of the factory's own processes and of the host around its chips
+    foreign_uj: int = 0  # of programs that are not the factory's
+    overhead_uj: int = 0  # of what feeds and cools: conversion, cooling
+    parent: str = ""
+    resolution_uj: int = 0  # 0: not told
+    event: str = ""  # vocab.meter.Event
+    carbon_ug_per_kwh: int | None = None  # of the power that it drew; None: nobody said
+    carbon_source: str = ""
 
 
 class EngineCount(_Fact, frozen=True, array_like=True, gc=False, tag=7):

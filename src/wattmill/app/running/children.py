@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,15 @@ class ChildSpec:
     without: frozenset[str] = frozenset()  # variables that this process has no business to know
 
 
+_LIVES = 8  # a meter's window is a second long; nothing dies more often
+
+
+def _reaped_cpu_s() -> float:
+    """CPU seconds of all children that were waited for: around one `poll`, that of the one it reaped."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 class Child:
     """One supervised process. All methods are called from the supervisor's main thread: on Linux a child's
     parent-death signal follows the thread that started it, not the process."""
@@ -45,10 +55,12 @@ class Child:
         self.restarts = 0
         self.last_exit: str | None = None
         self.given_up: str | None = None  # why it is not started again
+        self.ended: dict[int, float] = {}  # pid -> CPU seconds it used in all, of its last few lives
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process is not None else None
+        process = self._process  # the sampler's thread asks too
+        return process.pid if process is not None else None
 
     @property
     def is_ready(self) -> bool:
@@ -87,8 +99,12 @@ class Child:
             self.restarts += 1
             self.start(now_s=now_s, wall_us=wall_us)
             return True
+        before_s = _reaped_cpu_s()
         code = self._process.poll()
         if code is not None:
+            self.ended[self._process.pid] = _reaped_cpu_s() - before_s
+            if len(self.ended) > _LIVES:
+                del self.ended[next(iter(self.ended))]
             self.last_exit = _exit_text(code)
             if now_s - self._started_s > _STEADY_S:
                 self._failures = 0

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import http.client
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
 
 import msgspec
 
 from wattmill.models.engines.adapter import ADAPTERS
 from wattmill.ports import Clock, Journal
+from wattmill.power.live.cpu import CpuWatch, Processes
 from wattmill.power.live.host import HostMeter
 from wattmill.power.spec import HostPower
 from wattmill.units import UJ_PER_J, US_PER_S
@@ -39,7 +40,7 @@ class Power(msgspec.Struct, frozen=True, kw_only=True):
 
     host_w: float
     idle_w: float
-    other_w: float
+    other_w: float  # of no request: the factory's own processes while nobody is served, other programs
     by_pool_w: dict[str, float]
     source: str
 
@@ -54,13 +55,18 @@ class Sampler(threading.Thread):
         journal: Journal,
         clock: Clock,
         targets: Callable[[], list[EngineTarget]],
+        services: Callable[[], Sequence[int]] = tuple,
+        ended: Callable[[], Mapping[int, float]] = dict,
         period_s: float = 1.0,
     ) -> None:
         super().__init__(name="sampler", daemon=True)
+        self._cpu = CpuWatch()
         self._meter = HostMeter(host)
         self._journal = journal
         self._clock = clock
         self._targets = targets
+        self._services = services
+        self._ended = ended
         self._period_s = period_s
         self._ending = threading.Event()
         self._last_count: dict[str, EngineCount] = {}
@@ -90,7 +96,8 @@ class Sampler(threading.Thread):
 
     def _sample_energy(self, targets: list[EngineTarget]) -> None:
         pids = {t.pool: t.pid for t in targets if t.pid is not None and t.joules_known}
-        window = self._meter.window(pids, now_s=self._clock.now(), wall_us=self._clock.wall_us())
+        use = self._cpu.read(Processes(pids, tuple(self._services()), self._ended()))
+        window = self._meter.window(use, now_s=self._clock.now(), wall_us=self._clock.wall_us())
         if window is not None:
             self._journal.append_note(window)
             self.power = _power(window)
@@ -138,7 +145,7 @@ def _power(window: MeterWindow) -> Power:
     return Power(
         host_w=window.total_uj * watts,
         idle_w=window.idle_uj * watts,
-        other_w=window.other_uj * watts,
+        other_w=(window.other_uj + window.service_uj + window.foreign_uj) * watts,
         by_pool_w={pool: uj * watts for pool, uj in window.shares_uj.items()},
         source=window.source,
     )

@@ -109,6 +109,8 @@ class Factory:
             journal=self._meter_journal,
             clock=self._clock,
             targets=lambda: self._targets,
+            services=self._service_pids,
+            ended=lambda: {pid: s for child in self.children() for pid, s in dict(child.ended).items()},
         )
         self._sampler.start()
         self._flexer = Flexer(
@@ -274,6 +276,11 @@ class Factory:
             for pool, endpoint in self._endpoints.items()
             if self._engines[pool].pid is not None
         ]
+
+    def _service_pids(self) -> list[int]:
+        """This process and its children that are no engines; called from the sampler's thread."""
+        pids = [child.pid for child in self._services]
+        return [os.getpid(), *(pid for pid in pids if pid is not None)]
 
     def places(self) -> dict[str, Place]:
         return places(self.settings, self._env)

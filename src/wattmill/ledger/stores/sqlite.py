@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from wattmill.ledger.book import Posting, imbalance
+from wattmill.ledger.stores.sqlite_energy import ENERGY_SCHEMA
 from wattmill.ledger.stores.sqlite_schema import (
     FORMAT_VERSION,
     KEPT_SCHEMA,
@@ -69,7 +70,7 @@ class LedgerDb:
         self.db.execute("PRAGMA wal_autocheckpoint = 4000")
         if self.db.execute("PRAGMA user_version").fetchone()[0] == 0:
             self.db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {FORMAT_VERSION}; COMMIT;")
-        self.db.executescript(f"BEGIN; {TIER_SCHEMA} {KEPT_SCHEMA} COMMIT;")
+        self.db.executescript(f"BEGIN; {TIER_SCHEMA} {KEPT_SCHEMA} {ENERGY_SCHEMA} COMMIT;")
         self._load()
 
     def _load(self) -> None:
@@ -97,6 +98,7 @@ class LedgerDb:
         self._rollup: dict[Bucket, list[int]] = {}
         self._attempts: list[tuple[object, ...]] = []
         self._energy: dict[int, int] = {}
+        self._energy_host: dict[int, int] = {}
         self._refused: list[tuple[object, ...]] = []
         self._refused_counts: dict[tuple[int, int, int], int] = {}
         self.tiers = TierRows()
@@ -190,8 +192,11 @@ class LedgerDb:
     def attempt(self, row: tuple[object, ...]) -> None:
         self._attempts.append(row)
 
-    def energy(self, attempt: int, uj: int) -> None:
+    def energy(self, attempt: int, uj: int, host_uj: int = 0) -> None:
+        """Add joules to an attempt; `host_uj` of them were the host's around its engine."""
         self._energy[attempt] = self._energy.get(attempt, 0) + uj
+        if host_uj:
+            self._energy_host[attempt] = self._energy_host.get(attempt, 0) + host_uj
 
     def refused(self, row: tuple[object, ...], at_us: int, key: int, code: int) -> None:
         self._refused.append(row)
@@ -238,6 +243,10 @@ class LedgerDb:
         db.executemany(
             "INSERT INTO energy VALUES (?,?) ON CONFLICT DO UPDATE SET uj = uj + excluded.uj",
             self._energy.items(),
+        )
+        db.executemany(
+            "INSERT INTO energy_host VALUES (?,?) ON CONFLICT DO UPDATE SET uj = uj + excluded.uj",
+            self._energy_host.items(),
         )
         db.executemany(
             _UPSERT.format(step="minute"), [(*bucket, *row) for bucket, row in self._rollup.items()]

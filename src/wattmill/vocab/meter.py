@@ -1,0 +1,49 @@
+"""What a meter is and what it said: the words of power's adapters, the sampler and `wattmill doctor`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from wattmill.vocab.usage import Provenance
+
+Level = Literal["chip", "node", "rack", "site"]
+"""How much a meter stands for. A chip is part of a node, a node of a rack, a rack of a site."""
+
+Event = Literal["", "wrap", "reset", "gap", "gap+wrap", "gap+reset", "part"]
+"""What was odd about a window. wrap: its counter ran over once, and was put right. reset: the counter began
+again, and what it had counted before that is not known. gap: readings were missing. part: a meter below it
+was silent, so that its joules are among these."""
+
+
+class MeterSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One meter of the tree. `parent` is the meter that sees these joules too; None: nothing above it."""
+
+    name: str
+    level: Level
+    parent: str | None = None
+    provenance: Provenance
+    source: str  # which counter of which device, or which model with which parameters
+    resolution_uj: int | None = None  # smallest step of a counter; None: not told
+    period_s: float = 1.0  # how often its figure changes
+    max_w: float | None = (
+        None  # more than this is not believed: a counter that runs over is told from a reset
+    )
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """What one meter said at one instant: joules since some beginning, or watts now, one of the two."""
+
+    meter: str
+    t_s: float  # monotonic
+    energy_uj: int | None = None  # cumulative
+    wraps_at_uj: int | None = None  # a counter begins again at zero after this much; None: it does not
+    power_w: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.energy_uj is None) == (self.power_w is None):
+            raise ValueError(
+                f"reading of {self.meter!r} has energy_uj={self.energy_uj} and power_w={self.power_w}, must "
+                "have exactly one: a counter says joules, a gauge says watts"
+            )
