@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from site_house import a_site, typical, with_water
+from site_house import TYPICAL, a_site, typical, with_water
 
 from wattmill.site.cooling.model import EVAPORATION_J_PER_KG, carry, sold_w
 from wattmill.site.cooling.spec import WATER_CLASSES_C, Buyer, Loop
@@ -150,3 +152,18 @@ def test_air_that_cannot_be_wetted_cool_enough_is_told() -> None:
         cycles=4,
     )
     assert got.too_warm_k[0] == pytest.approx(2.0)
+
+
+def test_a_class_of_water_is_a_temperature_and_what_is_none_is_refused_with_the_classes() -> None:
+    from typer.testing import CliRunner
+
+    from wattmill.cli.site import site_app
+
+    example = str(TYPICAL.parents[2] / "examples" / "site-virginia-9mw-plain.toml")
+    done = CliRunner().invoke(site_app, ["water", example, "--supply", "W99"])
+    assert done.exit_code == 1
+    assert "--supply is 'W99', must be 5 to 60 °C or one of W17, W27, W32, W40, W45" in done.output
+    asked = ["water", example, "--supply", "w40", "--cdu", "0", "--weather", str(TYPICAL), "--json"]
+    rows = json.loads(CliRunner().invoke(site_app, asked).output)
+    assert {row["supply_c"] for row in rows} == {40.0}
+    assert len(rows) == 7

@@ -19,6 +19,12 @@ def test_between_two_places_the_cheaper_fills_up_to_its_nameplate_and_not_beyond
     assert got.mean_load.tolist() == pytest.approx([1.0, 0.6])
     assert got.saving.usd == pytest.approx(1 - (1.0 * 1 + 0.6 * 3) / (0.8 * 1 + 0.8 * 3))
     assert got.saving.grams == pytest.approx(0.0)
+    # What moves is done at (0.44 x 1 + 0.04 x 3) / 0.48 = 1.1667: the dear place saves, the cheap one pays.
+    mean = (0.44 * 1 + 0.04 * 3) / 0.48
+    cheap, dear = got.of_place
+    assert dear.usd == pytest.approx(1 - (0.56 * 3 + 0.24 * mean) / (0.8 * 3))
+    assert cheap.usd == pytest.approx(1 - (0.56 * 1 + 0.24 * mean) / 0.8)
+    assert 0.8 * (1 - cheap.usd) + 2.4 * (1 - dear.usd) == pytest.approx(3.2 * (1 - got.saving.usd))
 
 
 def test_in_time_the_cheap_hour_fills_up_and_what_cannot_be_seen_costs_something() -> None:

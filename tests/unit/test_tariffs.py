@@ -65,6 +65,17 @@ def test_what_was_not_taken_is_paid_up_to_the_minimum_and_what_went_out_is_earne
     assert got[0].usd == pytest.approx(0.4 + 0.6 - 0.1)
 
 
+def test_a_few_hours_of_another_month_are_billed_with_the_one_beside_them() -> None:
+    # Two hours of January, then February: one demand charge, not two.
+    taken = np.full(72, 1e3)
+    apart = bill(tariff(demand_usd_per_kw=10), start=START, step_s=3600, import_w=taken)
+    together = bill(
+        tariff(demand_usd_per_kw=10), start=START, step_s=3600, import_w=taken, least_month_s=2 * 86400
+    )
+    assert [(m.month, m.demand_usd) for m in apart] == [("2024-01", 10.0), ("2024-02", 10.0)]
+    assert [(m.month, m.demand_usd) for m in together] == [("2024-02", 10.0)]
+
+
 def test_a_real_time_tariff_without_its_series_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="tariff 't' needs a series of prices"):
         bill(tariff(real_time=True), start=START, step_s=3600, import_w=np.array([1.0]))

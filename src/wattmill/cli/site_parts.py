@@ -15,6 +15,7 @@ from wattmill.site.climate.reading import places, weather
 from wattmill.site.conversion.model import bus_current_a, copper_loss_ratio, flow, shared
 from wattmill.site.conversion.presets import chains
 from wattmill.site.conversion.spec import Chain, Flow, Redundancy
+from wattmill.site.cooling.spec import WATER_CLASSES_C
 from wattmill.units import W_PER_KW
 
 
@@ -102,7 +103,8 @@ def water(
         Path | None, typer.Option("--weather", help="Table of weather; without it the site's own.")
     ] = None,
     supply: Annotated[
-        list[float] | None, typer.Option(help="°C at the racks; may be repeated. Default: 45 and 32.")
+        list[str] | None,
+        typer.Option(help="°C at the racks, or a class (W17 … W45); may be repeated. Default: W45 and W32."),
     ] = None,
     cdu: Annotated[
         list[float] | None,
@@ -116,12 +118,16 @@ def water(
 
     at = table or file.resolve().parent / standing.site.place.weather
     try:
+        supplies_c = [_celsius(text) for text in supply or ["W45", "W32"]]
         years = [weather(at, name) for name in places(at)]
         rows = in_each_climate(
-            standing.site, years, supplies_c=supply or [45.0, 32.0], exchangers_k=cdu or [0.0, 4.0]
+            standing.site,
+            years,
+            supplies_c=supplies_c,
+            exchangers_k=cdu or [0.0, 4.0],
         )
     except (OSError, ValueError, LookupError) as error:
-        fail(f"{at}: {error}")
+        fail(str(error))
     if json:
         show_json(msgspec.to_builtins(rows))
         return
@@ -143,3 +149,16 @@ def water(
         ],
         numbers=headers[2:],
     )
+
+
+def _celsius(text: str) -> float:
+    """Return degrees of `45` or `W45`."""
+    if text.upper() in WATER_CLASSES_C:
+        return WATER_CLASSES_C[text.upper()]
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 5.0 <= value <= 60.0:
+        raise ValueError(f"--supply is {text!r}, must be 5 to 60 °C or one of {', '.join(WATER_CLASSES_C)}")
+    return value

@@ -159,14 +159,20 @@ def _show_places(places: Places) -> None:
     typer.echo(f"\nbetween the {len(places.zones)} places that have both series, in the same hour:")
     for name, moved in (("dollars", places.for_usd), ("grams", places.for_g)):
         typer.echo(f"for {name}: {moved.saving.usd:.1%} $, {moved.saving.grams:.1%} g saved")
-    headers = ("place", "load then, for $", "load then, for g")
+    headers = ("place", "for $: $", "g then", "load then", "for g: g", "$ then", "load of g then")
     show_table(
         headers,
         [
-            (name, f"{usd:.0%}", f"{grams:.0%}")
-            for name, usd, grams in zip(
-                places.zones, places.for_usd.mean_load, places.for_g.mean_load, strict=True
+            (
+                name,
+                _percent(places.for_usd.of_place[at].usd),
+                _percent(places.for_usd.of_place[at].grams),
+                f"{places.for_usd.mean_load[at]:.0%}",
+                _percent(places.for_g.of_place[at].grams),
+                _percent(places.for_g.of_place[at].usd),
+                f"{places.for_g.mean_load[at]:.0%}",
             )
+            for at, name in enumerate(places.zones)
         ],
         numbers=headers[1:],
     )
@@ -203,6 +209,9 @@ def _plain_of(places: Places | None) -> dict[str, object] | None:
     return {
         name: {
             "saving": _plain_saving(moved.saving),
+            "of_place": {
+                zone: _plain_saving(saving) for zone, saving in zip(places.zones, moved.of_place, strict=True)
+            },
             "mean_load": dict(zip(places.zones, moved.mean_load.tolist(), strict=True)),
         }
         for name, moved in (("for_usd", places.for_usd), ("for_g", places.for_g))

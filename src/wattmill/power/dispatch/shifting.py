@@ -41,6 +41,8 @@ class Moved(NamedTuple):
     """All places together, each hour by itself: what is saved, and where work then runs."""
 
     saving: Saving
+    # Of each place's own work: what may move is paid at the mean of where all that moves is done.
+    of_place: tuple[Saving, ...]
     mean_load: Series  # of each place, share of its nameplate
 
 
@@ -105,7 +107,21 @@ def by_place(prices: Series, carbons: Series, *, load: float, deferrable: float,
         ran[order[rank], np.arange(hours)] += took
         left = left - took
     flat = np.full_like(ran, load)
-    return Moved(saving=_saving(flat, ran, prices, carbons), mean_load=ran.mean(axis=1))
+    moved = ran - load * (1 - deferrable)
+    whole = np.maximum(moved.sum(axis=0), 1e-12)
+    stays, goes = load * (1 - deferrable), load * deferrable
+
+    def saved(weight: Series, place: int) -> float:
+        was = float(weight[place].sum()) * load
+        mean = (moved * weight).sum(axis=0) / whole
+        now = stays * float(weight[place].sum()) + goes * float(mean.sum())
+        return 1.0 - now / was if was else 0.0
+
+    return Moved(
+        saving=_saving(flat, ran, prices, carbons),
+        of_place=tuple(Saving(usd=saved(prices, at), grams=saved(carbons, at)) for at in range(places)),
+        mean_load=ran.mean(axis=1),
+    )
 
 
 _DAY_H = 24

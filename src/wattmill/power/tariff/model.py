@@ -23,6 +23,22 @@ def local_times(tariff: Tariff, start: datetime, step_s: int, count: int) -> lis
     return [first + timedelta(seconds=step_s * at) for at in range(count)]
 
 
+def billing_months(times: list[datetime], step_s: int, *, least_s: int = 0) -> NDArray[np.int64]:
+    """Return the index of the billing month of each interval, 0 for the first.
+
+    Args:
+        least_s: a month at either end that is shorter is billed with the one beside it: a year of UTC begins
+            and ends within a month of local time, and a few hours have no demand charge of their own.
+    """
+    keys = np.array([at.year * 12 + at.month for at in times], dtype=np.int64)
+    index = keys - keys[0]
+    for end, beside in ((index[0], 1), (index[-1], -1)):
+        mine = index == end
+        if index[0] != index[-1] and int(mine.sum()) * step_s < least_s:
+            index = np.where(mine, end + beside, index)
+    return np.asarray(index - index[0], dtype=np.int64)
+
+
 def prices_usd_per_kwh(tariff: Tariff, times: list[datetime], real_time: Series | None = None) -> Series:
     """Return the price of energy in each interval; `real_time` in dollars per kWh where the tariff has it."""
     if tariff.real_time != (real_time is not None):
@@ -42,6 +58,7 @@ def bill(
     export_w: Series | None = None,
     real_time_usd_per_kwh: Series | None = None,
     peaks_before_kw: tuple[float, ...] = (),
+    least_month_s: int = 0,
 ) -> tuple[MonthBill, ...]:
     """Return what each calendar month costs.
 
@@ -49,13 +66,14 @@ def bill(
         step_s: length of an interval; it divides the tariff's `demand_s` or is a multiple of it. With longer
             intervals the peak is a lower bound: a mean over an hour hides its highest quarter.
         peaks_before_kw: charged peaks of the months before, oldest first, for the ratchet.
+        least_month_s: see `billing_months`; a month's name is that of its middle.
     """
     times = local_times(tariff, start, step_s, len(import_w))
     price = prices_usd_per_kwh(tariff, times, real_time_usd_per_kwh)
     out_w = np.zeros_like(import_w) if export_w is None else export_w
     kwh = step_s / J_PER_KWH
-    months = [at.strftime("%Y-%m") for at in times]
-    edges = [0, *(at for at in range(1, len(months)) if months[at] != months[at - 1]), len(months)]
+    index = billing_months(times, step_s, least_s=least_month_s)
+    edges = [0, *(np.flatnonzero(np.diff(index)) + 1).tolist(), len(times)]
     peaks = list(peaks_before_kw)
     bills: list[MonthBill] = []
     for begin, end in pairwise(edges):
@@ -68,7 +86,7 @@ def bill(
         missing_kwh = max(0.0, tariff.least_kwh_per_month - energy_kwh)
         bills.append(
             MonthBill(
-                month=months[begin],
+                month=times[(begin + end) // 2].strftime("%Y-%m"),
                 energy_kwh=energy_kwh,
                 peak_kw=peak_kw,
                 charged_kw=charged_kw,

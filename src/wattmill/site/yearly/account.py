@@ -21,7 +21,7 @@ from wattmill.site.yearly.answer import (
     YearAnswer,
 )
 from wattmill.site.yearly.load import tokens
-from wattmill.site.yearly.model import Lived, live
+from wattmill.site.yearly.model import LEAST_MONTH_S, Lived, live
 from wattmill.site.yearly.series import Zone
 from wattmill.site.yearly.spec import Site
 from wattmill.units import G_PER_T, J_PER_KWH, J_PER_MWH, S_PER_H, TOK_PER_MTOK, W_PER_MW
@@ -171,6 +171,7 @@ def _money(lived: Lived, zone: Zone | None) -> Money:
         import_w=lived.import_w,
         export_w=lived.export_w,
         real_time_usd_per_kwh=zone.usd_per_kwh if zone is not None and tariff.real_time else None,
+        least_month_s=LEAST_MONTH_S,
     )
     sun_mwh = _mwh(lived.sun_w + lived.curtailed_w)
     return Money(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from wattmill.power.dispatch.program import Infeasible, solve
 from wattmill.power.dispatch.rolling import outcome, roll
 from wattmill.power.dispatch.spec import Battery, Dispatch, Horizon, Limits
-from wattmill.power.tariff.model import local_times, prices_usd_per_kwh
+from wattmill.power.tariff.model import billing_months, local_times, prices_usd_per_kwh
 from wattmill.site.climate.spec import Hours, Weather
 from wattmill.site.solar.model import panels_w
 from wattmill.site.yearly.answer import Dispatched
@@ -24,8 +24,9 @@ from wattmill.site.yearly.facility import Built, Facility, built, facility
 from wattmill.site.yearly.load import Load, load_of
 from wattmill.site.yearly.series import Zone
 from wattmill.site.yearly.spec import Site
-from wattmill.units import G_PER_T, J_PER_KWH, J_PER_MWH, S_PER_H, W_PER_MW
+from wattmill.units import G_PER_T, J_PER_KWH, J_PER_MWH, S_PER_DAY, S_PER_H, W_PER_MW
 
+LEAST_MONTH_S = 2 * S_PER_DAY  # hours of a year of UTC that lie in another local month are no month
 _PROBE = 0.05  # of full power: how far the secant reaches where nothing may wait
 
 
@@ -69,8 +70,7 @@ def live(site: Site, weather: Weather, zone: Zone | None) -> Lived:
             latitude_deg=site.place.latitude_deg,
             longitude_deg=site.place.longitude_deg,
         )
-    keys = [at.year * 12 + at.month for at in times]
-    month = np.array(keys) - keys[0]
+    month = billing_months(times, S_PER_H, least_s=LEAST_MONTH_S)
     horizon, plain = _horizon(b, load, weather, sun_w, price, carbon, month)
     limits = _limits(b)
     decides = limits.battery is not None or (site.work.deferrable > 0 and limits.deadline_steps > 0)
