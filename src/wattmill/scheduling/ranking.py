@@ -69,6 +69,7 @@ def decide(
     by_cost = weights.leg == "cost"
     left_nusd = request.left_nusd
     promise_s, least_tok_per_s = request.promise_ttft_s, request.promise_tok_per_s
+    promised = promise_s is not None or least_tok_per_s is not None
     places: list[Place] = []
     for able in sieve.able:
         (
@@ -86,21 +87,23 @@ def decide(
         if in_flight >= room:
             excluded += (Excluded(pool, "full"),)
             continue
-        reused_tok = 0.0
         if shared and hits:
             reused_tok = min(shared[at], input_tok) * hits
             usual_nusd = input_tok * in_nusd - reused_tok * (in_nusd - cached_nusd)
+            prompt_s = (input_tok - reused_tok) * in_s
         else:
+            reused_tok = 0.0
             usual_nusd = input_tok * in_nusd
-        prompt_s = (input_tok - reused_tok) * in_s
+            prompt_s = input_tok * in_s
         if left_nusd is not None and usual_nusd + out_nusd > left_nusd:
             excluded += (Excluded(pool, "budget"),)
             continue
         # Everybody at work waits for a newcomer: for its prompt where prompts wait for each other, and a
         # little in each of its steps; the fitted slowdown holds others' prompts too, so half is counted here.
         others = in_flight if in_flight < slots else slots - 1
-        slower_s = output_tok * out_s * slow
-        decode_s = output_tok * out_s + others * slower_s
+        alone_s = output_tok * out_s
+        slower_s = alone_s * slow
+        decode_s = alone_s + others * slower_s
         ttft_s = overhead_s + prompt_s
         theirs_s = others * (1.0 + others * slow) * (tokens * slower_s + waits * prompt_s)
         ahead_s = ahead[at] * in_s * waits if ahead else 0.0
@@ -125,8 +128,9 @@ def decide(
         kind = FIT
         if whole_tok > context_tok:
             kind = SHORT
-        elif (promise_s is not None and ttft_s > promise_s) or (
-            least_tok_per_s is not None and decode_s * least_tok_per_s > output_tok
+        elif promised and (
+            (promise_s is not None and ttft_s > promise_s)
+            or (least_tok_per_s is not None and decode_s * least_tok_per_s > output_tok)
         ):
             kind = LATE
         places.append((kind, value, at, Candidate(pool, nusd, ttft_s, total_s, value), able))

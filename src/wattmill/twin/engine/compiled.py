@@ -10,14 +10,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 
 try:
-    from numba import njit
-    from numba.core import config
+    from numba import njit, types
+    from numba.core import cgutils, config
+    from numba.extending import intrinsic
+    from numba.np.arrayobj import populate_array
 except ModuleNotFoundError as missing:  # pragma: no cover - the developers' lock has it
     raise ModuleNotFoundError(
         "simulating an engine needs numba, which is not installed: pip install 'wattmill[twin]'", name="numba"
@@ -44,6 +46,31 @@ def inner(function: F) -> F:
 def outer(function: F) -> F:
     """Compile `function`, which must use `SOURCE` from an enclosing scope, and keep the result on disk."""
     return cast(F, njit(cache=True, **_OPTIONS)(function))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def array_at(typing: Any, address: Any, shape: Any) -> Any:
+    """Return the whole numbers at `address` as an array, for compiled code. Whoever owns them must outlive
+    it."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = context.make_array(signature.return_type)(context, builder)
+        sizes = cgutils.unpack_tuple(builder, args[1], shape.count)
+        number_bytes = context.get_constant(types.intp, np.dtype(np.int64).itemsize)
+        strides = [number_bytes]
+        for size in sizes[:0:-1]:
+            strides.insert(0, builder.mul(strides[0], size))
+        populate_array(
+            array,
+            data=builder.inttoptr(args[0], array.data.type),
+            shape=cgutils.pack_array(builder, sizes),
+            strides=cgutils.pack_array(builder, strides),
+            itemsize=number_bytes,
+            meminfo=None,
+        )
+        return array._getvalue()
+
+    return types.Array(types.int64, shape.count, "C")(types.int64, shape), generate
 
 
 def _source() -> int:

@@ -154,9 +154,9 @@ SLOT_COLUMNS: Final = 4
 # Columns of `State.event`.
 EVENT_AT: Final = 0
 EVENT_KIND: Final = 1
-EVENT_ROW: Final = 2
-EVENT_TAG: Final = 3  # what follows is written for outer policies only
-EVENT_REPLICA: Final = 4
+EVENT_TAG: Final = 2  # written for outer policies only: of one instant, events are told in this order
+EVENT_ROW: Final = 3
+EVENT_REPLICA: Final = 4  # this and what follows likewise
 EVENT_CAME: Final = 5
 EVENT_BEGUN: Final = 6
 EVENT_FIRST_AT: Final = 7
@@ -170,6 +170,7 @@ EVENT_PREFILLED: Final = 2
 # Entries of `State.common`.
 EVENTS: Final = 0
 TELL: Final = 1  # 1: ends and first tokens are written into `event`
+SOONEST: Final = 2  # when something happens next at any replica; written for outer policies only
 COMMONS: Final = 4
 
 

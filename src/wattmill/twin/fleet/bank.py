@@ -84,19 +84,16 @@ class Bank:
         """Let everything happen until `to_ps`, and tell it at its own instant. `to_news`: only until there is
         something to tell."""
         clock, places = self._clock, self.places
-        for event in self.engine.advance(to_ps, to_news=to_news):
-            clock.now_ps = event.at_ps
-            place = places[event.replica]
-            if event.kind == END:
-                self.cached_tok[event.replica] += event.cached_tok
-                self._on_end(
-                    Served(
-                        event.tag, place, event.came_ps, event.begun_ps, event.first_ps, event.at_ps,
-                        event.cached_tok,
-                    )
-                )  # fmt: skip
+        for at_ps, kind, tag, _, number, came_ps, begun_ps, first_ps, cached_tok, _ in self.engine.told(
+            to_ps, to_news=to_news
+        ):
+            clock.now_ps = at_ps
+            place = places[number]
+            if kind == END:
+                self.cached_tok[number] += cached_tok
+                self._on_end(Served(tag, place, came_ps, begun_ps, first_ps, at_ps, cached_tok))
             else:
-                self._on_first(event.tag, place)
+                self._on_first(tag, place)
 
 
 class BankReplica:

@@ -156,7 +156,11 @@ class RunningPool:
     @property
     def connects(self) -> bool:
         """Whether somebody answers at its address."""
-        return not self.down and any(replica.state == "ready" for replica in self.replicas)
+        if not self.down:
+            for replica in self.replicas:
+                if replica.state == "ready":
+                    return True
+        return False
 
     def refuses(self, work: Work) -> float | None:
         """Return when to come back if a provider's limit is reached, else None."""
@@ -165,10 +169,12 @@ class RunningPool:
 
     def take(self, index: int, work: Work) -> None:
         """Send to the replica with the fewest requests; of equals to the first. One must be ready."""
-        best = min(
-            (replica for replica in self.replicas if replica.state == "ready"),
-            key=lambda replica: (replica.engine.in_flight, replica.number),
-        )
+        best = self.replicas[0]
+        if len(self.replicas) > 1:
+            best = min(
+                (replica for replica in self.replicas if replica.state == "ready"),
+                key=lambda replica: (replica.engine.in_flight, replica.number),
+            )
         best.engine.take(index, work, self._clock.now_ps)
 
     def load(self, waiting: int) -> PoolLoad:

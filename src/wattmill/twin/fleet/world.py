@@ -148,6 +148,14 @@ class World:
         """Let engines work up to an instant, that instant not included. False: something else comes first
         now, because of what one of them told."""
         clock, timers, traffic, engines = self._clock, self._timers, self._traffic, self._engines
+        bank = self._bank
+        if bank is not None and len(engines) == 1:  # what follows, where there is nobody else to look at
+            while (now_ps := bank.next_ps) < until_ps:
+                bank.advance(max(now_ps, until_ps - 1), to_news=self._coupled)
+                if timers.soon or traffic.changed:
+                    traffic.changed = False
+                    return False
+            return True
         while engines:
             due = [engine.next_ps for engine in engines]
             now_ps = min(due)
