@@ -88,7 +88,8 @@ plan-grid: dev ## the planner's programme against a grid search in three cases; 
 	$(PY) benchmarks/plan_against_grid.py $(ARGS)
 
 test-ray: dev ## sweeps over a real Ray cluster of two nodes on this machine (.venv-ray, its own environment)
-	@scripts/test-ray.sh $(PYTEST_ARGS)
+	@python="$$(scripts/environment.sh .venv-ray tests/cluster/requirements.lock)" && \
+	  WATTMILL_RAY_PYTHON="$$python" $(PY) -m pytest tests/cluster -m "slow or not slow" $(PYTEST_ARGS)
 
 aiperf: dev ## replay a trace by a neutral client (installs aiperf into its own .venv-aiperf)
 	$(PY) benchmarks/aiperf_replay.py $(ARGS)
@@ -98,7 +99,8 @@ test-engines: dev weights ## the engines' suite against vLLM's CPU build and tra
 
 test-clients: dev ## LangChain, LangGraph, pydantic-ai, Agents SDK and llm against a real factory (.venv-clients, 160 MB)
 	@scripts/node-client.sh
-	@scripts/clients.sh $(PYTEST_ARGS)
+	@python="$$(scripts/environment.sh .venv-clients tests/clients/requirements.lock)" && \
+	  WATTMILL_CLIENTS_PYTHON="$$python" $(PY) -m pytest tests/clients -m "slow or not slow" $(PYTEST_ARGS)
 
 lock: dev ## resolve pyproject.toml into both locks (ARGS=--upgrade for the newest)
 	@scripts/lock.sh $(ARGS)

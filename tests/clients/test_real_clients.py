@@ -1,5 +1,5 @@
 """Real clients against a real factory. The light ones run always; the frameworks in an environment of their
-own (`make test-clients`, which makes it by `scripts/clients.sh`)."""
+own (`make test-clients`, which makes it by `scripts/environment.sh`)."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs the frameworks that people build agents with (LangChain, LangGraph, pydantic-ai, OpenAI Agents SDK, the `llm`
-# command line) against a real factory. They get an environment of their own (.venv-clients: 160 MB, ten seconds by
-# uv, once), checked against the hashes of tests/clients/requirements.lock. Arguments go to pytest.
+# Makes an environment of its own for packages that would not fit beside the developers', once, and prints its
+# Python: `scripts/environment.sh .venv-clients tests/clients/requirements.lock`. Every package is checked against
+# the hashes of the lock; a changed lock makes it anew, and so does an installation that was cut short.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+[ $# -eq 2 ] || { echo "environment: wants a folder and a lock, got '$*'" >&2; exit 2; }
+own="$1" lock="$2"
 venv="${VENV:-.venv}"
-own=".venv-clients"
-lock="tests/clients/requirements.lock"
 made="$own/made-of"
 if [ "$(cat "$made" 2>/dev/null)" != "$(sha256sum <"$lock")" ]; then
   began=$SECONDS
@@ -24,4 +24,4 @@ if [ "$(cat "$made" 2>/dev/null)" != "$(sha256sum <"$lock")" ]; then
   sha256sum <"$lock" >"$made"
   echo "$own: installed in $((SECONDS - began)) s, $(du -sh "$own" | cut -f1)" >&2
 fi
-WATTMILL_CLIENTS_PYTHON="$PWD/$own/bin/python" exec "$venv/bin/python" -m pytest tests/clients -m "slow or not slow" "$@"
+echo "$PWD/$own/bin/python"
