@@ -7,6 +7,8 @@ PYTEST_ARGS ?=
 # One process runs factories, the others arithmetic; PYTEST_PROCESSES=0 runs all in one.
 PYTEST_PROCESSES ?= 2
 export VENV
+# Containers like to set this: then each process of a factory compiles all of its modules anew, three times the work.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines bench-twin lock docs fresh-machine clean caps plan-grid test-ray shifting power-event site-year
