@@ -87,7 +87,7 @@ def says_the_same(like: KnownBody, data: bytes) -> bool:
             refusal = adapter.check("chat", told[0].body)
         except (msgspec.MsgspecError, RecursionError):
             continue
-        if like.passes(adapter):
+        if adapter.name in like.passed_by:
             assert refusal is None
         if refusal is not None:
             continue

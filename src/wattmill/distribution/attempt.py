@@ -135,7 +135,7 @@ class Attempt:
     def start(self) -> None:
         """Write the intent and send. Raises `JournalUnavailable`; then nothing has left."""
         exchange = self.exchange
-        services, ask, draft = exchange.services, exchange.ask, exchange.draft
+        services, ask, draft, http = exchange.services, exchange.ask, exchange.draft, exchange.http
         streamed = self.streamed
         speech = self.speech
         if speech is None:
@@ -175,7 +175,7 @@ class Attempt:
                 model.charge.id,
                 ask.max_output_tok,
                 exchange.take_route(),
-                exchange.http.label,
+                http.label if b"x-request-id" in http.headers else None,
                 ask.privacy,
                 self.reserved_cost_nusd,
                 ask.choices,
@@ -195,9 +195,13 @@ class Attempt:
         self.in_line_tok = ask.input_bound_tok
         self.ahead_tok = upstream.state.asked(ask.input_bound_tok)
         upstream.state.took(now)
-        exchange.gateway.attempts.add(self)
         self.sent = self.holds_slot = True
         upstream.post(path, body, self, now)
+        # What follows costs no time: the engine has the request.
+        if self.booked:
+            return
+        exchange.gateway.attempts.add(self)
+        self.listen()
         if exchange.slow and self.handle is not None:
             self.handle.pause()
 
@@ -206,6 +210,9 @@ class Attempt:
         if not self.booked:
             self.booked = True
             self.exchange.services.purse.settle(self.grant, NOTHING)
+
+    def listen(self) -> None:
+        """Make ready for the answer: the request has left, and nothing can have come yet."""
 
     streamed = False  # whether the engine is asked for a stream
     speech: Speech | None = None  # the protocol in which it is asked; None: that of the endpoint

@@ -13,6 +13,7 @@ from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt, EngineSays
 from wattmill.distribution.gate import Tap
 from wattmill.distribution.sse import EventTooLongError, Splitter
+from wattmill.models.engines.adapter import ADAPTERS
 from wattmill.models.engines.assemble import Assembler
 from wattmill.models.engines.continuing import text_so_far
 from wattmill.models.engines.tally import Reading, Tally, read_answer
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 HELD_EVENTS = 64  # before the first content; more than any engine sends
 MAX_WHOLE_BYTES = 64 * 1024 * 1024
 _ENDS_BYTES = 32_768  # kept of each end of an answer that is passed on unread, to find its usage
+_UNHEARD = Tally(ADAPTERS["openai"], "chat", show_usage=False)  # of an attempt that nobody listens to yet
 _NO_READING = Reading(usage=None, source="unmetered")
 
 
@@ -34,8 +36,7 @@ class _Streamed(Attempt):
 
     __slots__ = ("_splitter", "tally")
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def listen(self) -> None:
         draft = self.exchange.draft
         # An assembled answer always has its usage, like any answer that is not streamed.
         self.tally = Tally(
@@ -64,6 +65,15 @@ class _Streamed(Attempt):
 
     def said(self) -> EngineSays:
         return self.tally
+
+    def on_body(self, data: bytes) -> None:
+        if self.status != 200 or self.booked:
+            super().on_body(data)
+            return
+        try:
+            self.took(data)
+        except Exception as error:  # noqa: BLE001 - `guarded`, without its calls: every chunk comes by here
+            self.exchange.crashed(error)
 
     def took(self, data: bytes) -> None:
         tally = self.tally
@@ -157,7 +167,8 @@ class Passing(_Streamed):
     __slots__ = ("_begun", "_held", "_said", "_tapped")
 
     def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+        Attempt.__init__(self, *args)
+        self.tally = _UNHEARD
         self._held: list[bytes] = []
         self._begun = False
         self._tapped = False  # what is held has passed the taps
@@ -287,7 +298,8 @@ class Assembling(_Streamed):
     __slots__ = ("_assembler", "_bytes")
 
     def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+        Attempt.__init__(self, *args)
+        self.tally = _UNHEARD
         self._assembler = Assembler(self.exchange.endpoint)
         self._bytes = 0
 

@@ -19,14 +19,14 @@ class Exchange(TryingAgain):
     __slots__ = ()
 
     def begin(self) -> None:
-        self.guarded(self._begin)
-
-    def _begin(self) -> None:
-        refusal = self._understand()
-        if refusal is not None:
-            self.refuse(refusal)
-        elif self.door is None or not self._kept_waiting():
-            self._pass_gates()
+        try:
+            refusal = self._understand()
+            if refusal is not None:
+                self.refuse(refusal)
+            elif self.door is None or not self._kept_waiting():
+                self._pass_gates()
+        except Exception as error:  # noqa: BLE001 - `guarded`, without its calls: every request comes by here
+            self.crashed(error)
 
     # ---- gates
 

@@ -240,9 +240,10 @@ class ExchangeState:
         try:
             step(*args)
         except Exception as error:  # noqa: BLE001 - the one boundary that turns defects into answers
-            self._crashed(error)
+            self.crashed(error)
 
-    def _crashed(self, error: Exception) -> None:
+    def crashed(self, error: Exception) -> None:
+        """A step has raised what nobody planned."""
         self.gateway.defect(self.id, error)
         refusal = Refusal(code="internal", message=f"a defect in wattmill, logged under {self.id}")
         if self.attempt is not None:

@@ -28,14 +28,14 @@ _MOST_WAYS = 64  # in which bodies of one kind leave: another place, another lim
 class KnownBody:
     """The bytes around the messages of a client's chats, and what they say."""
 
-    __slots__ = ("_after", "_before", "_beside_bytes", "_draft", "_passed", "_ways", "model")
+    __slots__ = ("_after", "_before", "_beside_bytes", "_draft", "_ways", "model", "passed_by")
 
     def __init__(self, before: bytes, after: bytes, draft: Draft) -> None:
         self._before = before
         self._after = after
         self._draft = draft
         self._beside_bytes = fields_bytes(draft.body)
-        self._passed: set[str] = set()
+        self.passed_by: set[str] = set()  # adapters that have found a body like this good for their engine
         self._ways: dict[tuple[str, str, bool, int], tuple[bytes, bytes]] = {}
         self.model = draft.model
 
@@ -70,21 +70,17 @@ class KnownBody:
         )
         return draft, most_tok
 
-    def passes(self, adapter: Adapter) -> bool:
-        """Say whether a body like this was found good for an engine; False: that is not known."""
-        return adapter.name in self._passed
-
     def passed(self, adapter: Adapter) -> None:
         """`adapter.check` found one of these bodies good: it looks at fields, and not at the messages."""
         if adapter.extra_check is None and "messages" not in adapter.rules:
-            self._passed.add(adapter.name)
+            self.passed_by.add(adapter.name)
 
     def render(self, adapter: Adapter, draft: Draft, model: str, stream: bool, max_output_tok: int) -> bytes:
         """Return what `adapter.render` would."""
         way = (adapter.name, model, stream, max_output_tok)
         around = self._ways.get(way)
         if around is None:
-            if not self.passes(adapter):
+            if adapter.name not in self.passed_by:
                 return _rendered(adapter, draft.body, model, stream, max_output_tok)
             marked = {**draft.body, "messages": Raw(_MARK)}
             parts = _rendered(adapter, marked, model, stream, max_output_tok).split(_MARK)

@@ -11,6 +11,7 @@ from wattmill.distribution.attempt import Attempt
 from wattmill.distribution.attempt_forms import Assembling, Passing, Whole
 from wattmill.distribution.door_forms import form_of
 from wattmill.distribution.hedge import Hedge
+from wattmill.distribution.known_body import KnownBody
 from wattmill.distribution.prompt_count import PromptCount
 from wattmill.distribution.spec import Backend, BackendModel
 from wattmill.distribution.spending import output_room, worst_spend
@@ -99,17 +100,20 @@ class Placing(Understanding):
             if body is None:
                 return _cannot_go_on(candidate.pool)
             self.draft = msgspec.structs.replace(part.draft, body=body)
-        refusal = self._check(adapter)
-        if refusal is None and "audio" in ask.needs:
+        like = self.like if self.draft is self.as_read else None
+        refusal = None if like is not None and adapter.name in like.passed_by else self._check(adapter, like)
+        if refusal is None and ask.needs and "audio" in ask.needs:
             refusal = _audio_without_price(backend.pool, model)
         if refusal is not None:
             return refusal
         clamp = 0 if self.endpoint == "embeddings" else ask.max_output_tok or services.default_output_tok
         if clamp and model.context_tok is not None:
             clamp = min(clamp, model.context_tok)
+        input_tok = self.input_tok
+        output_tok = clamp * ask.choices
         try:
-            worst = worst_spend(services, backend, model, self.input_tok, clamp * ask.choices)
-            cost = services.worst_case(model.cost, self.input_tok, clamp * ask.choices)
+            worst = worst_spend(services, backend, model, input_tok, output_tok)
+            cost = services.worst_case(model.cost, input_tok, output_tok)
         except LookupError as error:
             return Refusal(
                 code="unpriced", message=f"pool {candidate.pool!r}: {error.args[0] if error.args else error}"
@@ -120,7 +124,7 @@ class Placing(Understanding):
             return self._send(candidate, backend, model, adapter, grant, clamp, cost, rival=rival)
         if rival:
             return Refusal(code="budget_exceeded", message="a hedge is not worth the last of a budget")
-        floor = worst_spend(services, backend, model, self.input_tok, min(1, clamp) * ask.choices)
+        floor = worst_spend(services, backend, model, input_tok, min(1, clamp) * ask.choices)
 
         async def lease() -> None:
             answer: Grant | Refusal | Exception
@@ -133,11 +137,8 @@ class Placing(Understanding):
         self._lease = asyncio.get_running_loop().create_task(lease())
         return None
 
-    def _check(self, adapter: Adapter) -> Refusal | None:
-        """Return why this engine may not be sent the body, or None."""
-        like = self.like if self.draft is self.as_read else None
-        if like is not None and like.passes(adapter):
-            return None
+    def _check(self, adapter: Adapter, like: KnownBody | None) -> Refusal | None:
+        """Return why this engine may not be sent the body, or None; remember it for those that are `like`."""
         try:
             refusal = adapter.check(self.endpoint, self.draft.body)
         except (msgspec.MsgspecError, RecursionError) as error:

@@ -119,10 +119,14 @@ class Understanding(ExchangeState):
         return self._ask(model, pool, bound, caller)
 
     def _ask(self, model: str, pool: str | None, bound: int, caller: Caller) -> Refusal | None:
-        draft, asked = self.draft, self._asked(caller)
-        if isinstance(asked, Refusal):
-            return asked
-        privacy, residency, steps = asked
+        draft, known = self.draft, self.http.known
+        if known is not None and known.said is not None and known.said[0] is caller:
+            privacy, residency, steps = known.said[1]
+        else:
+            asked = self._asked(caller)
+            if isinstance(asked, Refusal):
+                return asked
+            privacy, residency, steps = asked
         self.ask = Request(
             id=self.id,
             endpoint=self.endpoint,
@@ -142,10 +146,7 @@ class Understanding(ExchangeState):
 
     def _asked(self, caller: Caller) -> Asked | Refusal:
         """Return what the headers ask for beside the body; of a known head it is remembered."""
-        known = self.http.known
-        if known is not None and known.said is not None and known.said[0] is caller:
-            return known.said[1]
-        headers = self.http.headers
+        known, headers = self.http.known, self.http.headers
         rules = rules_of(headers, caller)
         if isinstance(rules, Refusal):
             return rules

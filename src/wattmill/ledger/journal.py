@@ -62,7 +62,7 @@ class Journal:
         self._at = self._room = 0
         self._fd = -1
         self._open = 0  # attempts whose end is still to come
-        self._records = 0
+        self.records = 0  # appended so far
         self._dirty = False
         self._failed: str | None = None
         self._retired: list[int] = []  # descriptors of finished segments, to be synced and closed
@@ -127,7 +127,7 @@ class Journal:
         if done != len(data):
             self._finish_short_write(data, done)
         self._at += len(data)
-        self._records += 1
+        self.records += 1
         self._dirty = True
 
     def _finish_short_write(self, data: bytes, done: int) -> None:
@@ -245,7 +245,7 @@ class Journal:
         self._flusher.join()
         try:
             if self._failed is None:
-                footer = frame(Closed(self._wall_us(), self._records))
+                footer = frame(Closed(self._wall_us(), self.records))
                 os.pwrite(self._fd, footer, self._at)
                 self._at += len(footer)
                 os.ftruncate(self._fd, self._at)
@@ -256,11 +256,6 @@ class Journal:
             for fd in (*self._retired, self._fd, self._lock_fd):
                 os.close(fd)
             self._retired.clear()
-
-    @property
-    def records(self) -> int:
-        """Records appended so far."""
-        return self._records
 
     @property
     def open_attempts(self) -> int:

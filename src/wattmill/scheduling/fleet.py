@@ -163,7 +163,15 @@ class FleetView:
 
     def place(self, request: Request, caller: Caller, prefix: Prefix) -> Route | Refusal:
         """Decide the same by the marks of the prompt's beginnings; () where nothing is to be made of them."""
-        if [life.healthy for life in self._life] != self._healthy:
+        busy: list[int] = []
+        changed = waiting = False
+        for life, healthy in zip(self._life, self._healthy, strict=True):  # one pass: it is on the hot path
+            busy.append(life.busy)
+            if life.healthy != healthy:
+                changed = True
+            if life.ahead_tok:
+                waiting = True
+        if changed:
             self.refresh()
         memory, weights = self._memory, self._weights
         known = memory.known(caller, self._policy_of, self._journal, self._clock)
@@ -178,9 +186,8 @@ class FleetView:
             memory.turn if known.takes_turns else 0,
             memory.lengths.expected_tok(request.model, caller.key),
             shared,
-            self._ahead(),
+            self._ahead() if waiting else (),
         )
-        busy = [life.busy for life in self._life]
         answer = known.policy(
             request,
             caller,
@@ -214,12 +221,9 @@ class FleetView:
         return decided_again(policy, request, caller, route, fleet=fleet, weights=weights)
 
     def _ahead(self) -> tuple[int, ...]:
-        """Return the prompt tokens that each place has not begun to answer; () where that is none."""
-        for life in self._life:
-            if life.ahead_tok:
-                per_tok = self._weights.bound_tok_per_tok
-                return tuple([int(life.ahead_tok / per_tok) for life in self._life])
-        return ()
+        """Return the prompt tokens that each place has not begun to answer."""
+        per_tok = self._weights.bound_tok_per_tok
+        return tuple([int(life.ahead_tok / per_tok) for life in self._life])
 
     def learn(
         self,

@@ -148,7 +148,7 @@ def decide(
         places.sort()
         if draw < weights.explore:
             reason = _explore(places, draw / weights.explore) or reason
-    candidates = tuple([place[3] for place in places])
+    candidates = (places[0][3],) if len(places) == 1 else tuple([place[3] for place in places])
     worth = weights.refusal_usd
     if worth is not None and score is None and min([place[1] for place in places]) > worth:
         excluded += tuple([Excluded(c.pool, "worth") for c in candidates])
@@ -279,7 +279,7 @@ def _explore(places: list[Place], share: float) -> str | None:
 def _reason(places: list[Place], excluded: Sequence[Excluded], request: Request) -> str:
     best = places[0][3]
     if len(places) == 1:
-        others = [e for e in excluded if e.rule != "model"]
+        others = [e for e in excluded if e.rule != "model"] if excluded else None
         if not others:
             return f"{best.pool} is the only place that serves this model"
         if request.pool is not None:
