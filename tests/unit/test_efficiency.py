@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from efficiency_facts import FULL, HALF, MIDDLE, Life, S, read
+from efficiency_facts import BEGIN, FULL, HALF, MIDDLE, Life, S, read, write
 from wattmill.app.efficiency.drill import NAMES, rows
 from wattmill.app.efficiency.model import efficiency
 from wattmill.app.efficiency.page import page
+from wattmill.app.efficiency.reading import seen
 from wattmill.app.efficiency.spans import both, length, less, union
 from wattmill.app.efficiency.spec import (
     CAPACITY,
@@ -212,6 +213,17 @@ def test_a_place_that_nobody_asked_is_paid_all_the_same() -> None:
     told = efficiency(a_period(an_attempt(1, 0, 100, 200), places=(a_place(), other)))
     assert told.capacity.whole == pytest.approx(400.0) and told.capacity.factor == pytest.approx(0.5)
     assert bars(told.capacity)["over-provisioned"] == pytest.approx(0.5)
+
+
+def test_the_best_rate_may_lie_before_the_period(tmp_path: Path) -> None:
+    """Full batches in the first half, half ones in the second: that half is held against the first."""
+    life = dataclasses.replace(Life(), busy=(FULL,) * 20 + (HALF,) * 20, down_s=0.0, idle_s=78.0, late=0)
+    home = write(tmp_path, life)
+    told = efficiency(seen(home, since_us=BEGIN + 200 * S, until_us=BEGIN + 10**9, env={}))
+    assert told.places[0].best_per_s == pytest.approx(FULL)
+    assert told.places[0].best_at_us is not None and told.places[0].best_at_us < told.start_us
+    assert factors(told.capacity)["batching"] == pytest.approx(HALF / FULL)
+    assert told.places[0].paid_s == pytest.approx(198)
 
 
 def test_what_a_lever_gives_is_what_its_removal_gives(base: Efficiency, tmp_path: Path) -> None:

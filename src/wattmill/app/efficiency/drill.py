@@ -35,7 +35,8 @@ def _owned(seen: Seen) -> Iterator[tuple[PlaceSeen, list[Attempt], Worked]]:
     for place in seen.places:
         if place.owned:
             own = [a for a in seen.attempts if a.pool == place.name]
-            yield place, own, worked(place, own, seen.start_us, seen.end_us)
+            earlier = [a for a in seen.earlier if a.pool == place.name]
+            yield place, own, worked(place, own, seen.start_us, seen.end_us, earlier)
 
 
 def _spans(seen: Seen, name: str) -> tuple[str, str, list[Row]]:
@@ -54,7 +55,7 @@ def _stretches(seen: Seen) -> tuple[str, str, list[Row]]:
     lines: list[Row] = []
     for place, _, w in _owned(seen):
         best = w.best
-        for s in w.stretches:
+        for s in w.stretches if best is None or best in w.stretches else (best, *w.stretches):
             lines.append(
                 {
                     "place": place.name,

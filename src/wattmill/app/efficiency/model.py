@@ -78,7 +78,12 @@ def efficiency(seen: Seen) -> Efficiency:
     lost = fates(seen.attempts)
     owned = [place for place in seen.places if place.owned]
     by_place = {p.name: [a for a in seen.attempts if a.pool == p.name] for p in owned}
-    done = {p.name: worked(p, by_place[p.name], seen.start_us, seen.end_us) for p in owned}
+    done = {
+        p.name: worked(
+            p, by_place[p.name], seen.start_us, seen.end_us, [a for a in seen.earlier if a.pool == p.name]
+        )
+        for p in owned
+    }
     rated = tuple(_rated(p, by_place[p.name], done[p.name], lost) for p in owned)
     here = [a for p in owned for a in by_place[p.name] if a.status != "running"]
     useful = [a for a in here if a.status == "finished" and lost[a.id, a.number] is None]
@@ -122,8 +127,8 @@ def _rated(
     best, paid_s = w.best, seconds(w.paid)
     done, busy_s = sum(w.work), seconds(w.busy)
     # No mean is better than the best: short bursts may be missing from the long stretches.
-    if best is not None and busy_s:
-        per_s = max(best.per_s, done / busy_s)
+    if best is not None:
+        per_s = max(best.per_s, done / busy_s if busy_s else 0.0)
     else:
         per_s = place.declared_per_s or 0.0  # its hours are paid though nobody ever saw what it can do
     named: dict[str, float] = {}

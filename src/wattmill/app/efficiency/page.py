@@ -267,8 +267,8 @@ def _instant(us: int) -> str:
 
 def _notes(e: Efficiency) -> Iterable[str]:
     yield (
-        "R* is the best rate at which a place was seen to work for 10 s in this period: one that never had a "
-        "full batch looks better than it is."
+        "R* is the best 10 s that a place was seen to work, in this period and the day before: one that was "
+        "never full looks better than it is."
     )
     for stage in e.capacity.stages:
         if stage.factor is None:

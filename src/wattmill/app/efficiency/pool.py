@@ -36,20 +36,29 @@ class Worked(NamedTuple):
     idle: tuple[Span, ...]
     over: tuple[Span, ...]
     work: tuple[float, ...]  # of each attempt, the part inside the period
-    stretches: tuple[Stretch, ...]
+    stretches: tuple[Stretch, ...]  # of the period
+    before: tuple[Stretch, ...]  # of the time before it
     network_known: bool
 
     @property
     def best(self) -> Stretch | None:
         """Return the stretch with the best rate among those in which it worked for half of the time; of a
         place that never did, the best of all."""
-        long = [s for s in self.stretches if s.busy_s >= _HALF * BIN_S]
-        found = long or [s for s in self.stretches if s.busy_s]
+        every = (*self.stretches, *self.before)
+        long = [s for s in every if s.busy_s >= _HALF * BIN_S]
+        found = long or [s for s in every if s.busy_s]
         return max(found, key=lambda s: s.per_s, default=None)
 
 
-def worked(place: PlaceSeen, attempts: Sequence[Attempt], start_us: int, end_us: int) -> Worked:
-    """Return what `place` did between two instants; `attempts` are those that went to it."""
+def worked(
+    place: PlaceSeen,
+    attempts: Sequence[Attempt],
+    start_us: int,
+    end_us: int,
+    earlier: Sequence[Attempt] = (),
+) -> Worked:
+    """Return what `place` did between two instants; `attempts` are those that went to it, `earlier` those
+    that had ended before."""
     paid = [(start_us, end_us)]
 
     def clipped(spans: list[Span]) -> list[Span]:
@@ -80,8 +89,16 @@ def worked(place: PlaceSeen, attempts: Sequence[Attempt], start_us: int, end_us:
         over=tuple(span for span in rest if span[1] - span[0] >= limit_us),
         work=tuple(sum(_inside(piece, start_us, end_us) for piece in of) for of in pieces),
         stretches=tuple(_stretches(busy, [p for of in pieces for p in of], start_us, end_us)),
+        before=tuple(_before(earlier, start_us)),
         network_known=any(a.engine_told for a in attempts),
     )
+
+
+def _before(earlier: Sequence[Attempt], until_us: int) -> list[Stretch]:
+    if not earlier:
+        return []
+    busy = union([(a.works_us, a.end_us) for a in earlier])
+    return _stretches(busy, [p for a in earlier for p in _pieces(a)], busy[0][0] if busy else 0, until_us)
 
 
 class _Piece(NamedTuple):

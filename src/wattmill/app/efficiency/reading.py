@@ -14,15 +14,15 @@ from wattmill.app.declared.pool_settings import OwnedCost
 from wattmill.app.declared.settings import Settings
 from wattmill.app.declared.twin_settings import ColdStartTimes
 from wattmill.app.efficiency.spans import Span, both, union
-from wattmill.app.efficiency.spec import GAP_S, Attempt, Ended, Joules, Overhead, PlaceSeen, Seen
+from wattmill.app.efficiency.spec import BEST_BACK_S, GAP_S, Attempt, Ended, Joules, Overhead, PlaceSeen, Seen
 from wattmill.app.home import Home
 from wattmill.app.running import home_lock
 from wattmill.ledger import epoch as epochs
 from wattmill.ledger.book import opened
-from wattmill.ledger.frame import BadHeader, Record
+from wattmill.ledger.frame import BadHeader, Record, segment_name
 from wattmill.ledger.promise import NO_PLACE, kept
 from wattmill.ledger.stores.sqlite_read import Books
-from wattmill.ledger.tail import Tail
+from wattmill.ledger.tail import START, Position, Tail
 from wattmill.scheduling.spec import Fleet
 from wattmill.units import US_PER_S, nusd_from_usd
 from wattmill.vocab.fact import End, Intent, MeterWindow, Progress, Refused, Snapshot
@@ -49,7 +49,8 @@ def seen(
     and after there is nothing to know. A factory without a declaration (a journal alone) has each place that
     its journal names, paid by an hour of unknown price.
     """
-    lives = [_life(home.journal / name, until_us) for name in epochs.names(home.journal)]
+    horizon_us = since_us - round(BEST_BACK_S * US_PER_S)
+    lives = [_life(home.journal / name, horizon_us, until_us) for name in epochs.names(home.journal)]
     running = home_lock.running(home) is not None
     firsts = [life.first_us for life in lives if life.last_us]
     last_us = max((life.last_us for life in lives), default=until_us)
@@ -62,13 +63,15 @@ def seen(
     if youngest is not None:
         youngest.lasted_us = end_us if youngest.alive else max(youngest.last_us, last_us)
     energy, joules = _booked(home, start_us, end_us)
-    attempts = [
-        a for life in gateways for a in life.attempts(energy) if a.end_us > start_us and a.waits_us < end_us
-    ]
+    every = sorted(
+        (a for life in gateways for a in life.attempts(energy) if a.waits_us < end_us),
+        key=lambda a: (a.left_us, a.id, a.number),
+    )
     return Seen(
         start_us=start_us,
         end_us=end_us,
-        attempts=tuple(sorted(attempts, key=lambda a: (a.left_us, a.id, a.number))),
+        attempts=tuple(a for a in every if a.end_us > start_us),
+        earlier=tuple(a for a in every if a.end_us <= start_us),
         places=tuple(_places(settings, env, gateways, start_us, end_us)),
         joules=joules,
         overheads=tuple(overheads),
@@ -80,8 +83,10 @@ def seen(
 class _Life:
     """One epoch: a worker's or a meter's journal from its beginning to where it stands."""
 
-    def __init__(self, name: str, *, alive: bool, until_us: int) -> None:
+    def __init__(self, name: str, *, alive: bool, horizon_us: int, until_us: int) -> None:
         self.name = name
+        self.horizon_us = horizon_us
+        self.begun_before = False  # older segments were left unread
         self.alive = alive
         self.until_us = until_us
         self.first_us = 0
@@ -99,14 +104,16 @@ class _Life:
         if at_us > self.until_us:
             return
         if at_us:
-            self.first_us = min(self.first_us or at_us, at_us)
+            known_us = self.horizon_us if self.begun_before else at_us
+            self.first_us = min(self.first_us or known_us, known_us)
             self.last_us = max(self.last_us, at_us)
         match fact:
             case Intent():
                 self._intents[fact.seq] = fact
             case End():
                 intent = self._intents.pop(fact.seq, None)
-                if intent is not None:
+                self._progress.pop(fact.seq, None)
+                if intent is not None and at_us >= self.horizon_us:
                     self._ended.append((intent, fact))
             case Progress():
                 self._progress[fact.seq] = fact
@@ -119,6 +126,12 @@ class _Life:
             case _:
                 return
         self.gateway = True
+
+    def complete(self) -> None:
+        """All is read: the first view held before it, too, if older ones were left unread."""
+        if self.begun_before and self._views:
+            first_us, view = self._views[0]
+            self._views.insert(0, (min(self.horizon_us, first_us), view))
 
     def pools(self) -> list[str]:
         """Return the places that its views or its attempts name, in their order."""
@@ -149,7 +162,8 @@ class _Life:
         promised = terms is not None and (
             terms.promise_ttft_s is not None or terms.promise_tok_per_s is not None
         )
-        usage = end.usage
+        # An estimate of a prompt that nobody saw answered is a bound for the caller's money, and no work.
+        usage = None if end.usage_source == "estimated" and end.ttft_us is None else end.usage
         return Attempt(
             id=request_id(Epoch(self.name), intent.request),
             number=intent.attempt,
@@ -209,21 +223,36 @@ def _engine_times(left_us: int, end: End) -> tuple[int, int, bool]:
     return works_us, max(works_us - (end.queue_us or 0), left_us), True
 
 
-def _life(folder: Path, until_us: int) -> _Life:
+def _life(folder: Path, horizon_us: int, until_us: int) -> _Life:
     alive = epochs.alive(folder)
-    life = _Life(folder.name, alive=alive, until_us=until_us)
-    tail = Tail(folder)
+    life = _Life(folder.name, alive=alive, horizon_us=horizon_us, until_us=until_us)
+    tail = Tail(folder, _begin(folder, horizon_us))
+    life.begun_before = tail.position.segment > 1
     try:
         while True:
             batch = tail.read(10_000, final=not alive)
             for fact, _, _ in batch.records:
                 life.take(fact)
             if batch.at_end:
+                life.complete()
                 return life
     except BadHeader:
         return life
     finally:
         tail.close()
+
+
+def _begin(folder: Path, horizon_us: int) -> Position:
+    """Return the first segment that was written to after the horizon: those before hold older records."""
+    numbers = epochs.segments(folder)
+    for number in numbers:
+        try:
+            written_us = (folder / segment_name(number)).stat().st_mtime_ns // 1_000
+        except OSError:
+            continue  # swept away meanwhile: it was older
+        if written_us >= horizon_us:
+            return Position(number, 0)
+    return Position(numbers[-1], 0) if numbers else START
 
 
 # ---- places

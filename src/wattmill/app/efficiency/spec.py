@@ -16,6 +16,9 @@ books split joules with: R* of a place compares hours of unlike work with it."""
 BIN_S = 10.0
 """The best batch rate is that of the best stretch of this length."""
 
+BEST_BACK_S = 86_400.0
+"""The best rate is looked for in the period and so long before it."""
+
 GAP_S = 300.0
 """A place that nobody asks for longer than this could have been switched off; declared, where its own times
 to start are not."""
@@ -102,6 +105,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     overheads: tuple[Overhead, ...] = ()
     tariff_nusd_per_kwh: int | None = None
     refused: int = 0
+    earlier: tuple[Attempt, ...] = ()  # that ended before the period: only the best rate looks at them
 
 
 Lost = Literal[
