@@ -4,8 +4,8 @@
 
 One embedded place with two slots serves two clients that ask again as soon as they are answered. Then, for as
 long each: clients that leave in the middle of every second answer, clients that pause as long as they were
-served, one client instead of two, six clients on two slots under a promise of the first token, and an engine
-that is killed again and again. Each time the page of `wattmill efficiency` is held against the first one.
+served, an engine that is stopped for half of each half second, six clients on two slots under a promise of
+the first token, and an engine that is killed again and again. Each time the page of `wattmill efficiency` is held against the first one.
 Prints a table, and one line a loss: by how many points its own bar moved, and which other moved most.
 """
 
@@ -61,7 +61,7 @@ power_w = 12.0
 prefill_tok_per_s = 350.0
 decode_tok_per_s = 125.0
 """
-OWN = {"aborted": "aborted", "idle": "idle", "one client": "shallow batch", "killed": "down", "crowd": "late"}
+OWN = {"aborted": "aborted", "idle": "idle", "throttled": "shallow batch", "killed": "down", "crowd": "late"}
 WORDS = "tell me in a few plain words how a mill turns water into flour and what a watt has to do with it "
 
 
@@ -114,7 +114,8 @@ class Clients:
 
 
 def bars(chain: Chain) -> dict[str, float]:
-    return {loss.name: loss.share or 0.0 for stage in chain.stages for loss in stage.losses}
+    """Return each bar as the page draws it: points of all that is paid."""
+    return {loss.name: loss.points or 0.0 for stage in chain.stages for loss in stage.losses}
 
 
 def wait_for(what: Callable[[], object], seconds: float = 60.0) -> object:
@@ -178,9 +179,17 @@ def _phases(seconds: float, root: Path, home: Path) -> int:
 
     def kill() -> None:
         pid = engine_pid(home)
-        if pid and time.monotonic() - killed[0] > 5.0:
+        if pid and time.monotonic() - killed[0] > 8.0:
             killed[0] = time.monotonic()
             os.kill(pid, signal.SIGKILL)
+
+    def throttle() -> None:
+        pid = engine_pid(home)
+        if pid:
+            os.kill(pid, signal.SIGSTOP)
+            time.sleep(0.25)
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(0.15)
 
     warm = Clients(url, key, 2)
     time.sleep(8.0)
@@ -188,7 +197,7 @@ def _phases(seconds: float, root: Path, home: Path) -> int:
     phase("as it is", Clients(url, key, 2))
     phase("aborted", Clients(url, key, 2, leave=True))
     phase("idle", Clients(url, key, 2, pause=True))
-    phase("one client", Clients(url, key, 1))
+    phase("throttled", Clients(url, key, 2), throttle)
     phase("crowd", Clients(url, key, 6))
     phase("killed", Clients(url, key, 2), kill)
     _table(told)
@@ -197,7 +206,7 @@ def _phases(seconds: float, root: Path, home: Path) -> int:
 
 def _table(told: dict[str, dict[str, float]]) -> None:
     names = [n for n in told["as it is"] if any(abs(told[p][n]) >= 5e-4 for p in told)]
-    print("\n| share of the stage | " + " | ".join(told) + " |\n|---|" + "---:|" * len(told))
+    print("\n| points of all | " + " | ".join(told) + " |\n|---|" + "---:|" * len(told))
     for name in names:
         print(f"| {name} | " + " | ".join(f"{told[p][name]:.1%}" for p in told) + " |")
 

@@ -172,6 +172,19 @@ def test_joules_go_from_the_meter_to_useful_ones() -> None:
     assert {stage.provenance for stage in watts.stages} == {"unknown", "modelled"}
 
 
+def test_what_a_meter_above_the_host_sees_is_taken_off_once() -> None:
+    """1,250 J at the site's meter, of which 250 J never reached the host: a declared site is not added."""
+    seen_twice = msgspec.structs.replace(
+        JOULES, total_uj=125 * 10**7, overhead_uj=25 * 10**7, foreign_uj=10**8
+    )
+    declared = (Overhead(name="conversion", per_j=0.1, provenance="modelled", source="chain"),)
+    watts = efficiency(a_period(an_attempt(1, 0, 50, 100), joules=seen_twice, overheads=declared)).watts
+    assert watts is not None and watts.whole == pytest.approx(1250.0)
+    named = bars(watts)
+    assert named["conversion"] == pytest.approx(0.2) and named["cooling"] is None
+    assert named["idle power"] == pytest.approx(0.4) and named["foreign"] == pytest.approx(100 / 600)
+
+
 def test_padding_is_a_loss_of_its_own_once_somebody_tells_it() -> None:
     """100 s paid and 60 s worked at up to 10 tokens a second; 60 tokens of the missing were padding."""
     attempts = (an_attempt(1, 0, 30, 300), an_attempt(2, 30, 60, 150))

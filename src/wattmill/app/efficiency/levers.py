@@ -20,6 +20,8 @@ LEVERS: dict[Lost, str] = {
     "conversion": "a chain with fewer or better loaded stages: `wattmill site chain`",
     "cooling": "warmer water, a closer approach: `wattmill site water`",
     "idle power": "fewer machines that wait, or ones that draw less while they do",
-    "unattributed": "what else runs on this host",
+    "unattributed": "a meter nearer to the engines: `wattmill doctor` lists those of this machine",
+    "service": "what the factory itself does while nobody asks",
+    "foreign": "move what else runs on this host elsewhere",
     "wasted joules": "the same as for late, failed, aborted and retried work",
 }

@@ -180,21 +180,29 @@ def _watts(
     )
     told: dict[str, Overhead] = {one.name: one for one in overheads}
     known: dict[Lost, Known] = {}
+    inside_uj = joules.total_uj - joules.overhead_uj
     grid_j = joules.total_uj / UJ_PER_J
     outside: tuple[Lost, ...] = ("cooling", "conversion")
     for name in outside:
         one = told.get(name)
+        if joules.overhead_uj and name == "conversion":  # a meter above the host sees both, and not apart
+            both = "conversion and cooling together, by the meter that feeds the host"
+            known[name] = Known(joules.overhead_uj / UJ_PER_J, joules.provenance, both)
+            continue
+        if joules.overhead_uj:
+            known[name] = Known(None, "unknown", "it is in the conversion: one meter sees both")
+            continue
         if one is None or one.per_j is None:
             known[name] = Known(None, "unknown", "no meter or declaration of the site says")
             continue
-        known[name] = Known(one.per_j * joules.total_uj / UJ_PER_J, one.provenance, one.source)
-        grid_j += one.per_j * joules.total_uj / UJ_PER_J
+        known[name] = Known(one.per_j * inside_uj / UJ_PER_J, one.provenance, one.source)
+        grid_j += one.per_j * inside_uj / UJ_PER_J
     seen = joules.provenance
     known |= {
         "idle power": Known(joules.idle_uj / UJ_PER_J, seen, f"{joules.meter}: {joules.source}"),
-        "unattributed": Known(
-            joules.unattributed_uj / UJ_PER_J, seen, "of no request: the host's other work"
-        ),
+        "unattributed": Known(joules.unattributed_uj / UJ_PER_J, seen, "nobody can be named for them"),
+        "service": Known(joules.service_uj / UJ_PER_J, seen, "the factory's own while nobody was served"),
+        "foreign": Known(joules.foreign_uj / UJ_PER_J, seen, "programs that are not the factory's"),
         "wasted joules": Known(wasted / UJ_PER_J, seen, "of late, failed, aborted and retried work"),
     }
     return _chain("watts", "J", grid_j, WATTS, known)

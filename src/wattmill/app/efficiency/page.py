@@ -213,7 +213,7 @@ def _gain(loss: Loss, rows: str) -> Figure:
 
 def rows_of_loss(name: Lost, query: str) -> str:
     """Return where the rows of a loss are: joules of windows have a list of their own."""
-    if name in ("idle power", "unattributed"):
+    if name in ("idle power", "unattributed", "service", "foreign"):
         return "/api/rows/energy"
     return f"{ROWS}{name.replace(' ', '-')}{query}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,7 @@ from wattmill.ledger.book import opened
 from wattmill.ledger.frame import BadHeader, Record, segment_name
 from wattmill.ledger.promise import NO_PLACE, kept
 from wattmill.ledger.stores.sqlite_read import Books
+from wattmill.ledger.stores.sqlite_schema import LINE_BITS
 from wattmill.ledger.tail import START, Position, Tail
 from wattmill.scheduling.spec import Fleet
 from wattmill.units import US_PER_S, nusd_from_usd
@@ -307,10 +308,7 @@ def _start_s(times: ColdStartTimes) -> float:
 
 
 def _booked(home: Home, start_us: int, end_us: int) -> tuple[dict[tuple[str, int], int], Joules | None]:
-    """Return booked joules of attempts by (epoch, seq), and those of the meter with the widest reach.
-
-    Meters may lie inside of each other, so they are never added: the one that saw most is the boundary.
-    """
+    """Return booked joules of attempts by (epoch, seq), and those of all meters over the period."""
     if not home.ledger_db.exists():
         return {}, None
     with Books(home.ledger_db) as books:
@@ -341,33 +339,48 @@ def _first_attempt(db: sqlite3.Connection, since_us: int) -> int:
 
 
 def _joules(db: sqlite3.Connection, start_us: int, end_us: int) -> Joules | None:
-    sums: dict[str, list[int]] = {}
+    """Return the sum of the windows that lie in the period: no joule is in those of two meters."""
+    windows: dict[int, int] = {}  # transaction -> microjoules
     said: dict[str, tuple[str, str]] = {}
     rows = db.execute(
-        "SELECT m.text, start_us, length_us, total_uj, idle_uj, unattributed_uj, p.text, s.text "
+        "SELECT tx, m.text, start_us, length_us, total_uj, p.text, s.text "
         "FROM meter_window JOIN name m ON m.id = meter JOIN name p ON p.id = provenance "
         "JOIN name s ON s.id = source ORDER BY tx DESC"
     )
-    for meter, at_us, length_us, total, idle, unattributed, provenance, source in rows:
+    for tx, meter, at_us, length_us, total_uj, provenance, source in rows:
         if at_us < start_us - _LATE_WINDOW_US:
             break
-        if at_us < start_us or at_us + length_us > end_us:
-            continue  # windows are short: one that is not wholly inside is left to its neighbour
-        of = sums.setdefault(meter, [0, 0, 0, 0])
-        for n, uj in enumerate((total, idle, unattributed, 1)):
-            of[n] += uj
-        said.setdefault(meter, (provenance, source))
-    if not sums:
+        if at_us >= start_us and at_us + length_us <= end_us:  # they are short: edges are left to neighbours
+            windows[tx] = total_uj
+            said.setdefault(meter, (provenance, source))
+    if not windows:
         return None
-    meter = max(sums, key=lambda name: sums[name][0])
-    total, idle, unattributed, windows = sums[meter]
-    provenance, source = said[meter]
+    of = _by_account(db, windows)
+    known = [provenance for provenance, _ in said.values()]
     return Joules(
-        meter=meter,
-        total_uj=total,
-        idle_uj=idle,
-        unattributed_uj=unattributed,
-        windows=windows,
-        provenance=next((p for p in _SURE if p == provenance), "unknown"),
-        source=source,
+        meter=", ".join(sorted(said)),
+        total_uj=sum(windows.values()),
+        idle_uj=of.get("idle", 0),
+        unattributed_uj=of.get("unattributed", 0),
+        service_uj=of.get("service", 0),
+        foreign_uj=of.get("foreign", 0),
+        overhead_uj=of.get("overhead", 0),
+        windows=len(windows),
+        provenance=max((p for p in _SURE if p in known), key=_SURE.index, default="unknown"),
+        source="; ".join(dict.fromkeys(source for _, source in said.values())),
     )
+
+
+def _by_account(db: sqlite3.Connection, windows: Collection[int]) -> dict[str, int]:
+    """Return where the joules of these windows' transactions went, by the kind of account."""
+    sums: dict[str, int] = {}
+    rows = db.execute(
+        "SELECT p.id >> ?, a.name, p.amount FROM posting p JOIN account a ON a.id = p.account "
+        "WHERE p.id >= ? AND p.id < ? AND a.commodity = 'uj'",
+        (LINE_BITS, min(windows) << LINE_BITS, (max(windows) + 1) << LINE_BITS),
+    )
+    for tx, account, amount in rows:
+        if tx in windows:
+            kind = account.partition(":")[0]
+            sums[kind] = sums.get(kind, 0) + amount
+    return sums

@@ -79,19 +79,19 @@ class Overhead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Joules(msgspec.Struct, frozen=True, kw_only=True):
-    """Booked joules of one meter over the period: total = idle + unattributed + requests."""
+    """Booked joules over the period, by the accounts that they went to; the rest of the total is requests'.
+    No joule is in the windows of two meters."""
 
-    meter: str
+    meter: str  # or several
     total_uj: int
     idle_uj: int
     unattributed_uj: int
     windows: int
-    provenance: Provenance
+    provenance: Provenance  # the least sure of the meters'
     source: str
-
-    @property
-    def requests_uj(self) -> int:
-        return self.total_uj - self.idle_uj - self.unattributed_uj
+    service_uj: int = 0  # the factory's own processes while nobody was served
+    foreign_uj: int = 0  # programs that are not the factory's
+    overhead_uj: int = 0  # what feeds and cools, where a meter above the host sees it
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,7 +110,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 Lost = Literal[
     "down", "idle", "over-provisioned", "queue", "network", "padding", "shallow batch", "late", "failed",
-    "aborted", "retried", "rejected", "conversion", "cooling", "idle power", "unattributed", "wasted joules",
+    "aborted", "retried", "rejected", "conversion", "cooling", "idle power", "unattributed", "service",
+    "foreign", "wasted joules",
 ]  # fmt: skip
 
 CAPACITY: tuple[tuple[str, tuple[Lost, ...]], ...] = (
@@ -127,7 +128,7 @@ WATTS: tuple[tuple[str, tuple[Lost, ...]], ...] = (
     ("conversion", ("conversion",)),
     ("cooling", ("cooling",)),
     ("idle", ("idle power",)),
-    ("attributed", ("unattributed",)),
+    ("attributed", ("unattributed", "service", "foreign")),
     ("useful", ("wasted joules",)),
 )
 

@@ -9,7 +9,7 @@ const AGAIN_MS = 15000;
 const TONES = {
   down: "vermilion", idle: "idle", "over-provisioned": "other", queue: "purple", network: "sky", padding: "yellow", "shallow batch": "orange",
   late: "orange", failed: "vermilion", aborted: "yellow", retried: "purple", rejected: "other",
-  conversion: "orange", cooling: "sky", "idle power": "idle", unattributed: "other", "wasted joules": "vermilion",
+  conversion: "orange", cooling: "sky", "idle power": "idle", unattributed: "other", service: "sky", foreign: "purple", "wasted joules": "vermilion",
 };
 
 // `code` in the server's sentences
