@@ -2,11 +2,12 @@
 
     python benchmarks/efficiency_live.py [--seconds 25]
 
-One embedded place with two slots serves two clients that ask again as soon as they are answered. Then, for as
-long each: clients that leave in the middle of every second answer, clients that pause as long as they were
-served, an engine that is stopped for half of each half second, six clients on two slots under a promise of
-the first token, and an engine that is killed again and again. Each time the page of `wattmill efficiency` is held against the first one.
-Prints a table, and one line a loss: by how many points its own bar moved, and which other moved most.
+One embedded place with two slots serves two clients that ask again as soon as they are answered. Then, for
+as long each: clients that leave in the middle of every second answer, clients that pause as long as they
+were served, an engine that is stopped for half of each half second, six clients on two slots under a
+promise of the first token, and an engine that is killed again and again. Each time the page of `wattmill
+efficiency` is held against the first one. Prints a table, and one line a loss: by how many points its own
+bar moved, and which other moved most.
 """
 
 from __future__ import annotations

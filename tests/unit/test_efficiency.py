@@ -208,6 +208,19 @@ def test_a_failure_that_was_sent_again_is_retried_and_one_that_was_not_is_failed
     assert named["aborted"] == pytest.approx(100 / work) and named["failed"] == pytest.approx(100 / work)
 
 
+def test_an_attempt_that_came_to_nothing_was_on_its_way_and_no_work() -> None:
+    """An engine that is gone takes 20 s of a request's time: no slow batch, and nothing was wasted."""
+    told = efficiency(
+        a_period(
+            an_attempt(1, 0, 40, 400, engine_told=True),
+            an_attempt(2, 50, 70, 0, status="failed", first_us=None),
+        )
+    )
+    named = bars(told.capacity)
+    assert named["network"] == pytest.approx(0.2) and named["idle"] == pytest.approx(0.4)
+    assert named["shallow batch"] == pytest.approx(0.0) and named["failed"] == pytest.approx(0.0)
+
+
 def test_without_views_promises_or_engine_times_those_stages_are_unknown(tmp_path: Path) -> None:
     life = dataclasses.replace(Life(), busy=(FULL, HALF) * 4 + (MIDDLE,), late=0, promised=False, tells=False,
                                failed=2, aborted=2, retried=2)  # fmt: skip

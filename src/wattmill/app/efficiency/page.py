@@ -78,7 +78,7 @@ def page(e: Efficiency) -> Page:
         start_us=e.start_us,
         end_us=e.end_us,
         period=_period(e),
-        says=_says(e, levers),
+        says=_says(e),
         facts=_facts(e, query),
         chains=tuple(chains),
         levers=levers,
@@ -94,15 +94,16 @@ def _period(e: Efficiency) -> str:
     return f"{begin.strftime('%Y-%m-%d %H:%M:%S')} to {last} UTC"
 
 
-def _says(e: Efficiency, levers: Sequence[Lever]) -> str:
+def _says(e: Efficiency) -> str:
     if e.capacity.factor is None:
         return "No owned place worked in this period, so there is nothing to hold it against."
     first = f"Of what is paid, {_percent(e.capacity.factor)} became useful work"
     unknown = [s.name for s in e.capacity.stages if s.factor is None]
     if unknown:
         first += f" ({', '.join(unknown)}: unknown and left out)"
-    if levers and levers[0].gain.value:
-        first += f"; most is lost to {levers[0].loss}"
+    every = [loss for stage in e.capacity.stages for loss in stage.losses if loss.points]
+    if every:
+        first += f"; most is lost to {max(every, key=lambda loss: loss.points or 0.0).name}"
     return first + "."
 
 

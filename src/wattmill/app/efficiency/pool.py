@@ -64,7 +64,10 @@ def worked(
     def clipped(spans: list[Span]) -> list[Span]:
         return both(union(spans), paid)
 
-    busy = clipped([(a.works_us, a.end_us) for a in attempts])
+    # An attempt that came to nothing shows no engine at work: it was on its way until it failed.
+    at_work = [a for a in attempts if a.prefill_tok or a.output_tok or a.status == "running"]
+    in_vain = [a for a in attempts if not (a.prefill_tok or a.output_tok or a.status == "running")]
+    busy = clipped([(a.works_us, a.end_us) for a in at_work])
     # What works is up, whatever a worker saw of it.
     up = None if place.up is None else clipped([*place.up, *busy])
     there = paid if up is None else up
@@ -73,7 +76,9 @@ def worked(
         [(a.waits_us, a.left_us) for a in attempts] + [(a.queues_us, a.works_us) for a in attempts]
     )
     queue = both(free, waiting)
-    on_the_way = clipped([(a.left_us, a.queues_us) for a in attempts])
+    on_the_way = clipped(
+        [(a.left_us, a.queues_us) for a in attempts] + [(a.left_us, a.end_us) for a in in_vain]
+    )
     network = less(both(free, on_the_way), queue)
     rest = less(less(free, queue), network)
     limit_us = place.gap_s * US_PER_S
@@ -97,7 +102,7 @@ def worked(
 def _before(earlier: Sequence[Attempt], until_us: int) -> list[Stretch]:
     if not earlier:
         return []
-    busy = union([(a.works_us, a.end_us) for a in earlier])
+    busy = union([(a.works_us, a.end_us) for a in earlier if a.prefill_tok or a.output_tok])
     return _stretches(busy, [p for a in earlier for p in _pieces(a)], busy[0][0] if busy else 0, until_us)
 
 
