@@ -112,15 +112,15 @@ def test_a_warmer_hour_never_needs_less(outside_c: float, part: float) -> None:
 
 def test_heat_warmer_than_the_buyer_needs_is_sold_as_it_is_in_his_months_only() -> None:
     buyer = Buyer(at_c=50, months=(1, 12), most_w=4e5, usd_per_mwh=20)
-    taken, pump = sold_w(buyer, np.array([1e6, 1e6]), return_c=55, month=np.array([1, 7]))
+    taken, pump = sold_w(buyer, np.array([1e6, 1e6]), return_c=55, cooled_to_c=45, month=np.array([1, 7]))
     assert taken.tolist() == [4e5, 0.0]
     assert pump.tolist() == [0.0, 0.0]
 
 
 def test_a_heat_pump_lifts_what_is_too_cold_and_its_electricity_arrives_as_heat() -> None:
-    # To 70 + 3 °C from 45 °C: COP 0.5 x 346.15 / 28 = 6.181.
+    # To 70 + 3 °C, water that comes at 55 and leaves at 45 °C: COP 0.5 x 346.15 / 28 = 6.181.
     buyer = Buyer(at_c=70, months=(1,), most_w=1e9, usd_per_mwh=20)
-    delivered, pump = sold_w(buyer, np.array([1e6]), return_c=45, month=np.array([1]))
+    delivered, pump = sold_w(buyer, np.array([1e6]), return_c=55, cooled_to_c=45, month=np.array([1]))
     cop = 0.5 * 346.15 / 28
     assert pump[0] == pytest.approx(delivered[0] / cop)
     assert delivered[0] - pump[0] == pytest.approx(1e6)

@@ -21,6 +21,7 @@ from wattmill.site.cooling.spec import Buyer, Loop, Plant
 Hours = NDArray[np.float64]
 
 _KELVIN = 273.15
+_LEAST_LIFT_K = 10.0  # of a heat pump: exchangers at both ends leave no less
 _LEAST_W = 1e-9  # a loop that carries nothing still has a rating
 _EVAPORATOR_K = 2.0  # refrigerant below the water that it cools
 EVAPORATION_J_PER_KG = 2.43e6  # latent heat of water at 30 °C: CRC Handbook of Chemistry and Physics
@@ -92,17 +93,21 @@ def carry(
     )
 
 
-def sold_w(buyer: Buyer, heat_w: Hours, *, return_c: float, month: NDArray[np.int64]) -> tuple[Hours, Hours]:
+def sold_w(
+    buyer: Buyer, heat_w: Hours, *, return_c: float, cooled_to_c: float, month: NDArray[np.int64]
+) -> tuple[Hours, Hours]:
     """Return (heat that the buyer takes, electricity of the heat pump that lifts it), for each hour.
 
     Without a lift heat flows as it is; with one, the pump's electricity arrives at the buyer as heat too:
-    delivered = taken + electricity, electricity = delivered / COP.
+    delivered = taken + electricity, electricity = delivered / COP, and the COP is a share of Carnot's between
+    what the buyer needs and `cooled_to_c`, to which the pump has to cool the water so that it may be used
+    again (not its return: the evaporator is as cold as what leaves it). Valid for lifts of 10 to 80 K.
     """
     open_ = np.isin(month, buyer.months)
     need_c = buyer.at_c + buyer.pinch_k
     if return_c >= need_c:
         return np.where(open_, np.minimum(heat_w, buyer.most_w), 0.0), np.zeros_like(heat_w)
-    cop = buyer.heat_pump_carnot * (need_c + _KELVIN) / (need_c - return_c)
+    cop = buyer.heat_pump_carnot * (need_c + _KELVIN) / max(need_c - cooled_to_c, _LEAST_LIFT_K)
     delivered = np.where(open_, np.minimum(buyer.most_w, heat_w * cop / (cop - 1.0)), 0.0)
     return delivered, delivered / cop
 

@@ -90,7 +90,7 @@ def energy_of(lived: Lived) -> Energy:
     stages = lived.built.chain.stages
     rows = [
         _row("grid", "in", lived.import_w),
-        _row("sun", "in", lived.sun_w),
+        *([_row("sun", "in", lived.sun_w)] if site.solar is not None else []),
         _row("chips", "computing", f.chip_w),
     ]
     for stage in reversed(stages):

@@ -126,7 +126,11 @@ def facility(b: Built, share: Hours, weather: Weather) -> Facility:
     if site.heat is not None:
         loop = site.cooling.liquid
         delivered_w, pump_w = sold_w(
-            site.heat, liquid_w, return_c=loop.supply_c + loop.rise_k, month=weather.month
+            site.heat,
+            liquid_w,
+            return_c=loop.supply_c + loop.rise_k,
+            cooled_to_c=loop.supply_c,
+            month=weather.month,
         )
     taken_w = delivered_w - pump_w
     carried = both(
