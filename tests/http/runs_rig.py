@@ -38,7 +38,7 @@ class RunsRig:
 
     def use(self) -> None:
         runaway = self.runs.runaway_gate(self.settings)
-        gates = [self.runs.run_gate(), *([runaway] if runaway is not None else [])]
+        gates = [*self.runs.run_gates(), *([runaway] if runaway is not None else [])]
         self.r.gateway.use(
             dataclasses.replace(
                 self.r.services(),

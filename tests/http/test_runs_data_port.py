@@ -607,7 +607,7 @@ def test_what_ends_while_a_request_waits_at_a_later_gate_keeps_it_from_being_ser
     async def test() -> None:
         async with runs_rig(tmp_path) as f:
             opened, lock = await f.open(), Lock()
-            f.r.gateway.use(dataclasses.replace(f.r.gateway.services, gates=(f.runs.run_gate(), lock)))
+            f.r.gateway.use(dataclasses.replace(f.r.gateway.services, gates=(*f.runs.run_gates(), lock)))
             asking = asyncio.create_task(f.ask(CHAT, path=f.in_run(opened, door)))
             await until(lambda: bool(lock.waiting))
             if end == "revoked":
@@ -636,7 +636,7 @@ def test_a_run_that_was_stopped_is_asked_for_at_no_further_place(tmp_path: Path,
         async with runs_rig(tmp_path, fails_late, well) as f:
             opened, lock = await f.open(), Lock()
             if when == "answered by a gate":
-                f.r.gateway.use(dataclasses.replace(f.r.gateway.services, gates=(f.runs.run_gate(), lock)))
+                f.r.gateway.use(dataclasses.replace(f.r.gateway.services, gates=(*f.runs.run_gates(), lock)))
             elif when == "leased":
                 lease = f.purse.lease
 

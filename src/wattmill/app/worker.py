@@ -293,7 +293,7 @@ class Worker:
 
     def _gates(self, settings: Settings) -> tuple[Gate, ...]:
         """What a request passes, in this order. What is not declared is not there, and costs nothing."""
-        gates: list[Gate] = [self._runs.run_gate()]
+        gates: list[Gate] = self._runs.run_gates()
         if settings.privacy.asks_for_a_guard:
             from wattmill.app.gates.privacy import PrivacyGate
 

@@ -164,7 +164,7 @@ class Passing(_Streamed):
     """The client sees each event as it comes; what precedes the first content waits for it, so that another
     place can take over unseen."""
 
-    __slots__ = ("_begun", "_held", "_said", "_tapped")
+    __slots__ = ("_begun", "_head", "_held", "_said", "_tapped")
 
     def __init__(self, *args: Any) -> None:
         Attempt.__init__(self, *args)
@@ -175,6 +175,17 @@ class Passing(_Streamed):
         exchange = self.exchange
         may_go_on = exchange.services.resilience.continuation and exchange.door is None
         self._said: list[bytes] | None = [] if may_go_on else None
+
+    def listen(self) -> None:
+        super().listen()
+        exchange = self.exchange
+        self._head = answers.routed_head(
+            exchange.id,
+            stream=True,
+            pool=self.pool,
+            expected_nusd=self.candidate.expected_nusd,
+            more=exchange.head_lines,
+        )
 
     @property
     def committed(self) -> bool:
@@ -247,15 +258,8 @@ class Passing(_Streamed):
             held, self._held = [part.mark(self.pool), *self._held], []
             conn.send(b"".join([conn.framed(event) for event in held]))
             return
-        head = answers.routed_head(
-            exchange.id,
-            stream=True,
-            pool=self.pool,
-            expected_nusd=exchange.expected_nusd,
-            more=exchange.head_lines,
-        )
         held, self._held = self._held, []
-        conn.begin(head, held)
+        conn.begin(self._head, held)
 
     def close(self, events: list[bytes], usage: Usage | None) -> None:
         conn = self.exchange.conn

@@ -7,6 +7,7 @@ No task per request: an exchange is a small state machine that the client's and 
 from __future__ import annotations
 
 from wattmill.distribution.doors.retelling import retold
+from wattmill.distribution.gate import Gate, concerned
 from wattmill.distribution.trying_again import TryingAgain
 from wattmill.units import US_PER_S
 from wattmill.vocab.fact import Replayed
@@ -31,8 +32,9 @@ class Exchange(TryingAgain):
     # ---- gates
 
     def _pass_gates(self) -> None:
-        gates, entered = self.services.gates, self._gate
-        for gate in gates[entered:] if entered else gates:
+        entered = self._gate
+        gates = self.gates[entered:] if entered else self._choose_gates()
+        for gate in gates:
             self._gate = entered = entered + 1
             told = gate.enter(self)
             if told is None:
@@ -49,6 +51,19 @@ class Exchange(TryingAgain):
         else:
             self.route = self._new_route = route
             self._try_next()
+
+    def _choose_gates(self) -> tuple[Gate, ...]:
+        """Return the gates that this request has to pass; of a known head it is remembered."""
+        known, caller, all_gates = self.http.known, self.caller, self.services.gates
+        assert caller is not None
+        if known is None:
+            self.gates = all_gates
+            return all_gates
+        kept = known.gates
+        if kept is None or kept[0] is not all_gates or kept[1] is not caller:
+            kept = known.gates = all_gates, caller, concerned(all_gates, self.http.headers, caller)
+        self.gates = kept[2]
+        return kept[2]
 
     def go_on(self, refusal: Refusal | None = None) -> None:
         """A gate that kept this request waiting lets it pass, or refuses it."""

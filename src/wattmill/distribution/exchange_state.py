@@ -14,7 +14,7 @@ from wattmill.distribution.attempt_forms import break_off_stream
 from wattmill.distribution.continuation import Continuation
 from wattmill.distribution.doors.door import Door
 from wattmill.distribution.doors.entrance import Entrance
-from wattmill.distribution.gate import Tap
+from wattmill.distribution.gate import Gate, Tap
 from wattmill.distribution.hedge import Hedge
 from wattmill.distribution.http import HttpRequest
 from wattmill.distribution.known_body import KnownBody
@@ -62,6 +62,7 @@ class ExchangeState:
         "entry",
         "expected_nusd",
         "failure",
+        "gates",
         "gateway",
         "head_lines",
         "hedge",
@@ -120,7 +121,8 @@ class ExchangeState:
         self.queued_us = 0  # how long a gate kept it waiting for room
         self.slow = False
         self.taps: list[Tap] | tuple[()] = ()  # what the answer passes on its way out, in this order
-        self._gate = 0  # how many gates were entered
+        self.gates: tuple[Gate, ...] = ()  # that it passes, once it comes to the first
+        self._gate = 0  # how many of them were entered
         self._next = 0
         self._tried: tuple[str, ...] = ()  # places that failed
         self._asked_again = False  # a place whose kept connection had been given up
@@ -230,7 +232,7 @@ class ExchangeState:
 
     def _leave_gates(self) -> None:
         entered, self._gate = self._gate, 0
-        for gate in reversed(self.services.gates[:entered]):
+        for gate in reversed(self.gates[:entered]):
             gate.left(self)  # type: ignore[arg-type]
 
     # ---- the boundary

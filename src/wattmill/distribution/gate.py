@@ -6,8 +6,10 @@ without the exchange knowing any of them. `app/` makes them and hands them in by
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
+from wattmill.vocab.caller import Caller
 from wattmill.vocab.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -36,6 +38,20 @@ class Gate(Protocol):
 
     def left(self, x: Exchange) -> None:
         """The exchange that entered is over: answered, refused, failed, or its client left. Called once."""
+
+
+@runtime_checkable
+class Selective(Protocol):
+    """A gate that can say beforehand whom it lets pass untouched, by nothing but the head and the key."""
+
+    def concerns(self, headers: Mapping[bytes, bytes], caller: Caller) -> bool:
+        """Say whether a request with these headers may be of interest. False is remembered and holds for
+        every further one of that head and caller: such a request neither enters nor leaves this gate."""
+
+
+def concerned(gates: tuple[Gate, ...], headers: Mapping[bytes, bytes], caller: Caller) -> tuple[Gate, ...]:
+    """Return the gates that a request with this head has to pass, in their order."""
+    return tuple([g for g in gates if not isinstance(g, Selective) or g.concerns(headers, caller)])
 
 
 class Tap(Protocol):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from wattmill.distribution.http import HttpRequest
 
 if TYPE_CHECKING:
+    from wattmill.distribution.gate import Gate
     from wattmill.distribution.known_body import KnownBody
     from wattmill.vocab.caller import Caller
 
@@ -27,7 +28,7 @@ _END = b"\r\n\r\n"
 class KnownHead:
     """The bytes before and after the digits of the length, and what the request said."""
 
-    __slots__ = ("after", "before", "body", "headers", "method", "path", "query", "said", "unlike")
+    __slots__ = ("after", "before", "body", "gates", "headers", "method", "path", "query", "said", "unlike")
 
     def __init__(self, before: bytes, after: bytes, request: HttpRequest) -> None:
         self.before = before
@@ -38,6 +39,7 @@ class KnownHead:
         self.headers = request.headers
         self.body: KnownBody | None = None  # of the last request that was read field by field
         self.unlike = _TRIES  # how many more bodies are learnt: a client may never repeat itself
+        self.gates: tuple[tuple[Gate, ...], Caller, tuple[Gate, ...]] | None = None  # of all, those concerned
         self.said: tuple[Caller, Asked] | None = None  # what its headers say for a caller
 
     def body_at(self, data: bytes) -> int:

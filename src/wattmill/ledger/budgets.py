@@ -50,7 +50,12 @@ class Allotments(Holdings):
                 return None
         if way.dials:
             return self._reserve_all(way, Spend(nusd) if type(worst) is int else worst)  # type: ignore[arg-type]
-        return _take(nusd, money)
+        if nusd < 0:
+            raise ValueError(f"nusd is {nusd}, must be >= 0")
+        for allotment in money:
+            allotment.free -= nusd
+            allotment.taken += nusd
+        return Reservation(nusd, money)
 
     def settle(self, grant: Any, spend: Spend | int) -> None:
         """Charge `spend`, at most what was granted, and free the rest. A second call does nothing.

@@ -9,6 +9,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from wattmill.ledger.allotment import Allotment, Dial, Reservation, Way
@@ -36,12 +37,8 @@ QUIET_TICKS = 240
 DOWN = (sqlite3.Error, CapsUnavailable)
 
 
-def _elapsed_s() -> float:
-    """Seconds that also pass while the process or the machine sleeps."""
-    return time.clock_gettime(_CLOCK)
-
-
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_elapsed_s = partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+"""Seconds that also pass while the process or the machine sleeps."""
 
 
 def _wall_us() -> int:

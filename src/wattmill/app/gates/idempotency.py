@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from wattmill.app.gates.claims import Claim, Claims, Stored
@@ -11,6 +11,7 @@ from wattmill.app.gates.recording import Recorder, told_again
 from wattmill.distribution.answers import DONE
 from wattmill.distribution.exchange import Exchange
 from wattmill.distribution.gate import WAIT, Waiting
+from wattmill.vocab.caller import Caller
 from wattmill.vocab.fact import Replayed
 from wattmill.vocab.refusal import Refusal
 
@@ -36,6 +37,9 @@ class IdempotencyGate:
         self._most_bytes = most_bytes
         self._held: dict[Exchange, _Held] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def concerns(self, headers: Mapping[bytes, bytes], caller: Caller) -> bool:
+        return b"idempotency-key" in headers
 
     def enter(self, x: Exchange) -> Refusal | Waiting | None:
         name = x.http.headers.get(b"idempotency-key")

@@ -1,4 +1,4 @@
-"""The first gate: in which run a request is, and how near to its budget.
+"""The first gates: in which run a request is, and how near to its budget.
 
 The run (and step) that a request names is appended to the path that it pays along, so that one reservation
 covers all of them. A run that this worker does not know yet is looked up off the event loop.
@@ -7,6 +7,7 @@ covers all of them. A run that this worker does not know yet is looked up off th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,23 +31,19 @@ class RunGate:
 
     name = "run"
 
-    def __init__(self, desk: Desk, stages: Stages) -> None:
+    def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._stages = stages
         self._tasks: dict[Exchange, asyncio.Task[None]] = {}
         self.nodes: dict[Exchange, int] = {}  # the run that a request is in, while it is served
+
+    def concerns(self, headers: Mapping[bytes, bytes], caller: Caller) -> bool:
+        return caller.requires_run or _names_one(headers)
 
     def enter(self, x: Exchange) -> Refusal | Waiting | None:
         headers, caller = x.http.headers, x.caller
         assert caller is not None
-        if not (
-            RUN_IN_URL in headers or RUN_HEADER in headers or BAGGAGE in headers or STEP_HEADER in headers
-        ):
-            if caller.requires_run:
-                return _required(caller)
-            if self._stages.shares:
-                self._tell(x)
-            return None
+        if not _names_one(headers):
+            return _required(caller) if caller.requires_run else None
         said = named(headers)
         if isinstance(said, Refusal):
             return said
@@ -54,7 +51,6 @@ class RunGate:
         if id is None:  # others' baggage only
             if caller.requires_run:
                 return _required(caller)
-            self._tell(x)
             return None
         found = self._desk.find(id, caller)
         if isinstance(found, Refusal):
@@ -96,14 +92,27 @@ class RunGate:
         x.path, x.below = one.run.path, one.run.depth
         self.nodes[x] = known.run.node
         x.holds = partial(self._desk.still, known, _caller_of(x))
-        if self._stages.shares:
-            self._tell(x)
 
-    def _tell(self, x: Exchange) -> None:
-        stage = self._stages.stage(x.path)
-        if stage is not None:
+
+class StageGate:
+    """Implements `distribution.gate.Gate`, behind the run's: who nears a cap is told, and served frugally."""
+
+    name = "stage"
+
+    def __init__(self, stages: Stages) -> None:
+        self._stages = stages
+
+    def enter(self, x: Exchange) -> None:
+        if self._stages.shares and (stage := self._stages.stage(x.path)) is not None:
             x.head_lines += stage.line
             x.ask = msgspec.structs.replace(x.ask, frugal=True)
+
+    def left(self, x: Exchange) -> None:
+        pass
+
+
+def _names_one(headers: Mapping[bytes, bytes]) -> bool:
+    return RUN_IN_URL in headers or RUN_HEADER in headers or BAGGAGE in headers or STEP_HEADER in headers
 
 
 def _caller_of(x: Exchange) -> Caller:

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from wattmill.agents.runaway.spec import Verdict
 from wattmill.app.declared.settings import Settings
-from wattmill.app.gates.run import RunGate
+from wattmill.app.gates.run import RunGate, StageGate
 from wattmill.app.gates.runaway import RunawayGate, seen
 from wattmill.app.runs.desk import Desk
 from wattmill.app.runs.door import PREFIX, RunsDoor
 from wattmill.app.runs.opening import Opened
 from wattmill.app.runs.stages import Stages
+from wattmill.distribution.gate import Gate
 from wattmill.distribution.side_door import SideDoor, SideRequest
 from wattmill.ledger.budgets import Allotments
 from wattmill.ledger.stores.control import Control
@@ -40,13 +41,14 @@ class WorkerRuns:
         self._ends_runs = ends_runs
         self.desk = Desk(control, wall_us=clock.wall_us)
         self.stages = Stages(charged=purse.charged, nodes=purse.nodes, read=self._budgets)
-        self._gate = RunGate(self.desk, self.stages)
+        self._gate = RunGate(self.desk)
+        self._stage_gate = StageGate(self.stages)
         self._runaway: RunawayGate | None = None
         self._stages_at_s = clock.now()
         self._expire_at_s = clock.now()
 
-    def run_gate(self) -> RunGate:
-        return self._gate
+    def run_gates(self) -> list[Gate]:
+        return [self._gate, self._stage_gate]
 
     def runaway_gate(self, settings: Settings) -> RunawayGate | None:
         """Return the watch, with what it remembers; None where nothing is to be looked at."""
