@@ -221,6 +221,13 @@ def test_an_attempt_that_came_to_nothing_was_on_its_way_and_no_work() -> None:
     assert named["shallow batch"] == pytest.approx(0.0) and named["failed"] == pytest.approx(0.0)
 
 
+def test_where_all_is_late_nothing_is_left_and_that_is_no_unknown() -> None:
+    told = efficiency(a_period(*(an_attempt(n, n * 0.7, n * 0.7 + 0.7, 7, kept=False) for n in range(100))))
+    assert told.capacity.useful == 0.0 and told.capacity.factor == 0.0
+    assert told.capacity.unknown == () and factors(told.capacity)["non-waste"] is None
+    assert page(told).facts[0].figure.text == "0.0 %"
+
+
 def test_without_views_promises_or_engine_times_those_stages_are_unknown(tmp_path: Path) -> None:
     life = dataclasses.replace(Life(), busy=(FULL, HALF) * 4 + (MIDDLE,), late=0, promised=False, tells=False,
                                failed=2, aborted=2, retried=2)  # fmt: skip

@@ -37,6 +37,8 @@ from wattmill.app.efficiency.spec import (
 from wattmill.units import J_PER_KWH, NUSD_PER_USD, S_PER_H, UJ_PER_J, US_PER_S
 from wattmill.vocab.usage import Provenance
 
+_NOTHING = 1e-12
+
 WASTE: tuple[Lost, ...] = ("failed", "aborted", "retried")
 
 
@@ -221,6 +223,8 @@ def _chain(
         amounts = {n: known[n] for n in names}
         sure = [k.amount for k in amounts.values() if k.amount is not None]
         leaves = enters - sum(sure)
+        if leaves < _NOTHING * whole:
+            leaves = 0.0  # all of it is lost: what floats leave over is no work
         factor = leaves / enters if sure and enters > 0 else None
         losses = tuple(
             Loss(
@@ -243,7 +247,7 @@ def _chain(
                 factor=factor,
                 losses=losses,
                 provenance=weakest(seen),
-                note="" if sure else next(iter(amounts.values())).note,
+                note=("" if sure else next(iter(amounts.values())).note) if enters > 0 else "nothing is left",
             )
         )
         enters = leaves

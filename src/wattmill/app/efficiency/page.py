@@ -98,7 +98,7 @@ def _says(e: Efficiency) -> str:
     if e.capacity.factor is None:
         return "No owned place worked in this period, so there is nothing to hold it against."
     first = f"Of what is paid, {_percent(e.capacity.factor)} became useful work"
-    unknown = [s.name for s in e.capacity.stages if s.factor is None]
+    unknown = e.capacity.unknown
     if unknown:
         first += f" ({', '.join(unknown)}: unknown and left out)"
     every = [loss for stage in e.capacity.stages for loss in stage.losses if loss.points]
@@ -272,11 +272,11 @@ def _notes(e: Efficiency) -> Iterable[str]:
         "never full looks better than it is."
     )
     for stage in e.capacity.stages:
-        if stage.factor is None:
+        if stage.name in e.capacity.unknown:
             yield f"{stage.name} is unknown and left out of the product: {stage.note}."
     if e.watts is not None:
         for stage in e.watts.stages:
-            if stage.factor is None:
+            if stage.name in e.watts.unknown:
                 yield f"{stage.name} is unknown and left out: {stage.note}."
     if 0.0 < e.judged_share < 1.0:
         yield f"{_percent(e.judged_share)} of the work had a promise; the rest is taken as in time."

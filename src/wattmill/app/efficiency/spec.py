@@ -169,7 +169,7 @@ class Chain(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def unknown(self) -> tuple[str, ...]:
-        return tuple(stage.name for stage in self.stages if stage.factor is None)
+        return tuple(s.name for s in self.stages if s.factor is None and s.enters > 0.0)
 
 
 class Rated(msgspec.Struct, frozen=True, kw_only=True):
