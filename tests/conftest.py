@@ -87,6 +87,9 @@ def _runs_factories(file: Path) -> bool:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the minutes-long tests to their make targets: they run when `-m` names them."""
+    for item in items:  # whichever comes first to a compiled function waits for the compiler
+        if HERE / "twin" in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(300))
     if "slow" in config.option.markexpr:
         return
     slow = [item for item in items if item.get_closest_marker("slow")]

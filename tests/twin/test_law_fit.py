@@ -83,7 +83,7 @@ import numba, numpy
 from wattmill.twin.law.samples import samples
 from wattmill.twin.law.rows import measured_rows
 sys.addaudithook(hook)
-rows = [r for r in measured_rows("inferencex") if r["framework"] == "vllm"][:300]
+rows = [r for r in measured_rows("inferencex") if r["framework"] == "vllm"][:60]
 samples(rows).fitted()
 kinds = (".csv", ".gz", ".json", ".parquet", ".jsonl", ".yaml", ".npz")
 data = {p for p in opened if ".dist-info" not in p and p.endswith(kinds)}

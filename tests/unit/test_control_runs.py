@@ -184,7 +184,7 @@ def test_workers_read_nothing_but_runs_anew_when_runs_change(
         """What `_reread` touches of a worker."""
 
         _control, _runs, _purse, _home, _env, _prices_at_s = rig.control, Desk(), Purse(), None, {}, 0.0
-        _declared = worker.Declared(rig.control.generation(), None, {}, {}, {})  # type: ignore[arg-type]
+        _declared = worker.Declared(rig.control.generation(), None, {}, {}, {}, {}, 1)  # type: ignore[arg-type]
 
         class Clock:
             now = staticmethod(lambda: 1.0)

@@ -31,7 +31,7 @@ def enough_up(part: Part) -> float:
     up = unit_up(part)
     # Summed over what is missing: near 1 the sum over what is up would lose its last digits.
     short = sum(comb(part.built, i) * up**i * (1.0 - up) ** (part.built - i) for i in range(part.needed))
-    return 1.0 - short
+    return max(0.0, 1.0 - short)  # the sum may round to a little more than 1
 
 
 def site_up(parts: Sequence[Part]) -> Up:
