@@ -22,7 +22,9 @@ def main() -> None:
     parser.add_argument("--dark", action="store_true")
     parser.add_argument("--width", type=int, default=1440)
     parser.add_argument("--height", type=int, default=0, help="0: the whole page")
-    parser.add_argument("--room", default="places", help="places, power, tenants, decisions, ledger")
+    parser.add_argument(
+        "--room", default="places", help="places, power, efficiency, tenants, decisions, ledger, twin"
+    )
     parser.add_argument("--request", help="a request id, instead of a room")
     parser.add_argument("--url", help="of the admin listener, if not as the factory's state says")
     parser.add_argument("--seconds", type=float, default=6.0, help="how long to watch first, for the trends")
