@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from gateway_rig import CHAT, STREAM, Rig, rig, run, until
 from wattmill.distribution.exchange import Exchange
 from wattmill.distribution.gate import WAIT, Waiting
 from wattmill.distribution.side_door import SideAnswer, SideRequest
+from wattmill.vocab.caller import Caller
 from wattmill.vocab.refusal import Refusal
 
 NO = Refusal(code="bad_value", message="not today")
@@ -64,6 +66,32 @@ def test_gates_are_passed_in_order_and_left_once_each() -> None:
             assert (await r.ask()).status == 200
             assert (await r.ask(STREAM)).text == "hello"
             assert (first.entered, first.gone, second.entered, second.gone) == (2, 2, 2, 2)
+            r.assert_balanced()
+
+    run(test())
+
+
+class Choosy(Probe):
+    """A gate that looks at requests with one header only."""
+
+    def concerns(self, headers: Mapping[bytes, bytes], caller: Caller) -> bool:
+        return b"idempotency-key" in headers
+
+
+def test_a_gate_is_not_asked_again_about_a_head_that_does_not_concern_it() -> None:
+    async def test() -> None:
+        async with rig() as r:
+            choosy, other = Choosy(), Probe()
+            await with_gates(r, choosy, other)
+            client = await r.connect()
+            for _ in range(4):
+                assert (await client.ask()).status == 200
+            assert choosy.entered == choosy.gone < 4
+            assert (other.entered, other.gone) == (4, 4)
+            before = choosy.entered
+            for _ in range(4):
+                assert (await client.ask(headers=[("idempotency-key", "k")])).status == 200
+            assert choosy.entered == choosy.gone == before + 4
             r.assert_balanced()
 
     run(test())
