@@ -11,7 +11,7 @@ export VENV
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines bench-twin lock docs fresh-machine clean caps plan-grid test-ray shifting power-event site-year
+.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines bench-twin lock docs fresh-machine clean caps plan-grid test-ray shifting power-event joules-hour site-year
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ bench-twin: dev ## the twin: compiled engines, a fleet of 1,000 replicas for an 
 
 overload: dev ## three times the load that there is, by tiers, 1 and 2 workers (ARGS=--live: the embedded engine)
 	$(PY) benchmarks/overload.py $(ARGS)
+
+joules-hour: dev weights ## an hour of load, half of it with kills: does every joule of the meter stand in the books? (ARGS="--seconds 600")
+	cd benchmarks && ../$(PY) joules_hour.py $(ARGS)
 
 power-event: dev weights ## a grid event on a live factory: 25 % less for three minutes, and who notices
 	cd benchmarks && ../$(PY) power_event.py $(ARGS)

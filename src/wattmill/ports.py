@@ -10,6 +10,7 @@ from typing import Protocol
 
 from wattmill.vocab.budget import Spend, Unit
 from wattmill.vocab.fact import Fact
+from wattmill.vocab.meter import MeterSpec, Reading
 from wattmill.vocab.price import Price
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.usage import Usage
@@ -24,7 +25,14 @@ class Clock(Protocol):
 
 
 class Meter(Protocol):
-    def read_j(self) -> float | None: ...  # joules since start; None: cannot measure
+    """One meter of power, found by entry point (`wattmill.meters`)."""
+
+    @property
+    def spec(self) -> MeterSpec: ...
+
+    def read(self, *, t_s: float) -> Sequence[Reading]:
+        """Return what it says now, one reading of each of its counters, stamped `t_s` (monotonic seconds) or
+        with the instant it was taken. Raises `MeterError` where it cannot be read: a gap, never a zero."""
 
 
 class Store(Protocol):

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wattmill.power.live.cpu import CpuWatch, Processes
@@ -44,6 +44,7 @@ def test_a_process_that_died_keeps_its_last_moments(monkeypatch: pytest.MonkeyPa
     assert gone is not None and not gone.rest_known, "nobody counted its last moments"
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a loaded host
 @given(
     st.floats(0.001, 100),
     st.floats(0, 1000),

@@ -59,7 +59,14 @@ class World:
     def go(self, seconds: int) -> None:
         for _ in range(seconds):
             self.clock.s += 1.0
-            self.power = Power(host_w=self.watts, idle_w=20.0, other_w=1.0, by_pool_w={}, source="a model")
+            self.power = Power(
+                host_w=self.watts,
+                idle_w=20.0,
+                other_w=1.0,
+                by_pool_w={},
+                source="a model",
+                provenance="modelled",
+            )
             self.flexer.tick()
 
     def send(self, **message: Any) -> None:

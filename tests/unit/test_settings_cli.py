@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from wattmill.app import checkup, disk_checkup
-from wattmill.app.checkup import Finding
 from wattmill.app.declared.declaration import Loaded, decode, example_text
+from wattmill.app.finding import Finding
 from wattmill.power.live.ladder import ladder
 
 SECRET = "sk-live-0123456789abcdef"

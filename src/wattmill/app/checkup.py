@@ -10,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -19,14 +18,12 @@ from wattmill.app.declared.pool_settings import HttpPool
 from wattmill.app.declared.provider_key import absent_key
 from wattmill.app.declared.settings import Settings
 from wattmill.app.disk_checkup import disk
+from wattmill.app.finding import Finding, Verdict
 from wattmill.app.home import Home
+from wattmill.app.meter_checkup import meter_findings
 from wattmill.app.running.state import read_state
 from wattmill.app.running.who_listens import holder_of, port_is_free
 from wattmill.models.weights import Derived, Missing, lock, sha256_of, weights_path
-from wattmill.power.live.ladder import ladder
-
-Verdict = Literal["good", "note", "poor", "bad"]
-"""good: as it should be. note: a fact to know. poor: works, but worse. bad: `wattmill up` cannot run."""
 
 ENGINE_BYTES = 400 << 20
 """Resident size of one embedded engine with the built-in weights and four slots of 2,048 tokens: 373 MB
@@ -34,15 +31,6 @@ measured (llama.cpp of xllamacpp 2026.10), rounded up."""
 
 OTHERS_BYTES = 400 << 20  # gateway, ledger, admin and supervisor together
 SLOW_CLOCKS = ("hpet", "acpi_pm", "jiffies")
-
-
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at."""
-
-    what: str
-    value: str
-    verdict: Verdict
-    way_out: str = ""
 
 
 def checkup(settings: Settings, home: Path, env: Mapping[str, str]) -> list[Finding]:
@@ -55,7 +43,7 @@ def checkup(settings: Settings, home: Path, env: Mapping[str, str]) -> list[Find
         *_weights(embedded),
         *_ports(settings, home),
         *(Finding(what=w, value=v, verdict=d, way_out=o) for w, v, d, o in disk(home)),
-        *_meters(settings),
+        *meter_findings(settings, env),
         *_providers(settings, env),
     ]
 
@@ -270,26 +258,7 @@ def _alive(pid: int) -> bool:
     return True
 
 
-# --- meters and providers ---------------------------------------------------------------------------------
-
-
-def _meters(settings: Settings) -> Iterator[Finding]:
-    for rung in ladder():
-        if rung.readable:
-            value, way_out = f"{rung.found}, readable", "This version does not read it: joules are modelled"
-        elif rung.found:
-            value, way_out = f"{rung.found}, not readable", rung.reason
-        else:
-            value, way_out = f"none: {rung.reason}", ""
-        yield Finding(what=rung.name, value=value, verdict="note", way_out=way_out)
-    host = settings.host
-    yield Finding(
-        what="joules",
-        value=f"modelled: idle {host.idle_w:g} W, max {host.max_w:g} W, alpha {host.alpha:g}, "
-        f"on {os.cpu_count() or 1} cores, by CPU time of each process",
-        verdict="note",
-        way_out="Declare this machine under [host]: a plug-in meter, idle and busy, gives the figures",
-    )
+# --- providers ---------------------------------------------------------------------------------
 
 
 def _providers(settings: Settings, env: Mapping[str, str]) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("wattmill.cli.keys", "Make, list, rotate and revoke API keys."),
     "budget": ("wattmill.cli.budget", "Show and set caps."),
     "runs": ("wattmill.cli.runs", "List, stop and top up runs."),
+    "meters": ("wattmill.cli.meters", "List, read and measure the meters of power."),
     "power": ("wattmill.cli.power", "Hold the factory to a power limit, and see what it cost."),
     "kept": ("wattmill.cli.kept", "Show and delete what is kept for tenants: cached answers, files ..."),
     "prices": ("wattmill.cli.prices", "Show and import prices."),
@@ -44,6 +45,7 @@ EXTRAS = {
     "ray": "scale",
     "psycopg": "postgres",
     "pvlib": "site",
+    "zeus": "meters",
 }
 """package -> the extra of pyproject.toml that brings it."""
 

@@ -33,10 +33,13 @@ class MeterSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """What one meter said at one instant: joules since some beginning, or watts now, one of the two."""
+    """What one meter said at one instant: joules since some beginning, or watts now, one of the two.
+
+    A meter with several counters (two packages, eight chips) gives one reading of each."""
 
     meter: str
     t_s: float  # monotonic
+    counter: str = ""
     energy_uj: int | None = None  # cumulative
     wraps_at_uj: int | None = None  # a counter begins again at zero after this much; None: it does not
     power_w: float | None = None
@@ -47,3 +50,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
                 f"reading of {self.meter!r} has energy_uj={self.energy_uj} and power_w={self.power_w}, must "
                 "have exactly one: a counter says joules, a gauge says watts"
             )
+
+
+class MeterError(Exception):
+    """A meter cannot be opened or read; says which, why, and the way out."""

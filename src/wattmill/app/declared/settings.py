@@ -17,6 +17,7 @@ from wattmill.app.declared.budget_settings import Budgets, LimitWords
 from wattmill.app.declared.electricity_settings import Electricity
 from wattmill.app.declared.flex_settings import FlexSettings
 from wattmill.app.declared.kept_settings import Cache, Idempotency
+from wattmill.app.declared.meter_settings import MeterSettings
 from wattmill.app.declared.policy_named import NAME
 from wattmill.app.declared.pool_settings import ModelName, Name, Pool, Privacy, Rates, Usd
 from wattmill.app.declared.privacy_settings import PrivacySettings, Region
@@ -125,7 +126,7 @@ class Ledger(_Section, frozen=True, kw_only=True):
 
 
 class Host(_Section, frozen=True, kw_only=True):
-    """Power model of this machine: idle_w + (max_w - idle_w) x busy ** alpha.
+    """Power model of this machine, for want of a meter: idle_w + (max_w - idle_w) x busy ** alpha.
 
     Declared, not measured: every figure made from it is labelled `modelled` with these parameters."""
 
@@ -137,6 +138,18 @@ class Host(_Section, frozen=True, kw_only=True):
     tariff_usd_per_kwh: Annotated[Usd, Meta(description="What a kilowatt-hour costs.", examples=["0.25"])] = (
         "0.25"
     )
+    electricity: Annotated[
+        Name | None,
+        Meta(description="The `[electricity]` that this machine draws: its grams follow the joules."),
+    ] = None
+    idle_cost: Annotated[
+        Literal["unallocated", "by_energy", "by_tokens"],
+        Meta(
+            description="Who bears idle joules in the attributional view: nobody, or the requests of that "
+            "time by their own joules or their tokens. The marginal view leaves them out, and the books keep "
+            "them apart."
+        ),
+    ] = "unallocated"
     region: Annotated[
         Region | None,
         Meta(description="Where this machine stands: the region of embedded engines.", examples=["eu"]),
@@ -359,6 +372,9 @@ class Settings(_Section, frozen=True, kw_only=True):
     journal: Annotated[Journal, Meta(description="The record written before anything leaves.")] = Journal()
     ledger: Annotated[Ledger, Meta(description="The books.")] = Ledger()
     host: Annotated[Host, Meta(description="Power model of this machine.")] = Host()
+    meters: Annotated[
+        dict[Name, MeterSettings], Meta(description="Meters of power; without any, the model of `[host]`.")
+    ] = {}
     electricity: Annotated[
         dict[Name, Electricity], Meta(description="What power costs and emits, by the hour.")
     ] = {}

@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
+from wattmill.app.declared import meter_settings
 from wattmill.app.declared.budget_checks import budget_findings
 from wattmill.app.declared.kept_checks import kept_findings
 from wattmill.app.declared.pool_settings import (
@@ -126,6 +127,11 @@ def _power(settings: Settings) -> Iterator[_Finding]:
             "A busy machine draws at least what an idle one draws",
             str(settings.host.idle_w),
         )
+    named = settings.host.electricity
+    if named is not None and named not in settings.electricity:
+        yield _reference(("host", "electricity"), "electricity", named, settings.electricity, "Declare it")
+    for at, rule, value in meter_settings.faults(settings.meters, settings.pools):
+        yield "error", at, rule, "`wattmill doctor` lists the meters of this machine", value
 
 
 def _pool(settings: Settings, name: str, pool: Pool, env: Mapping[str, str]) -> Iterator[_Finding]:

@@ -14,6 +14,7 @@ import msgspec
 
 from wattmill.models.engines.adapter import ADAPTERS
 from wattmill.ports import Clock, Journal
+from wattmill.power.live.bank import MeterBank
 from wattmill.power.live.cpu import CpuWatch, Processes
 from wattmill.power.live.host import HostMeter
 from wattmill.power.spec import HostPower
@@ -21,6 +22,7 @@ from wattmill.units import UJ_PER_J, US_PER_S
 from wattmill.vocab.fact import EngineCount, MeterWindow
 
 _SAME_AGAIN_S = 5.0
+_FRESH_US = 30 * US_PER_S  # a meter that is silent for longer is left out of the power that is shown
 
 
 class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,6 +45,7 @@ class Power(msgspec.Struct, frozen=True, kw_only=True):
     other_w: float  # of no request: the factory's own processes while nobody is served, other programs
     by_pool_w: dict[str, float]
     source: str
+    provenance: str
 
 
 class Sampler(threading.Thread):
@@ -55,13 +58,18 @@ class Sampler(threading.Thread):
         journal: Journal,
         clock: Clock,
         targets: Callable[[], list[EngineTarget]],
+        meters: MeterBank | None = None,
+        carbon: Callable[[int], tuple[int, str] | None] = lambda _at_us: None,
         services: Callable[[], Sequence[int]] = tuple,
         ended: Callable[[], Mapping[int, float]] = dict,
         period_s: float = 1.0,
     ) -> None:
         super().__init__(name="sampler", daemon=True)
         self._cpu = CpuWatch()
-        self._meter = HostMeter(host)
+        self._bank = meters
+        self._carbon = carbon
+        self._host = None if meters is not None and meters.covers_cpu else HostMeter(host)
+        self._last: dict[str, MeterWindow] = {}
         self._journal = journal
         self._clock = clock
         self._targets = targets
@@ -97,10 +105,16 @@ class Sampler(threading.Thread):
     def _sample_energy(self, targets: list[EngineTarget]) -> None:
         pids = {t.pool: t.pid for t in targets if t.pid is not None and t.joules_known}
         use = self._cpu.read(Processes(pids, tuple(self._services()), self._ended()))
-        window = self._meter.window(use, now_s=self._clock.now(), wall_us=self._clock.wall_us())
-        if window is not None:
+        now_s, wall_us = self._clock.now(), self._clock.wall_us()
+        windows = [] if self._bank is None else self._bank.sample(use, t_s=now_s, wall_us=wall_us)
+        modelled = self._host.window(use, now_s=now_s, wall_us=wall_us) if self._host is not None else None
+        for window in (*windows, *((modelled,) if modelled is not None else ())):
+            grams = self._carbon(window.end_us)
+            if grams is not None:
+                window = msgspec.structs.replace(window, carbon_ug_per_kwh=grams[0], carbon_source=grams[1])
             self._journal.append_note(window)
-            self.power = _power(window)
+            self._last[window.meter] = window
+        self.power = _power([w for w in self._last.values() if wall_us - w.end_us < _FRESH_US])
 
     def _is_news(self, count: EngineCount) -> bool:
         """Whether it says something new. The same again is worth a record every few seconds: the books
@@ -139,13 +153,26 @@ def read_counters(target: EngineTarget, *, at_us: int, timeout_s: float = 0.5) -
     )
 
 
-def _power(window: MeterWindow) -> Power:
-    seconds = (window.end_us - window.start_us) / US_PER_S or 1.0
-    watts = 1.0 / UJ_PER_J / seconds
+def _power(windows: Sequence[MeterWindow]) -> Power | None:
+    """Return what all meters together say; windows of different meters hold no joule twice."""
+    if not windows:
+        return None
+    host = idle = other = 0.0
+    by_pool: dict[str, float] = {}
+    for window in windows:
+        seconds = (window.end_us - window.start_us) / US_PER_S or 1.0
+        watts = 1.0 / UJ_PER_J / seconds
+        host += window.total_uj * watts
+        idle += window.idle_uj * watts
+        other += (window.other_uj + window.service_uj + window.foreign_uj + window.overhead_uj) * watts
+        for pool, uj in window.shares_uj.items():
+            by_pool[pool] = by_pool.get(pool, 0.0) + uj * watts
+    kinds = {window.provenance for window in windows}
     return Power(
-        host_w=window.total_uj * watts,
-        idle_w=window.idle_uj * watts,
-        other_w=(window.other_uj + window.service_uj + window.foreign_uj) * watts,
-        by_pool_w={pool: uj * watts for pool, uj in window.shares_uj.items()},
-        source=window.source,
+        host_w=host,
+        idle_w=idle,
+        other_w=other,
+        by_pool_w=by_pool,
+        source="; ".join(f"{w.meter}: {w.source}" if len(windows) > 1 else w.source for w in windows),
+        provenance=kinds.pop() if len(kinds) == 1 else "modelled" if "modelled" in kinds else "estimated",
     )

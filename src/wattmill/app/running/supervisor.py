@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from wattmill.app.declared.declaration import Loaded, restored, stored
-from wattmill.app.declared.electricity_settings import Now, all_now
+from wattmill.app.declared.electricity_settings import Now, all_now, now_of
 from wattmill.app.declared.plan import EMBEDDED_ADAPTER, Place, places
 from wattmill.app.declared.pool_settings import HttpPool
 from wattmill.app.declared.price_plan import price_specs, publish
@@ -31,6 +31,7 @@ from wattmill.app.running.clock import LiveClock
 from wattmill.app.running.engine_endpoints import EngineEndpoint, new_key, write_endpoints
 from wattmill.app.running.engines import embedded_specs
 from wattmill.app.running.flexer import Flexer
+from wattmill.app.running.meters import open_meters
 from wattmill.app.running.sampler import EngineTarget, Sampler
 from wattmill.app.running.state import FactoryState, PlaceState, write_state
 from wattmill.app.running.who_listens import free_port
@@ -40,6 +41,7 @@ from wattmill.ledger.stores.control import Control
 from wattmill.models.engines.embedded import EXIT_CODES, READY_PATH, EmbeddedSpec, command
 from wattmill.models.weights import Missing, weights_path
 from wattmill.power.spec import HostPower
+from wattmill.units import UG_PER_G
 
 TICK_S = 0.1
 _STATE_S = 1.0
@@ -109,6 +111,8 @@ class Factory:
             journal=self._meter_journal,
             clock=self._clock,
             targets=lambda: self._targets,
+            meters=open_meters(settings, self._env, self._clock),
+            carbon=self._carbon,
             services=self._service_pids,
             ended=lambda: {pid: s for child in self.children() for pid, s in dict(child.ended).items()},
         )
@@ -277,6 +281,15 @@ class Factory:
             if self._engines[pool].pid is not None
         ]
 
+    def _carbon(self, at_us: int) -> tuple[int, str] | None:
+        """Return micrograms of CO2e per kilowatt-hour that this machine draws, and who says so."""
+        named = self.settings.host.electricity
+        if named is None:
+            return None
+        electricity = self.settings.electricity[named]
+        grams = now_of(electricity, at_us).g_per_kwh
+        return None if grams is None else (round(grams * UG_PER_G), f"declared: {electricity.source}")
+
     def _service_pids(self) -> list[int]:
         """This process and its children that are no engines; called from the sampler's thread."""
         pids = [child.pid for child in self._services]
@@ -323,7 +336,9 @@ class Factory:
                             engine=_engine_words(place),
                             stand_in=place.stand_in,
                             power_w=watts.get(name),
-                            power_provenance="modelled" if name in watts else "unknown",
+                            power_provenance=power.provenance
+                            if power is not None and name in watts
+                            else "unknown",
                         )
                         for name, place in self.places().items()
                     ],
@@ -331,7 +346,7 @@ class Factory:
                     idle_w=power.idle_w if power is not None else None,
                     other_w=power.other_w if power is not None else None,
                     most_w=self.settings.host.max_w,
-                    power_provenance="modelled" if power is not None else "unknown",
+                    power_provenance=power.provenance if power is not None else "unknown",
                     power_source=power.source if power is not None else "",
                     problem=self.problem,
                     config_version=self._config_version,

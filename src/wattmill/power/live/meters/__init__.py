@@ -1,0 +1,1 @@
+"""Meters of the world, one file each; `registry` finds them by name."""
