@@ -5,9 +5,12 @@ Both wait until every attempt that could have a part in them has ended or is in 
 
 from __future__ import annotations
 
-from wattmill.ledger.attribution import DECLARED, Work, split
+from collections.abc import Mapping
+
+from wattmill.ledger.attribution import DECLARED, Weights, Work, split
 from wattmill.ledger.book import TOKENS, unmetered_postings, window_postings
 from wattmill.ledger.booking import Bookkeeper
+from wattmill.ledger.energy_lessons import learn, weights_in_force
 from wattmill.ledger.in_doubt import divide, settle
 from wattmill.vocab.fact import EngineCount, MeterWindow
 from wattmill.vocab.usage import TOKEN_CLASSES, Usage
@@ -65,7 +68,9 @@ def _at(fact: MeterWindow | EngineCount) -> int:
 def _book_window(books: Bookkeeper, window: MeterWindow) -> None:
     db = books.db
     works = {work.id: work for work in books.works}
-    parts = split(window, books.works)
+    weights = weights_in_force(db)
+    parts = split(window, books.works, weights=weights)
+    learn(db, window, books.works)
     by_key: dict[int, int] = {}
     for id, uj in parts.by_work.items():
         if uj:
@@ -90,10 +95,16 @@ def _book_window(books: Bookkeeper, window: MeterWindow) -> None:
         (
             txs[0], txs[-1], parts.service_uj, window.foreign_uj, window.overhead_uj,
             sum(parts.host.values()), db.name(window.parent), window.resolution_uj, db.name(window.event),
-            db.name(DECLARED.source), None if window.carbon_ug_per_kwh is None else carbon_ug,
+            db.name(_said_of(window, weights)), None if window.carbon_ug_per_kwh is None else carbon_ug,
             db.name(window.carbon_source),
         ),
     )  # fmt: skip
+
+
+def _said_of(window: MeterWindow, weights: Mapping[str, Weights]) -> str:
+    """Return by which weights a window was split."""
+    learnt = [f"{pool}: {weights[pool].source}" for pool in window.shares_uj if pool in weights]
+    return "; ".join(learnt) or DECLARED.source
 
 
 def _book_count(books: Bookkeeper, count: EngineCount) -> None:

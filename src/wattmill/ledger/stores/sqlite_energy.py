@@ -18,6 +18,14 @@ CREATE TABLE IF NOT EXISTS meter_more (
   resolution_uj INTEGER NOT NULL,
   event INTEGER NOT NULL, weights INTEGER NOT NULL, ug INTEGER, carbon INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS energy_host (attempt INTEGER PRIMARY KEY, uj INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS energy_lesson (
+  id INTEGER PRIMARY KEY, pool TEXT NOT NULL, start_us INTEGER NOT NULL, length_us INTEGER NOT NULL,
+  prefill REAL NOT NULL, decode REAL NOT NULL, context REAL NOT NULL, uj INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS energy_lesson_of ON energy_lesson (pool, id);
+CREATE TABLE IF NOT EXISTS energy_weights (
+  pool TEXT PRIMARY KEY, seen INTEGER NOT NULL DEFAULT 1, prefill TEXT NOT NULL DEFAULT '0',
+  decode TEXT NOT NULL DEFAULT '0', context TEXT NOT NULL DEFAULT '0', cached TEXT NOT NULL DEFAULT '0',
+  source TEXT NOT NULL DEFAULT '');
 """
 """`meter_window.unattributed_uj` is all that is neither idle nor of a request; `meter_more` says which part
 of it is the factory's own (service), other programs' (foreign) and conversion and cooling (overhead).
