@@ -259,6 +259,30 @@ def test_the_best_rate_may_lie_before_the_period(tmp_path: Path) -> None:
     assert told.places[0].paid_s == pytest.approx(198)
 
 
+def test_flops_bytes_and_dollars_are_what_a_hand_reckons() -> None:
+    """One answer of 100 tokens after a prompt of 300, 10 s to its first and 40 s from there, two devices.
+
+    FLOP: 400 tokens x 2e9 = 8e11, of 50 s x 1e11 = 5e12: MFU 0.16. Bytes: 100 steps x 1e9 and 100 tokens that
+    read 350 tokens of cache in the mean x 1e4, 1.0035e11 of 50 s x 1e10: MBU 0.2007. Dollars: 100 s of an
+    hour of 3.6 $ and 1,000 J at 0.36 $/kWh.
+    """
+    place = a_place(
+        accelerators=2, flop_per_tok=2e9, peak_flop_per_s=1e11, peak_bytes_per_s=1e10, weight_bytes=1e9,
+        kv_bytes_per_tok=1e4, hourly_nusd=3_600_000_000,
+    )  # fmt: skip
+    answer = an_attempt(1, 0, 50, 100, prefill_tok=300, first_us=10 * S)
+    told = efficiency(a_period(answer, place=place, tariff_nusd_per_kwh=360_000_000))
+    assert told.flop == pytest.approx(8e11) and told.mfu == pytest.approx(0.16)
+    assert told.mbu == pytest.approx(1.0035e11 / 5e11)
+    assert told.paid_usd == pytest.approx(0.1 + 1000 / 3.6e6 * 0.36)
+    assert told.accelerator_h == pytest.approx(200 / 3600) and told.accelerators_declared
+    figures = {fact.label: fact.figure for fact in page(told).facts}
+    assert figures["tokens per joule"].value == pytest.approx(0.1)
+    assert figures["tokens per TFLOP"].value == pytest.approx(125.0)
+    assert figures["tokens per accelerator-hour"].value == pytest.approx(1800.0)
+    assert figures["MBU"].provenance == "estimated" and figures["MFU"].provenance == "modelled"
+
+
 def test_what_a_lever_gives_is_what_its_removal_gives(base: Efficiency, tmp_path: Path) -> None:
     """Without its failures the base life is as much better as the page says."""
     gain = next(x for s in base.capacity.stages for x in s.losses if x.name == "failed").gain
