@@ -395,6 +395,27 @@ def test_an_engine_that_counted_less_than_the_books_say_breaks_the_audit(factory
     meter.close()
 
 
+def test_what_a_killed_engine_made_after_its_last_reading_is_not_held_against_its_successor(
+    factory: Factory,
+) -> None:
+    meter = Journal(factory.home.journal, kind="meter", worker=0, wall_us=lambda: NOW)
+    meter.append_note(EngineCount("edge", "one", factory.now - 1_000_000, 0, 0, True, NOW - 2_000_000))
+    factory.end(factory.intent())  # 30 computed prompt tokens and 60 of output, and then it is killed
+    born_us = factory.now + 1_000_000
+    factory.now += 5_000_000
+    factory.end(factory.intent())
+    factory.book()
+    factory.now += 20_000_000
+    meter.append_note(EngineCount("edge", "two", factory.now, 30, 60, True, born_us))
+    factory.gateway.close()
+    factory.book()
+    report = audit_home(factory.home)
+    assert holds(report)
+    (place,) = report.places
+    assert (place.books_tok, place.since_tok, place.unmetered_tok) == ((30, 60), (30, 60), 0)
+    meter.close()
+
+
 def test_a_count_waits_for_slow_clients_and_skips_what_may_not_have_arrived(factory: Factory) -> None:
     meter = Journal(factory.home.journal, kind="meter", worker=0, wall_us=lambda: NOW)
     meter.append_note(EngineCount("edge", "one", factory.now - 1_000_000, 0, 0, True))

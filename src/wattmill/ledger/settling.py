@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from wattmill.ledger.attempt_rows import MINUTE_US, recent_works
 from wattmill.ledger.attribution import DECLARED, Weights, Work, split
 from wattmill.ledger.book import TOKENS, unmetered_postings, window_postings
 from wattmill.ledger.booking import Bookkeeper
@@ -188,9 +189,24 @@ def _base(books: Bookkeeper, count: EngineCount, booked: tuple[int, int]) -> tup
     """Return what the books had of the pool when this engine's counters stood at zero."""
     if not count.prompt_tok and not count.output_tok:
         return booked
+    if count.since_us:
+        return _booked_before(books, count.pool, count.since_us)
     row = books.db.db.execute(
         "SELECT booked_prompt_tok, booked_output_tok FROM engine_count WHERE pool = ? ORDER BY at_us "
         "DESC LIMIT 1",
         (count.pool,),
     ).fetchone()
     return (0, 0) if row is None else (row[0], row[1])
+
+
+def _booked_before(books: Bookkeeper, pool: str, since_us: int) -> tuple[int, int]:
+    """Return (computed prompt, output) tokens in the books of attempts that left before an engine's life
+    began: what its forerunner made after its own last reading is among them, and no counter saw it."""
+    doubts = {id for id, _ in books.doubts(pool)}
+    account = f"engine:{pool}"
+    prompt = -sum(books.db.balance(commodity, account) for commodity in _PROMPT)
+    output = -sum(books.db.balance(commodity, account) for commodity in _OUTPUT)
+    for work in recent_works(books.db, since_us - MINUTE_US):
+        if work.pool == pool and work.start_us >= since_us and work.id not in doubts:
+            prompt, output = prompt - work.prefill_tok, output - work.decode_tok
+    return prompt, output

@@ -166,6 +166,7 @@ class EngineCount(_Fact, frozen=True, array_like=True, gc=False, tag=7):
     prompt_tok: int  # computed (not cached) prompt tokens, cumulative
     output_tok: int  # cumulative
     idle: bool  # nothing was running when this was read
+    since_us: int = 0  # when this life of the engine began; 0: not told
 
 
 class EngineAbort(_Fact, frozen=True, array_like=True, gc=False, tag=8):

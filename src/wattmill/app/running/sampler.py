@@ -34,6 +34,7 @@ class EngineTarget(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[str, str], ...] = ()
     pid: int | None = None
     instance: str  # changes when the engine restarts: its counters begin again at zero
+    since_us: int = 0  # when this life of it began
     joules_known: bool = True  # False for a stand-in: a provider would not tell its joules
 
 
@@ -150,6 +151,7 @@ def read_counters(target: EngineTarget, *, at_us: int, timeout_s: float = 0.5) -
         prompt_tok=counters.prompt_tok,
         output_tok=counters.output_tok,
         idle=counters.running == 0,
+        since_us=target.since_us,
     )
 
 

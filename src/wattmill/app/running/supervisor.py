@@ -275,6 +275,7 @@ class Factory:
                 headers=endpoint.headers,
                 pid=self._engines[pool].pid,
                 instance=f"{self._engines[pool].pid}-{self._engines[pool].state().since_us}",
+                since_us=self._engines[pool].state().since_us,
                 joules_known=pool not in stands_in,
             )
             for pool, endpoint in self._endpoints.items()
