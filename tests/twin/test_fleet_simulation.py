@@ -19,7 +19,9 @@ import wattmill.app.running.worker_tiers as live_tiers
 import wattmill.app.simulating.factory as simulated
 import wattmill.app.worker as live
 import wattmill.distribution.gateway as live_gateway
+import wattmill.twin.fleet.ends as twin_ends
 import wattmill.twin.fleet.gateway as twin_gateway
+import wattmill.twin.fleet.services as twin_services
 from wattmill.app.seeing.replay import replay
 from wattmill.app.simulating.demand import Who
 from wattmill.app.simulating.factory import Core
@@ -27,7 +29,9 @@ from wattmill.distribution import breaker, placing, retry_budget, trying_again
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.ledger.stores.sqlite_tiers import tier_sums
 from wattmill.twin.fleet import books as twin_books
+from wattmill.twin.fleet.books import SimulatedBooks
 from wattmill.units import NUSD_PER_USD
+from wattmill.vocab.fact import End
 
 TWO = HEAD + owned("near") + owned("far", usd_out="2")
 
@@ -41,13 +45,13 @@ def test_the_twin_decides_reserves_and_rates_by_the_workers_own_objects() -> Non
     assert simulated.AdmissionGate is live_tiers.AdmissionGate
     assert simulated.SeenByAll is live_tiers.SeenByAll
     assert simulated.route_weights is live.route_weights
-    assert twin_gateway.rate is live.rate
-    assert twin_gateway.worst_case_nusd is live.worst_case_nusd
-    assert twin_gateway.output_affordable is live.output_affordable
+    assert twin_ends.rate is live.rate
+    assert twin_services.worst_case_nusd is live.worst_case_nusd
+    assert twin_services.output_affordable is live.output_affordable
     assert twin_gateway.worst_spend is placing.worst_spend
     assert twin_gateway.output_room is placing.output_room
-    assert twin_gateway.BackendState is live_gateway.BackendState
-    assert issubclass(twin_gateway.BackendState, breaker.Breaker)
+    assert twin_services.BackendState is live_gateway.BackendState
+    assert issubclass(twin_services.BackendState, breaker.Breaker)
     assert twin_gateway.RetryBudget is retry_budget.RetryBudget
     assert trying_again.Placing is placing.Placing
 
@@ -64,13 +68,13 @@ def test_who_waited_for_a_slot_teaches_the_twin_no_pace_of_prompts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[bool] = []
-    real = twin_gateway.BackendState.observe
+    real = twin_services.BackendState.observe
 
     def observe(state: Any, **seen: Any) -> None:
         told.append(seen.get("waited", False))
         real(state, **seen)
 
-    monkeypatch.setattr(twin_gateway.BackendState, "observe", observe)
+    monkeypatch.setattr(twin_services.BackendState, "observe", observe)
     run(HEAD + owned("near"), tmp_path, stream(per_s=30.0, duration_s=5.0))
     assert any(told) and not all(told)
 
@@ -269,6 +273,30 @@ def test_what_a_dying_place_was_at_goes_to_the_next_and_the_operator_pays_for_it
     assert during and {a.pool for a in during if a.status == "finished"} == {"far"}
     after = [a for a in ran.attempts if a.started_us - ran.factory.clock.start_us > 16.5e6]
     assert after and "near" in {a.pool for a in after}
+    assert holds(ran.audit)
+
+
+def test_what_an_outage_took_unseen_costs_all_that_was_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody saw how much was made of an answer that was to come at once: it is never zero, nor a count."""
+    told: list[End] = []
+    real = SimulatedBooks.append_intent
+
+    def append_end(books: SimulatedBooks, fact: End) -> None:
+        told.append(fact)
+        real(books, fact)
+
+    monkeypatch.setattr(SimulatedBooks, "append_end", append_end)
+    down = "[pools.cloud.twin.outages]\ndown_s = [[10.0, 15.0]]\n"
+    text = HEAD + bought("cloud", twin=down, usd_out="1") + owned("far", usd_out="9")
+    whole = stream(per_s=8.0, clients=(Who(team="acme/search", stream=False),))
+    ran = run(text, tmp_path, whole)
+    lost = [end for end in told if end.usage_source == "unmetered"]
+    assert lost and {(end.status, end.usage, end.charge_nusd) for end in lost} == {("failed", None, 0)}
+    # The worst case that was reserved: 400 tokens bound the prompt and 21 follow, at 1 USD per million.
+    assert all(421_000 <= end.cost_nusd < 421_010 for end in lost)
+    assert all(421_000 <= end.kept_nusd < 421_010 for end in lost)
     assert holds(ran.audit)
 
 

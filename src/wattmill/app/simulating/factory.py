@@ -38,8 +38,9 @@ from wattmill.scheduling.fleet import FleetView
 from wattmill.scheduling.memory import Memory
 from wattmill.twin.fleet.books import SimulatedBooks
 from wattmill.twin.fleet.demand import Traffic
-from wattmill.twin.fleet.gateway import FrontGate, Gate, Setup
+from wattmill.twin.fleet.gateway import FrontGate
 from wattmill.twin.fleet.pool import RunningPool, Source
+from wattmill.twin.fleet.services import Gate, Setup
 from wattmill.twin.fleet.spec import Client
 from wattmill.twin.fleet.timeline import Timeline
 from wattmill.twin.fleet.timers import Clock, Timers
@@ -166,6 +167,9 @@ class SimulatedFactory:
             default_output_tok=settings.routing.default_output_tok,
             bound_tok_per_tok=settings.routing.bound_tok_per_tok,
             affinity=settings.routing.prefix_affinity,
+            streams=frozenset(
+                name for name, backend in reached.items() if ADAPTERS[backend.adapter].always_stream
+            ),
         )
         gate = FrontGate(setup, world)
         bank: Leaps | None = None

@@ -8,29 +8,27 @@ out is what only bytes have: parsing, streams and their taps, hedges, continuati
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
-from wattmill.distribution.backend_state import LESSONS, BackendState
+from wattmill.distribution.backend_state import LESSONS
 from wattmill.distribution.engine_refusal import judge_status
-from wattmill.distribution.resilience import Resilience
 from wattmill.distribution.retry_budget import RetryBudget
 from wattmill.distribution.spec import Backend, BackendModel
-from wattmill.distribution.spending import Unseen, output_room, spend_at_end, worst_spend
-from wattmill.ledger.rating import output_affordable, rate, worst_case_nusd
-from wattmill.ports import Grant, Journal
-from wattmill.scheduling.fleet import FleetView
+from wattmill.distribution.spending import output_room, worst_spend
+from wattmill.ledger.rating import worst_case_nusd
+from wattmill.ports import Grant
+from wattmill.twin.fleet.ends import Ends
 from wattmill.twin.fleet.pool import RunningPool
+from wattmill.twin.fleet.services import RATES, Heard, Metrics, Setup
 from wattmill.twin.fleet.spec import Client, Turn
-from wattmill.twin.fleet.timers import Clock
 from wattmill.twin.fleet.visit import Sent, Visit
 from wattmill.twin.gateway import prefix_of_blocks
 from wattmill.twin.spec import Broken, Served, Work
-from wattmill.units import PS_PER_S, PS_PER_US
-from wattmill.vocab.budget import NOTHING, Spend
-from wattmill.vocab.fact import End, Intent, Refused, Status, UsageSource
+from wattmill.vocab.budget import NOTHING
+from wattmill.vocab.fact import Intent, Refused, UsageSource
 from wattmill.vocab.refusal import CODES, Refusal
 from wattmill.vocab.request import Request, terms_of
 from wattmill.vocab.route import Candidate
@@ -38,67 +36,6 @@ from wattmill.vocab.usage import Usage
 
 _LIMITED = frozenset({"budget_exceeded", "limit_reached"})
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
-
-
-class Purse(Protocol):
-    """`ports.Purse` where the caps answer at once: nobody waits for a database in a simulation."""
-
-    def reserve(self, path: tuple[int, ...], worst: Spend) -> Grant | None: ...
-    def lease_now(self, path: tuple[int, ...], worst: Spend, floor: Spend) -> Grant | Refusal: ...
-    def settle(self, grant: Grant, spend: Spend) -> None: ...
-    def shrink(self, grant: Grant, worst: Spend) -> None: ...
-
-
-class Gate(Protocol):
-    """`distribution.gate.Gate`, of which a visit is all that it looks at."""
-
-    def enter(self, x: Any) -> Any: ...
-    def left(self, x: Any) -> None: ...
-
-
-class Metrics:
-    """Counts what gates count, by name and labels."""
-
-    def __init__(self) -> None:
-        self.counts: dict[tuple[str, ...], float] = {}
-
-    def count(self, *labels: str, by: float = 1) -> None:
-        self.counts[labels] = self.counts.get(labels, 0) + by
-
-
-class Rates:
-    """What a reservation is priced by: the ledger's own rule."""
-
-    worst_case = staticmethod(worst_case_nusd)
-    affordable = staticmethod(output_affordable)
-
-
-class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker's services are, for the twin."""
-
-    view: FleetView
-    life: dict[str, BackendState]
-    purse: Purse
-    journal: Journal
-    clock: Clock
-    backends: Mapping[str, Backend]
-    counts: frozenset[str]  # pools whose engines count a prompt when they are asked
-    gates: tuple[Gate, ...] = ()
-    resilience: Resilience = Resilience()
-    unseen: Unseen = "reserved"
-    default_output_tok: int = 512
-    bound_tok_per_tok: float = 4.0
-    affinity: bool = True
-
-
-class Heard(Protocol):
-    """Whoever wants to know what became of the requests."""
-
-    def ended(self, visit: Visit, status: Status, ttft_us: int | None, usage: Usage) -> None: ...
-    def refused(self, visit: Visit, refusal: Refusal) -> None: ...
-
-
-_RATES = Rates()
 
 
 class FrontGate:
@@ -109,6 +46,7 @@ class FrontGate:
         self._clock = setup.clock
         self._pools: dict[str, RunningPool] = {}
         self._heard = heard
+        self._ends = Ends(setup)
         self._visits: dict[int, Visit] = {}
         self._seq = 0
         self.metrics = Metrics()
@@ -240,7 +178,7 @@ class FrontGate:
         while True:
             input_tok = visit.input_tok
             try:
-                worst = worst_spend(_RATES, backend, model, input_tok, clamp)
+                worst = worst_spend(RATES, backend, model, input_tok, clamp)
                 cost = worst_case_nusd(model.cost, input_tok, clamp)
             except LookupError as error:
                 return Refusal(code="unpriced", message=f"pool {candidate.pool!r}: {error}")
@@ -248,7 +186,7 @@ class FrontGate:
             if grant is not None:
                 self._send(visit, candidate, backend, model, grant, clamp, cost)
                 return None
-            floor = worst_spend(_RATES, backend, model, input_tok, min(1, clamp))
+            floor = worst_spend(RATES, backend, model, input_tok, min(1, clamp))
             answer = purse.lease_now(path, worst, floor)
             may_count = visit.counted_tok is None and candidate.pool in setup.counts
             if isinstance(answer, Refusal):
@@ -256,7 +194,7 @@ class FrontGate:
                     visit.counted_tok = visit.turn.input_tok
                     continue
                 return answer
-            room = output_room(_RATES, answer, backend, model, input_tok, clamp)
+            room = output_room(RATES, answer, backend, model, input_tok, clamp)
             if room < clamp and may_count:
                 purse.settle(answer, NOTHING)
                 visit.counted_tok = visit.turn.input_tok
@@ -268,7 +206,7 @@ class FrontGate:
                 )
             if room < clamp:
                 clamp = room
-                purse.shrink(answer, worst_spend(_RATES, backend, model, input_tok, clamp))
+                purse.shrink(answer, worst_spend(RATES, backend, model, input_tok, clamp))
                 cost = worst_case_nusd(model.cost, input_tok, clamp)
             self._send(visit, candidate, backend, model, answer, clamp, cost)
             return None
@@ -342,13 +280,14 @@ class FrontGate:
             blocks=turn.blocks,
         )
         if not pool.connects:
-            self._failed(visit, "connect", f"pool {pool.name!r}: no connection", surely_down=True)
+            text = f"pool {pool.name!r}: no connection"
+            self._failed(visit, "connect", text, None, "none", surely_down=True)
             return
         wait_s = pool.refuses(work)
         if wait_s is not None:
             said = judge_status(pool.name, 429, "the rate limit of the provider", wait_s)
             state.rest(clock.now(), wait_s)
-            self._book(visit, "failed", None, "none", error=said.refusal.code, http_status=429)
+            self._ends.book(visit, "failed", None, "none", error=said.refusal.code, http_status=429)
             self._attempt_failed(visit, pool.name, said.refusal)
             return
         self._visits[visit.index] = visit
@@ -357,15 +296,19 @@ class FrontGate:
     # ---- what engines tell
 
     def on_first(self, index: int, at: int) -> None:
-        """The first content of a request."""
+        """The first token of a request; the gateway sees it only if it comes in a stream."""
         visit = self._visits[index]
         sent = visit.sent
         assert sent is not None
+        if self._ends.streamed(visit, sent):
+            self._setup.life[sent.pool.name].gave_content()
+            self._content_came(sent)
+
+    def _content_came(self, sent: Sent) -> None:
         state = self._setup.life[sent.pool.name]
         state.ahead_tok -= sent.in_line_tok
         sent.in_line_tok = 0
         sent.first_ps = self._clock.now_ps
-        state.gave_content()
 
     def on_end(self, served: Served) -> None:
         """An answer is whole."""
@@ -375,8 +318,10 @@ class FrontGate:
         work = sent.work
         usage = Usage(work.input_tok, work.output_tok, served.cached_tok)
         sent.pool.made(work.input_tok - served.cached_tok, work.output_tok)
-        ttft_us = self._book(visit, "finished", usage, "measured")
-        self._learn(visit, sent, usage)
+        if sent.first_ps is None:
+            self._content_came(sent)
+        ttft_us = self._ends.book(visit, "finished", usage, "measured")
+        self._ends.learn(visit, sent, usage)
         self._over(visit)
         self._heard.ended(visit, "finished", ttft_us, usage)
 
@@ -387,23 +332,34 @@ class FrontGate:
         assert sent is not None
         pool = sent.pool
         pool.made(broken.prompt_tok - broken.cached_tok, broken.output_tok)
-        usage = Usage(broken.prompt_tok, broken.output_tok, broken.cached_tok)
-        self._failed(visit, "lost", f"pool {pool.name!r}: the connection broke", usage=usage)
+        usage, source = self._ends.so_far(visit, sent, broken)
+        text = f"pool {pool.name!r}: the connection broke"
+        self._failed(visit, "reset", text, usage, source, seen=visit.ask.stream and broken.output_tok > 0)
 
     # ---- ends that are no answers
 
     def _failed(
-        self, visit: Visit, error: str, text: str, *, usage: Usage | None = None, surely_down: bool = False
+        self,
+        visit: Visit,
+        error: str,
+        text: str,
+        usage: Usage | None,
+        source: UsageSource,
+        *,
+        seen: bool = False,
+        surely_down: bool = False,
     ) -> None:
+        """It failed; `seen`: its client has had a part."""
         sent = visit.sent
         assert sent is not None
         name = sent.pool.name
         self._setup.life[name].failed(text, now_s=self._clock.now(), surely_down=surely_down)
-        seen = usage is not None and usage.output_tok > 0 and visit.ask.stream
-        source: UsageSource = "none" if usage is None else "estimated"
-        ttft_us = self._book(visit, "failed", usage, source, error=error, seen=seen)
+        http_status = 0 if sent.first_ps is None else 200
+        ttft_us = self._ends.book(
+            visit, "failed", usage, source, error=error, seen=seen, http_status=http_status
+        )
         refusal = Refusal(code="upstream_failed", message=text)
-        if seen:  # its client has had a part: nobody else can go on with it
+        if seen:  # nobody else can go on with it
             assert usage is not None
             self._over(visit)
             self._heard.ended(visit, "failed", ttft_us, usage)
@@ -458,84 +414,6 @@ class FrontGate:
         entered, visit.gate = visit.gate, 0
         for gate in reversed(self._setup.gates[:entered]):
             gate.left(visit)
-
-    # ---- the books
-
-    def _book(
-        self,
-        visit: Visit,
-        status: Status,
-        usage: Usage | None,
-        source: UsageSource,
-        *,
-        error: str | None = None,
-        seen: bool = False,
-        http_status: int = 200,
-    ) -> int | None:
-        """Write the end, settle the purse, free the slot; return the time to the first content."""
-        setup, clock, sent = self._setup, self._clock, visit.sent
-        assert sent is not None
-        grant, model, state = sent.grant, sent.model, setup.life[sent.pool.name]
-        cost = rated = 0
-        if usage is not None:
-            cost, rated = rate(model.cost, usage), rate(model.charge, usage)
-        left = error != "connect"
-        spend = spend_at_end(grant, sent.backend, usage, source, rated, sent=left, unseen=setup.unseen)
-        if status == "failed" and (usage is None or not (seen or setup.resilience.failovers_pay == "tenant")):
-            rated = 0
-        charge = min(rated, grant.nusd)
-        now_ps = clock.now_ps
-        ttft_us = None if sent.first_ps is None else (sent.first_ps - visit.arrived_ps) // PS_PER_US
-        setup.journal.append_end(
-            End(
-                sent.seq,
-                clock.wall_us(),
-                status,
-                usage,
-                source,
-                cost,
-                charge,
-                rated - charge,
-                http_status,
-                ttft_us,
-                (now_ps - visit.arrived_ps) // PS_PER_US,
-                clock.at_us(sent.started_ps),
-                finish_reason=None if status != "finished" else "stop",
-                error=error,
-                kept_nusd=max(0, spend.nusd - charge),
-                took=grant.took(spend),
-            )
-        )
-        setup.purse.settle(grant, spend)
-        state.gave_back()
-        if sent.in_line_tok:
-            state.ahead_tok -= sent.in_line_tok
-            sent.in_line_tok = 0
-        return ttft_us
-
-    def _learn(self, visit: Visit, sent: Sent, usage: Usage) -> None:
-        """Learn from an answer, as much as a worker would: so many a sweep."""
-        state = self._setup.life[sent.pool.name]
-        state.good()
-        if sent.first_ps is None or not state.lessons:
-            return
-        state.lessons -= 1
-        now_ps, streamed = self._clock.now_ps, visit.ask.stream
-        if streamed:
-            state.observe(
-                computed_tok=usage.prompt_tok - usage.cached_tok,
-                output_tok=usage.output_tok,
-                ttft_s=(sent.first_ps - sent.started_ps) / PS_PER_S,
-                decode_s=(now_ps - sent.first_ps) / PS_PER_S,
-                prefill_us=None,
-                decode_us=None,
-                others=min((sent.beside + state.busy) / 2, sent.backend.slots - 1),
-                expected_ttft_s=sent.candidate.expected_ttft_s,
-                ahead_tok=sent.ahead_tok * usage.prompt_tok / max(1, visit.ask.input_bound_tok),
-                waited=sent.beside >= sent.backend.slots,
-            )
-        whole_s = None if streamed else (now_ps - sent.started_ps) / PS_PER_S
-        self._setup.view.learn(visit.ask, visit.caller, visit.route, sent.pool.name, usage, whole_s)
 
     # ---- now and then
 
