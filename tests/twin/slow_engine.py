@@ -303,11 +303,32 @@ class Engine:
         over = max(0, each - len(table) + 1)
         return self.cost.stages * (table[min(each, len(table) - 1)] + over * self.cost.beyond_ps_per_tok)
 
+    def in_pieces(self, chunks: list[tuple[Guest, int]], decoding: list[Guest]) -> int:
+        """Cut the batch as a list of slots, one entry a token, in the order in which it is written."""
+        batch = [guest.slot for guest in sorted(decoding, key=lambda g: g.slot)]
+        batch = [slot for slot in batch for _ in range(self.cost.verify_tok)]
+        batch += [guest.slot for guest, tokens in chunks for _ in range(tokens)]
+        took = 0
+        while batch:
+            chosen: list[int] = []
+            for slot in batch:
+                if slot not in chosen and (not chosen or slot == chosen[-1] + 1):
+                    chosen.append(slot)
+            each = 0
+            while each < min(batch.count(slot) for slot in chosen) and (
+                each == 0 or (each + 1) * len(chosen) <= self.cost.piece_tok
+            ):
+                each += 1
+            for slot in chosen * each:
+                batch.remove(slot)
+            took += self.at(each * len(chosen))
+        return took
+
     def step(self) -> None:
         chunks, decodes = self.plan()
         decoding = [guest for guest in self.running if guest.decodes] if decodes else []
         tokens = sum(tokens for _, tokens in chunks) + len(decoding) * self.cost.verify_tok
-        took = self.at(tokens)
+        took = self.in_pieces(chunks, decoding) if self.cost.piece_tok else self.at(tokens)
         for guest in decoding:
             took += self.cost.decode_ps + self.cost.context_ps_per_tok * (guest.there_tok + 1)
         a = self.cost.attention_ps_per_ktok

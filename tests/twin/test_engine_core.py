@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -80,6 +81,7 @@ def played(replicas: list[tuple[StepCost, EngineLimits]], trace: list[Guest]) ->
     st.sampled_from([(10, 16), (11, 16), (18, 16), (40, 16), (39, 4), (160, 1), (400, 1)]),
     st.booleans(),
     st.booleans(),
+    st.sampled_from([0, 3, 8, 160]),
 )
 def test_the_slow_simulator_agrees_to_the_picosecond(
     scheduler: str,
@@ -90,8 +92,11 @@ def test_the_slow_simulator_agrees_to_the_picosecond(
     memory: tuple[int, int],
     caching: bool,
     chunked: bool,
+    piece_tok: int,
 ) -> None:
     blocks, block_tok = memory
+    if scheduler == "llamacpp":
+        cost = msgspec.structs.replace(cost, piece_tok=piece_tok, stages=1 if piece_tok else cost.stages)
     limits = EngineLimits(
         scheduler=scheduler,  # type: ignore[arg-type]
         max_num_seqs=seqs,
@@ -127,6 +132,22 @@ def test_a_hand_calculated_batch() -> None:
     run = simulate([(cost, limits)], Requests(at_ps=[0, 0], input_tok=[4, 4], output_tok=[2, 3]))
     assert (run.first_ps // MS_PS).tolist() == [22, 37]
     assert (run.end_ps // MS_PS).tolist() == [37, 59]
+
+
+def test_a_step_in_pieces_by_hand() -> None:
+    """llama.cpp with memory by slot. Slot 0 answers when slot 1 begins a prompt of 5 tokens in steps of 4:
+    1 + 3 tokens are a piece of one token each and a piece of two (2 x 10 ms); the last two of the prompt
+    beside the answer are a piece of two and a piece of one. In one go each step would take 10 ms."""
+    cost = StepCost(step_ps=(10 * MS_PS,), piece_tok=4)
+    limits = EngineLimits(scheduler="llamacpp", max_num_seqs=2, budget_tok=4, kv_blocks=40, block_tok=1)
+    ran = simulate([(cost, limits)], Requests(at_ps=[0, 5 * MS_PS], input_tok=[1, 5], output_tok=[4, 2]))
+    assert (ran.first_ps // MS_PS).tolist() == [10, 50]
+    assert (ran.end_ps // MS_PS).tolist() == [60, 60]
+    whole = simulate(
+        [(msgspec.structs.replace(cost, piece_tok=0), limits)],
+        Requests(at_ps=[0, 5 * MS_PS], input_tok=[1, 5], output_tok=[4, 2]),
+    )
+    assert (whole.end_ps // MS_PS).tolist() == [40, 40]
 
 
 def test_a_benchmark_client_keeps_its_places_full_and_warms_up_apart() -> None:

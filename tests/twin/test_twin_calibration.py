@@ -13,33 +13,39 @@ import msgspec
 import pytest
 
 from served import serving
+from wattmill.power.spec import HostPower
 from wattmill.twin.calibration.compare import FIGURES, Rates, errors, measured, predicted, spread
 from wattmill.twin.calibration.error import current_error
 from wattmill.twin.calibration.fit import fit
 from wattmill.twin.calibration.kept import keep, kept, path_of
 from wattmill.twin.calibration.load import FIT_LEVELS, closed, open_loop, prompt
+from wattmill.twin.calibration.shapes import Line, Pieces
 from wattmill.twin.calibration.spec import Ask, Calibration, Figures, Seen, Sweep
 from wattmill.twin.calibration.sweep import Endpoint, SweepFailed, sweep
 from wattmill.twin.engine.defaults import limits
 from wattmill.twin.engine.experiment import Clients, Requests, simulate
-from wattmill.twin.engine.spec import StepCost
+from wattmill.twin.engine.spec import EngineLimits, StepCost
 
-TRUE = StepCost(
-    step_ps=(6_000_000_000,),
-    decode_ps=9_000_000_000,
-    context_ps_per_tok=4_000_000,
-    prefill_ps_per_tok=3_600_000_000,
-    attention_ps_per_ktok=900_000_000,
-    overhead_ps=2_500_000_000,
+MS_PS = 1_000_000_000
+# A piece of 1, 2, 4, 8, 32, 128 tokens costs 11, 26, 32, 40, 118, 430 ms, as an engine on a CPU was measured.
+TRUE = Pieces(128).cost(
+    [11 * MS_PS, 15 * MS_PS, 6 * MS_PS, 8 * MS_PS, 78 * MS_PS, 312 * MS_PS, 9_000_000, 400_000_000, 3 * MS_PS]
 )
 LIMITS = limits("llamacpp", kv_tok=8_192, max_num_seqs=4, budget_tok=128)
 
 
-def lived(name: str, asks: list[Ask], concurrency: int, noise: random.Random | None = None) -> Sweep:
+def lived(
+    name: str,
+    asks: list[Ask],
+    concurrency: int,
+    noise: random.Random | None = None,
+    cost: StepCost = TRUE,
+    shape: EngineLimits = LIMITS,
+) -> Sweep:
     """Return what a client of an engine with the true cost would have seen, measured with 3 % of noise."""
     prompt_tok = [ask.words + 31 for ask in asks]
     ran = simulate(
-        [(TRUE, LIMITS)],
+        [(cost, shape)],
         Requests(
             at_ps=None if concurrency else [round((ask.at_s or 0.0) * 1e12) for ask in asks],
             input_tok=prompt_tok,
@@ -57,25 +63,41 @@ def lived(name: str, asks: list[Ask], concurrency: int, noise: random.Random | N
     return Sweep(name=name, concurrency=concurrency, seen=tuple(seen), others_cores=None)
 
 
-def test_a_known_engine_is_found_again_and_predicts_loads_that_it_was_not_fitted_on() -> None:
-    rng = random.Random(3)
-    sweeps = [
-        lived(name, closed(requests, words, output_tok, rng), concurrency, rng)
-        for name, concurrency, requests, words, output_tok in FIT_LEVELS
+def levels(slots: int, rng: random.Random) -> list[Sweep]:
+    return [
+        lived(name, closed(requests, words, output_tok, rng), max(1, round(share * slots)), rng)
+        for name, share, requests, words, output_tok in FIT_LEVELS
     ]
-    cost, fit_error = fit(sweeps, LIMITS)
+
+
+def test_a_known_engine_is_found_again_and_predicts_loads_that_it_was_not_fitted_on() -> None:
+    cost, fit_error = fit(levels(4, random.Random(3)), LIMITS)
     assert fit_error < 0.03
-    assert cost.prefill_ps_per_tok == pytest.approx(TRUE.prefill_ps_per_tok, rel=0.05)
-    assert cost.decode_ps == pytest.approx(TRUE.decode_ps, rel=0.1)
-    for per_s in (0.5, 1.0, 2.0):
+    for tokens, rel in ((1, 0.05), (2, 0.1), (4, 0.1), (64, 0.1), (128, 0.05)):
+        assert cost.step_ps[tokens] == pytest.approx(TRUE.step_ps[tokens], rel=rel)
+    for per_s in (0.5, 0.9, 1.3):
         other = lived("other", open_loop(40, per_s, (15, 220), (12, 56), random.Random(9)), 0)
         pair = (predicted(other, cost, LIMITS, Rates()), measured(other, Rates()))
         assert max(abs(error) for error in errors([pair])) < 0.08
 
 
+def test_an_engine_that_computes_a_step_in_one_go_is_found_again_too() -> None:
+    line = Line().cost([6 * MS_PS, 2 * MS_PS, 9_000_000, 300_000_000, 400_000_000, 3 * MS_PS])
+    shape = limits("vllm", kv_tok=8_192, max_num_seqs=4, budget_tok=128)
+    rng = random.Random(3)
+    sweeps = [
+        lived(name, closed(n, words, output_tok, rng), max(1, round(4 * share)), rng, line, shape)
+        for name, share, n, words, output_tok in FIT_LEVELS
+    ]
+    cost, fit_error = fit(sweeps, shape)
+    assert fit_error < 0.03
+    assert cost.prefill_ps_per_tok == pytest.approx(line.prefill_ps_per_tok, rel=0.1)
+    assert cost.step_ps[0] + cost.decode_ps == pytest.approx(line.step_ps[0] + line.decode_ps, rel=0.05)
+
+
 def test_a_wrong_engine_is_told() -> None:
     other = lived("other", open_loop(40, 1.0, (15, 220), (12, 56), random.Random(9)), 0)
-    wrong = msgspec.structs.replace(TRUE, prefill_ps_per_tok=2 * TRUE.prefill_ps_per_tok)
+    wrong = msgspec.structs.replace(TRUE, step_ps=tuple(2 * entry for entry in TRUE.step_ps))
     pair = (predicted(other, wrong, LIMITS, Rates()), measured(other, Rates()))
     assert max(errors([pair])) > 0.5
     exact = (predicted(other, TRUE, LIMITS, Rates()), measured(other, Rates()))
@@ -91,13 +113,14 @@ def test_figures_by_hand() -> None:
     """Two answers of 11 tokens: 0 to 1 to 3 s, and 2 to 3 to 6 s. 22 tokens in 6 s; 0.2 and 0.3 s a token."""
     seen = (Seen(0.0, 1.0, 3.0, 5, 11), Seen(2.0, 3.0, 6.0, 5, 11))
     told = measured(
-        Sweep(name="hand", concurrency=0, seen=seen, others_cores=None),
-        Rates(busy_w=11.0, usd_per_hour=3.6),
+        Sweep(name="hand", concurrency=0, seen=seen, others_cores=None, engine_cpu_s=3.0),
+        Rates(host=HostPower(idle_w=10.0, max_w=30.0, cores=2), usd_per_hour=3.6),
     )
     assert told.output_tok_per_s == pytest.approx(22 / 6)
     assert told.ttft_p50_s == 1.0
     assert told.tpot_p50_s == pytest.approx(0.25)
-    assert told.j_per_tok == pytest.approx(11 * 6 / 22)
+    # 3 s of CPU in 6 s are a quarter of two cores: 10 + 20 / 4 watts.
+    assert told.j_per_tok == pytest.approx(15 * 6 / 22)
     assert told.usd_per_mtok == pytest.approx(0.001 * 6 / 22 * 1e6)
     assert spread([9.0, 10.0, 11.0]) == pytest.approx(0.2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from pathlib import Path
@@ -12,10 +13,12 @@ import typer
 
 from wattmill.cli.bar import bars
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json, show_table
+from wattmill.power.spec import HostPower
 
 if TYPE_CHECKING:
     from wattmill.twin.calibration.spec import Ask, Calibration, Figures, Sweep
     from wattmill.twin.calibration.sweep import Endpoint
+    from wattmill.twin.engine.spec import StepCost
 
 UrlOption = Annotated[str, typer.Option(help="The endpoint's base, e.g. http://127.0.0.1:8080/v1.")]
 ModelOption = Annotated[str, typer.Option(help="The model's name there.")]
@@ -66,8 +69,8 @@ def calibrate(
     endpoint = _endpoint(url, model, key)
     rng = random.Random(seed)
     asked = [
-        (name, max(1, round(concurrency * slots / 4)), closed(requests, words, output_tok, rng))
-        for name, concurrency, requests, words, output_tok in FIT_LEVELS
+        (name, max(1, round(full * slots)), closed(requests, words, output_tok, rng))
+        for name, full, requests, words, output_tok in FIT_LEVELS
     ]
     sweeps = [
         _measured(endpoint, name, asks, concurrency, seed=seed + at, pid=pid, others=others, quiet=json)
@@ -92,13 +95,22 @@ def calibrate(
     if json:
         show_json(msgspec.to_builtins(calibration))
         return
-    typer.echo(
-        f"{model} ({calibration.engine}): step {cost.step_ps[0] / 1e9:.2f} ms + "
-        f"{cost.decode_ps / 1e9:.2f} ms a decoding request + "
-        f"{cost.context_ps_per_tok / 1e6:.1f} µs a token of context; prompts "
-        f"{cost.prefill_ps_per_tok / 1e9:.3f} ms a token; {cost.overhead_ps / 1e9:.1f} ms on the way"
-    )
+    typer.echo(f"{model} ({calibration.engine}): {_words(cost)}")
     typer.echo(f"fitted on {calibration.rows} requests, median error {error:.1%}; kept in {path}")
+
+
+def _words(cost: StepCost) -> str:
+    """Return what was found of an engine, for people."""
+    context_us, way_ms = cost.context_ps_per_tok / 1e6, cost.overhead_ps / 1e9
+    beside = f"{context_us:.1f} µs a token of context; {way_ms:.1f} ms on the way"
+    if cost.piece_tok:
+        sizes = [n for n in (1, 2, 4, 32, cost.piece_tok) if n < len(cost.step_ps)]
+        pieces = ", ".join(f"{cost.step_ps[n] / 1e9:.1f} ms for {n}" for n in sizes)
+        return f"a piece of a step takes {pieces} tokens; {beside}"
+    return (
+        f"step {cost.step_ps[0] / 1e9:.2f} ms + {cost.decode_ps / 1e9:.2f} ms a decoding request; prompts "
+        f"{cost.prefill_ps_per_tok / 1e9:.3f} ms a token; {beside}"
+    )
 
 
 def check(
@@ -114,8 +126,11 @@ def check(
     pid: PidOption = None,
     others: OthersOption = 0.3,
     seed: SeedOption = 1_001,
-    busy_w: Annotated[float | None, typer.Option(help="Declared watts at work, for modelled joules.")] = None,
+    max_w: Annotated[
+        float | None, typer.Option(help="Declared watts with all cores busy, for modelled joules.")
+    ] = None,
     idle_w: Annotated[float, typer.Option(help="Declared watts at rest.")] = 0.0,
+    threads: Annotated[int, typer.Option(min=1, help="Cores that a step of the engine keeps busy.")] = 1,
     usd_per_hour: Annotated[float | None, typer.Option(help="What the machine costs.")] = None,
     home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
@@ -137,7 +152,10 @@ def check(
         fail(f"there is no calibration of {model!r} under {home}; run `wattmill twin calibrate` first")
         return
     endpoint = _endpoint(url, model, key)
-    rates = Rates(busy_w, idle_w, usd_per_hour)
+    host = None
+    if max_w is not None:
+        host = HostPower(idle_w=idle_w, max_w=max_w, cores=os.cpu_count() or 1)
+    rates = Rates(host, usd_per_hour, threads)
     rows: list[dict[str, object]] = []
     pairs: list[tuple[Figures, Figures]] = []
     every: list[Sweep] = []

@@ -8,6 +8,8 @@ from statistics import median
 import msgspec
 import numpy as np
 
+from wattmill.power.model import host_power_w
+from wattmill.power.spec import HostPower
 from wattmill.twin.calibration.spec import Figures, Sweep
 from wattmill.twin.engine.experiment import Clients, Requests, simulate
 from wattmill.twin.engine.spec import EngineLimits, StepCost
@@ -20,9 +22,20 @@ GOAL = 0.10
 class Rates(msgspec.Struct, frozen=True):
     """What a declared machine draws and costs; None: nobody declared it."""
 
-    busy_w: float | None = None
-    idle_w: float = 0.0
+    host: HostPower | None = None
     usd_per_hour: float | None = None
+    threads: int = 1  # of the engine: cores that a step keeps busy
+
+
+class Played(msgspec.Struct, frozen=True, kw_only=True):
+    """A sweep's requests on the simulated engine, in order of arrival. Seconds since the sweep began."""
+
+    order: tuple[int, ...]  # index in the sweep
+    at_s: list[float]
+    first_s: list[float]
+    end_s: list[float]
+    output_tok: list[int]
+    busy_s: float  # in which steps ran
 
 
 def figures(
@@ -31,8 +44,14 @@ def figures(
     end_s: Sequence[float],
     output_tok: Sequence[int],
     rates: Rates,
+    cpu_s: float | None = None,
 ) -> Figures:
-    """Return what a client saw. Joules are declared watts while anything was in flight, idle watts else."""
+    """Return what a client saw.
+
+    Joules are modelled: the host's declared power at the share of its cores that `cpu_s` is over the time
+    that all took, idle power included. Where nobody knows the CPU time it is taken as `threads` cores while
+    anything was in flight.
+    """
     at, first, end = (np.asarray(x, float) for x in (at_s, first_s, end_s))
     tokens = np.asarray(output_tok, float)
     lasted = float(end.max() - at.min())
@@ -40,9 +59,9 @@ def figures(
     tpot = (end - first)[many] / (tokens[many] - 1)
     total = float(tokens.sum())
     joules = None
-    if rates.busy_w is not None:
-        busy = _covered(at, end)
-        joules = (rates.busy_w * busy + rates.idle_w * (lasted - busy)) / total
+    if rates.host is not None:
+        used_s = _covered(at, end) * rates.threads if cpu_s is None else cpu_s
+        joules = host_power_w(rates.host, used_s / (lasted * rates.host.cores)) * lasted / total
     return Figures(
         output_tok_per_s=total / lasted,
         ttft_p50_s=float(np.percentile(first - at, 50)),
@@ -73,36 +92,44 @@ def measured(sweep: Sweep, rates: Rates) -> Figures:
         [one.end_s for one in sweep.seen],
         [one.output_tok for one in sweep.seen],
         rates,
+        sweep.engine_cpu_s,
     )
 
 
-def predicted(sweep: Sweep, cost: StepCost, limits: EngineLimits, rates: Rates) -> Figures:
+def played(sweep: Sweep, cost: StepCost, limits: EngineLimits) -> Played:
     """Play the sweep's requests, with the lengths that the engine counted, on a simulated engine.
 
-    The open loop is asked at the instants at which the client really asked.
+    The open loop is asked at the instants at which the client really asked, a closed one when the simulated
+    engine lets it.
     """
-    order = range(len(sweep.seen))
-    at_ps = None
-    if not sweep.concurrency:
-        order = sorted(order, key=lambda i: sweep.seen[i].at_s)  # type: ignore[assignment]
-        at_ps = [round(sweep.seen[i].at_s * PS_PER_S) for i in order]
+    open_loop = not sweep.concurrency
+    order = list(range(len(sweep.seen)))
+    if open_loop:
+        order.sort(key=lambda i: sweep.seen[i].at_s)
     output_tok = [max(1, sweep.seen[i].output_tok) for i in order]
     ran = simulate(
         [(cost, limits)],
         Requests(
-            at_ps=at_ps,
+            at_ps=[round(sweep.seen[i].at_s * PS_PER_S) for i in order] if open_loop else None,
             input_tok=[max(1, sweep.seen[i].prompt_tok - sweep.seen[i].cached_tok) for i in order],
             output_tok=output_tok,
         ),
-        clients=Clients(concurrency=sweep.concurrency) if sweep.concurrency else None,
+        clients=None if open_loop else Clients(concurrency=sweep.concurrency),
     )
-    return figures(
-        (ran.at_ps / PS_PER_S).tolist(),
-        (ran.first_ps / PS_PER_S).tolist(),
-        (ran.end_ps / PS_PER_S).tolist(),
-        output_tok,
-        rates,
+    return Played(
+        order=tuple(order),
+        at_s=(ran.at_ps / PS_PER_S).tolist(),
+        first_s=(ran.first_ps / PS_PER_S).tolist(),
+        end_s=(ran.end_ps / PS_PER_S).tolist(),
+        output_tok=output_tok,
+        busy_s=float(ran.busy_ps.sum()) / PS_PER_S,
     )
+
+
+def predicted(sweep: Sweep, cost: StepCost, limits: EngineLimits, rates: Rates) -> Figures:
+    """Return the figures of the sweep's requests on a simulated engine."""
+    ran = played(sweep, cost, limits)
+    return figures(ran.at_s, ran.first_s, ran.end_s, ran.output_tok, rates, ran.busy_s * rates.threads)
 
 
 def errors(pairs: Sequence[tuple[Figures, Figures]]) -> list[float]:

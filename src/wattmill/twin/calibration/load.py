@@ -7,15 +7,18 @@ from collections.abc import Sequence
 
 from wattmill.twin.calibration.spec import Ask
 
-FIT_LEVELS: tuple[tuple[str, int, int, tuple[int, int], tuple[int, int]], ...] = (
-    # name, concurrency, requests, words, tokens of answer
-    ("one, long answers", 1, 4, (10, 40), (48, 64)),
-    ("one, long prompts", 1, 4, (250, 450), (4, 8)),
-    ("two", 2, 6, (20, 200), (24, 48)),
-    ("full, long answers", 4, 12, (10, 60), (40, 64)),
-    ("full, long prompts", 4, 10, (150, 400), (8, 16)),
-    ("queueing", 8, 16, (30, 250), (16, 48)),
+FIT_LEVELS: tuple[tuple[str, float, int, tuple[int, int], tuple[int, int]], ...] = (
+    # name, requests at once as a share of the slots (0: one alone), requests, words, tokens of answer
+    ("one, short prompts", 0.0, 8, (1, 90), (3, 4)),
+    ("one, long prompts", 0.0, 8, (100, 420), (3, 4)),
+    ("one, long answers", 0.0, 4, (10, 300), (40, 64)),
+    ("half full, answers", 0.5, 6, (10, 120), (24, 48)),
+    ("full, long answers", 1.0, 8, (10, 60), (40, 64)),
+    ("full, long prompts", 1.0, 8, (150, 400), (8, 16)),
+    ("queueing", 2.0, 12, (30, 250), (16, 48)),
 )
+"""Requests alone tell what a batch of so many tokens costs, full slots what decoding together and prompts
+beside answers cost; their lengths are spread evenly over each range, so that each size of batch is seen."""
 
 CHECK_WORDS = (15, 220)  # other lengths than any of the fit's levels
 CHECK_OUTPUT_TOK = (12, 56)
@@ -24,7 +27,11 @@ CHECK_OUTPUT_TOK = (12, 56)
 def closed(
     requests: int, words: tuple[int, int], output_tok: tuple[int, int], rng: random.Random
 ) -> list[Ask]:
-    return [Ask(rng.randint(*words), rng.randint(*output_tok)) for _ in range(requests)]
+    """Return requests with prompts spread evenly over `words`, in random order."""
+    least, most = words
+    lengths = [least + round((most - least) * (i + rng.random()) / requests) for i in range(requests)]
+    rng.shuffle(lengths)
+    return [Ask(length, rng.randint(*output_tok)) for length in lengths]
 
 
 def open_loop(

@@ -35,6 +35,7 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int
     seen: tuple[Seen, ...]  # in the order of the trace
     others_cores: float | None  # CPU that neither the engine nor the client took; None: not known here
+    engine_cpu_s: float | None = None  # CPU that the engine took; None: its process is not of this machine
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):

@@ -164,16 +164,30 @@ def sweep(
     `pid` is the engine's process, where it runs on this machine: then `others_cores` tells how much of the
     machine went to others meanwhile. Raises `SweepFailed`, `OSError`.
     """
-    before, from_s = _cpu(pid), time.perf_counter()
+    before, own, from_s = _cpu(pid), _own_ticks(pid), time.perf_counter()
     if concurrency:
         seen = asyncio.run(_closed(endpoint, asks, concurrency, seed, told))
     else:
         seen = asyncio.run(_open(endpoint, asks, seed, told))
-    after, lasted_s = _cpu(pid), time.perf_counter() - from_s
-    others = None
+    after, spent, lasted_s = _cpu(pid), _own_ticks(pid), time.perf_counter() - from_s
+    others = cpu_s = None
     if before is not None and after is not None:
         others = max(0.0, (after - before) / _TICKS_PER_S / lasted_s)
-    return Sweep(name=name, concurrency=concurrency, seen=tuple(seen), others_cores=others)
+    if own is not None and spent is not None:
+        cpu_s = (spent - own) / _TICKS_PER_S
+    return Sweep(
+        name=name, concurrency=concurrency, seen=tuple(seen), others_cores=others, engine_cpu_s=cpu_s
+    )
+
+
+def _own_ticks(pid: int | None) -> int | None:
+    """Return the ticks of CPU that process `pid` has taken; None where it is not of this machine."""
+    if pid is None:
+        return None
+    try:
+        return _ticks(f"/proc/{pid}/stat")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _cpu(pid: int | None) -> int | None:

@@ -102,6 +102,7 @@ def _law(
     law[c.OVERHEAD] = cost.overhead_ps
     law[c.HANDOVER] = cost.handover_ps
     law[c.HANDOVER_TOK] = cost.handover_ps_per_tok
+    law[c.PIECE] = cost.piece_tok
     law[c.TABLE] = len(cost.step_ps)
     law[c.POWERS] = len(cost.power_mw)
     law[c.SEQS] = limits.max_num_seqs

@@ -27,6 +27,7 @@ from wattmill.twin.engine.steps import (
     growth,
     jump_ps,
     make_room,
+    pieces_ps,
     steps_that_fit,
     steps_to_clock,
     steps_until,
@@ -73,7 +74,7 @@ def plan(s: State, r: int, now: int) -> None:
         if decodes == 1:
             tokens += s.rep[r, c.DECODING] * s.law[r, c.VERIFY]
             lasts += decode_ps(s, r, 1)
-        lasts += fixed_ps(s, r, tokens)
+        lasts += pieces_ps(s, r) if s.law[r, c.PIECE] > 0 else fixed_ps(s, r, tokens)
         row = s.rep[r, c.PROMPTS]
         while row != c.NOBODY and s.req[row, c.CHUNK] > 0:
             done = s.req[row, c.DONE]
@@ -82,6 +83,8 @@ def plan(s: State, r: int, now: int) -> None:
         s.rep[r, c.PLANNED] = 1
         s.rep[r, c.BOUNDARY] = now + lasts
     elif s.rep[r, c.DECODING] > 0:
+        if s.law[r, c.PIECE] > 0:
+            s.rep[r, c.PIECES] = pieces_ps(s, r)
         steps = 1
         if s.rep[r, c.AGAIN] == 0:
             steps = steps_to_clock(s, r, s.heap[r, 0] >> c.ROW_BITS)

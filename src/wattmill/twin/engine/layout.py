@@ -34,7 +34,8 @@ HANDOVER: Final = 20
 HANDOVER_TOK: Final = 21
 POWERS: Final = 22  # entries of this replica's power table
 PREFILL_ONLY: Final = 23  # 1: it hands over what it has prefilled
-LAW_COLUMNS: Final = 24
+PIECE: Final = 24  # tokens of a piece of a step, 0: a step is one piece
+LAW_COLUMNS: Final = 25
 
 ADMIT_PROMPT: Final = 0  # when its prompt's blocks are free
 ADMIT_WHOLE: Final = 1  # when the prompt and all that it asked for are free
@@ -96,7 +97,8 @@ ENDED_OUT: Final = 46  # sums over what ended here: tokens of answers
 ENDED_TOK: Final = 47  # tokens that had to be computed, or found
 ENDED_UJ: Final = 48
 VOID_UJ: Final = 49  # joules of requests that a failure took away
-REP_COLUMNS: Final = 50
+PIECES: Final = 50  # picoseconds that the pieces of one decoding step cost
+REP_COLUMNS: Final = 51
 
 # Columns of `State.req`: one request.
 INPUT: Final = 0
@@ -149,7 +151,8 @@ SLOT_ROW: Final = 0
 SLOT_USED: Final = 1  # when it was last given back
 SLOT_IDS_FROM: Final = 2
 SLOT_IDS: Final = 3
-SLOT_COLUMNS: Final = 4
+SLOT_LEFT: Final = 4  # tokens of the step that is planned, not yet in a piece
+SLOT_COLUMNS: Final = 5
 
 # Columns of `State.event`.
 EVENT_AT: Final = 0

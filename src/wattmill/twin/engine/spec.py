@@ -28,6 +28,10 @@ class StepCost(msgspec.Struct, frozen=True, kw_only=True):
     takes that many picoseconds for each 1,024 tokens before it); a chunk pays the difference between its
     ends. Of k steps the context grows by whole tokens, so their sum is exact and in closed form.
 
+    llama.cpp with memory for each slot (its default) computes a step in pieces where `piece_tok` is set: each
+    takes equally many tokens of neighbouring slots, `piece_tok` at most, until nothing is left. The table is
+    then of one piece, and a step pays it for each: a prompt beside an answer reads the weights twice.
+
     Tensor and expert parallelism, quantisation and attention-DP are inside these figures: whoever lowers a
     deployment (`wattmill.twin.lowering`) puts them there.
     """
@@ -41,6 +45,7 @@ class StepCost(msgspec.Struct, frozen=True, kw_only=True):
     stages: int = 1
     verify_tok: int = 1  # tokens computed for a decoding request: 1 + drafted ones under speculation
     tokens_per_step: int = ONE  # expected tokens that a step gives to a decoding request, in parts of `ONE`
+    piece_tok: int = 0  # llama.cpp's n_ubatch, where a step is computed slot by slot; 0: in one go
     overhead_ps: int = 0  # from the client to the engine's queue: network, tokenizer, front end
     handover_ps: int = 0  # of one request's memory from a prefill replica to a decode replica: fixed part
     handover_ps_per_tok: int = 0  # and per token of context: its KV bytes / the link's bytes per second
@@ -76,6 +81,11 @@ def check(cost: StepCost, limits: EngineLimits) -> None:
         raise ValueError(
             f"tokens_per_step is {cost.tokens_per_step / ONE:.2f} tokens, must be between 1 and "
             f"verify_tok, {cost.verify_tok}: a step gives what it verified at most"
+        )
+    if cost.piece_tok and (limits.scheduler != "llamacpp" or cost.stages > 1 or cost.piece_tok < 0):
+        raise ValueError(
+            f"piece_tok is {cost.piece_tok}, must be >= 0, and 0 for {limits.scheduler} with {cost.stages} "
+            "stages: only llama.cpp on one stage computes a step slot by slot"
         )
     if limits.max_num_seqs < 1 or limits.kv_blocks < 1 or limits.block_tok < 1:
         raise ValueError("max_num_seqs, kv_blocks and block_tok must each be >= 1")

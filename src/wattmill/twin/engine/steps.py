@@ -11,6 +11,7 @@ from wattmill.twin.engine.layout import (
     ATTENTION,
     BEYOND,
     BLOCK,
+    CHUNK,
     CONTEXT,
     CTX,
     DECODE,
@@ -22,9 +23,16 @@ from wattmill.twin.engine.layout import (
     INPUT,
     JOINED,
     KV,
+    NOBODY,
     NODES,
     PER_STEP,
+    PIECE,
+    PIECES,
     PREFILL,
+    PROMPTING,
+    SEQS,
+    SLOT_LEFT,
+    SLOT_ROW,
     STAGES,
     STATE,
     TABLE,
@@ -87,6 +95,44 @@ def fixed_ps(s: State, r: int, tokens: int) -> int:
 
 
 @inner
+def pieces_ps(s: State, r: int) -> int:
+    """Return what the planned step costs where it is computed in pieces, as llama.cpp cuts it.
+
+    In the order of the batch (answers, then prompts, each by slot) a piece takes the first slot that has
+    tokens left and those that follow it without a gap, equally many tokens of each.
+    """
+    slots, most = s.law[r, SEQS], s.law[r, PIECE]
+    for slot in range(slots):
+        row = s.slot[r, slot, SLOT_ROW]
+        left = 0
+        if row != NOBODY:
+            if s.req[row, STATE] == DECODING_NOW:
+                left = s.law[r, VERIFY]
+            elif s.req[row, STATE] == PROMPTING:
+                left = s.req[row, CHUNK]
+        s.slot[r, slot, SLOT_LEFT] = left
+    total = 0
+    while True:
+        last, count, least = -1, 0, 0
+        for prompts in range(2):
+            for slot in range(slots):
+                left = s.slot[r, slot, SLOT_LEFT]
+                if left == 0 or (s.req[s.slot[r, slot, SLOT_ROW], STATE] == PROMPTING) != (prompts == 1):
+                    continue
+                if count == 0 or slot == last + 1:
+                    least = left if count == 0 else min(least, left)
+                    last = slot
+                    count += 1
+        if count == 0:
+            return total
+        each = min(least, max(1, most // count))
+        total += fixed_ps(s, r, each * count)
+        # The same walk again takes them: the slots of a piece are neighbours that end with `last`.
+        for slot in range(last - count + 1, last + 1):
+            s.slot[r, slot, SLOT_LEFT] -= each
+
+
+@inner
 def chunk_ps(s: State, r: int, from_tok: int, to_tok: int) -> int:
     """Return what prompt tokens `from_tok` to `to_tok` add to their step besides their number."""
     a = s.law[r, ATTENTION]
@@ -109,6 +155,8 @@ def decode_ps(s: State, r: int, steps: int) -> int:
 @inner
 def jump_ps(s: State, r: int, steps: int) -> int:
     """Return how long the next `steps` steps last, if nobody comes and nobody leaves."""
+    if s.law[r, PIECE] > 0:
+        return steps * s.rep[r, PIECES] + decode_ps(s, r, steps)
     return steps * fixed_ps(s, r, s.rep[r, DECODING] * s.law[r, VERIFY]) + decode_ps(s, r, steps)
 
 
