@@ -11,7 +11,7 @@ export VENV
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines bench-twin lock docs fresh-machine clean caps plan-grid test-ray shifting power-event joules-hour site-year
+.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines bench-twin lock docs fresh-machine clean caps plan-grid test-ray shifting power-event joules-hour site-year policies-held-out efficiency-live
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,7 +57,7 @@ joules-hour: dev weights ## an hour of load, half of it with kills: does every j
 	cd benchmarks && ../$(PY) joules_hour.py $(ARGS)
 
 power-event: dev weights ## a grid event on a live factory: 25 % less for three minutes, and who notices
-	cd benchmarks && ../$(PY) power_event.py $(ARGS)
+	$(PY) benchmarks/power_event.py $(ARGS)
 
 caps: dev ## spend keys to their caps in every way that leaks; the last line says by how much they were passed
 	@scripts/system-packages.sh postgres
@@ -82,6 +82,12 @@ faults: dev ## ten thousand scripted faults, streamed and not, with and without 
 
 policies: dev ## routing policies and LiteLLM's on two whole traces, against a lower bound; writes benchmarks/results/policies.json
 	$(PY) benchmarks/policies.py $(ARGS)
+
+policies-held-out: dev ## the default and LiteLLM's rules on traffic that no setting was chosen on (ARGS="--seed 22")
+	$(PY) benchmarks/policies_held_out.py $(ARGS)
+
+efficiency-live: dev weights ## losses put into a living factory one by one: whose bar moves?
+	$(PY) benchmarks/efficiency_live.py $(ARGS)
 
 shifting: dev ## what moving work in time and between places saves, on the hourly prices and carbon of 2024
 	$(VENV)/bin/wattmill site shift benchmarks/data/energy_2024_hourly.csv.gz $(ARGS)

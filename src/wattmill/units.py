@@ -4,6 +4,7 @@ Inside wattmill: joules, watts, seconds, tokens. In the books: whole nano-dollar
 microjoules (`_uj`), whole tokens (`_tok`); instants on the wall are whole microseconds UTC (`_us`).
 """
 
+import re
 from decimal import ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
 
@@ -66,3 +67,13 @@ def usd_from_nusd(nusd: int) -> Decimal:
 def usd_text(nusd: int, digits: int = 6) -> str:
     """Return dollars for people, e.g. `0.000031`; `digits` after the point, half to even."""
     return f"{usd_from_nusd(nusd):.{digits}f}"
+
+
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?")
+_SPAN_S = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": float(S_PER_H), "d": float(S_PER_DAY)}
+
+
+def seconds_from(text: str) -> float | None:
+    """Return the seconds of a time as people write it: 90s, 15m, 1.5h, 2d, or a bare number of seconds."""
+    found = _SPAN.fullmatch(text.strip())
+    return None if found is None else float(found[1]) * _SPAN_S[found[2]]

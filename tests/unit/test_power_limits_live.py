@@ -16,7 +16,7 @@ import pytest
 
 from wattmill.app.declared.declaration import EXAMPLE, load
 from wattmill.app.declared.settings import Settings
-from wattmill.app.flexing import in_force
+from wattmill.app.flexing import in_force, shelf
 from wattmill.app.flexing.shelf import EventReport, Shelf
 from wattmill.app.home import Home
 from wattmill.app.running.flexer import Flexer
@@ -142,6 +142,32 @@ def test_a_limit_below_idle_says_infeasible_and_what_is_the_least(world: World) 
     report = world.report("e")
     assert report.infeasible_floor_w == 20.0
     assert "infeasible" in "\n".join(told(report))
+
+
+def test_while_work_that_was_put_off_comes_back_the_orders_do_not_lapse(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recovery lasts as long as anybody waits: longer than the time that workers were told at first."""
+    monkeypatch.setattr(world.flexer, "_work", lambda now_s: (5.0, 5.0, 3))
+    world.go(30)
+    world.send(id="e", limit_w=40, duration_s=10)
+    world.go(int(10 + world.settings.flex.rebound_s + 100))
+    told = in_force.read(world.home)
+    assert told is not None and told.orders.phase == "recovering"
+    assert told.orders.lower_work_per_s is not None
+    assert told.until_s is not None and told.until_s > world.clock.s
+
+
+def test_old_reports_and_refused_messages_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelf, "KEPT", 3)
+    world.go(10)
+    for n in range(6):
+        world.send(id=f"e{n}", limit_w=40, duration_s=1, notice_s=10_000)
+        world.go(1)
+        world.send(reduce=9, duration_s=1)
+        world.go(1)
+    assert [report.event.id for report in world.shelf.reports()] == ["e5", "e4", "e3"]
+    assert len(world.shelf.refusals()) == 3 and len(list(world.shelf.refused.iterdir())) == 6
 
 
 def test_a_lifted_event_ends_at_once(world: World) -> None:

@@ -23,7 +23,6 @@ def main(home: HomeOption = DEFAULT_HOME, json: JsonOption = False) -> None:
         report = audit_home(Home(home), _progress if sys.stderr.isatty() else _silent)
     except FileNotFoundError as error:
         fail(str(error))
-        return
     if json:
         show_json(as_builtins(report))
     else:

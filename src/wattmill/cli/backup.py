@@ -35,7 +35,6 @@ def make(
         )
     except (BackupError, OSError) as error:
         fail(str(error))
-        return
     size = sum(entry.bytes for entry in manifest.files.values())
     typer.echo(f"{file}: {len(manifest.files)} files, {size} bytes, with checksums")
 
@@ -52,7 +51,6 @@ def bring_back(
         manifest = restore(file, home.absolute())
     except (BackupError, OSError) as error:
         fail(str(error))
-        return
     Home(home).create()
     typer.echo(
         f"{home}: {len(manifest.files)} files, every checksum holds; `wattmill audit --home {home}` proves it"

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
@@ -48,7 +48,7 @@ def control_at(home: Path) -> Iterator[Control]:
         fail(str(error))
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Say why on stderr and exit with 1."""
     typer.echo(f"wattmill: {message}", err=True)
     raise typer.Exit(1)

@@ -50,7 +50,6 @@ def main(
         back_us = round(seconds_of(since) * US_PER_S)
     except ValueError as bad:
         fail(f"--since: {bad}")
-        return
     until_us = time.time_ns() // 1_000
     seen = seen_at(Home(home), since_us=until_us - back_us, until_us=until_us)
     if rows_of is not None:
@@ -73,14 +72,12 @@ def _learn(file: Path, home: Path) -> None:
         answer = year(*standing_at(file))
     except ValueError as error:
         fail(str(error))
-        return
     keep(home, overheads(answer.energy.rows, source=f"mean of a year of {answer.name!r}, {answer.place}"))
 
 
 def _show_rows(found: tuple[str, str, list[Row]] | None, name: str, *, json: bool) -> None:
     if found is None:
         fail(f"--rows is {name!r}, must be one of {', '.join(NAMES)}")
-        return
     title, note, lines = found
     if json:
         show_json({"title": title, "note": note, "rows": lines})

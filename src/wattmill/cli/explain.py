@@ -33,7 +33,6 @@ def main(
         story = explain(Home(home), request_id)
     except UnknownRequest as error:
         fail(str(error))
-        return
     if json:
         show_json(as_builtins(story))
         return

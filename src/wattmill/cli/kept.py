@@ -40,7 +40,6 @@ def show(home: HomeOption = DEFAULT_HOME, json: JsonOption = False) -> None:
         held = store.held()
     except (KeptUnavailable, WrongKeptFormat) as error:
         fail(str(error))
-        return
     finally:
         store.close()
     rows = [
@@ -86,7 +85,6 @@ def delete(
         gone = store.delete_all(kind=kind, node=node)
     except (KeptUnavailable, WrongKeptFormat) as error:
         fail(str(error))
-        return
     finally:
         store.close()
     silent = ask_workers(Home(home), "forget")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import Annotated
 
@@ -21,7 +20,7 @@ from wattmill.cli.control_door import (
     when_cell,
 )
 from wattmill.ledger.stores.control_records import ControlError, KeyRecord, NoSuch
-from wattmill.units import US_PER_S
+from wattmill.units import US_PER_S, seconds_from
 
 keys_app = typer.Typer(
     help="Make, list, rotate and revoke API keys.",
@@ -31,7 +30,6 @@ keys_app = typer.Typer(
 )
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="ORG/TEAM/KEY, the key's id, or its prefix.")]
-_SPANS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 @keys_app.command("create")
@@ -186,12 +184,12 @@ def find_key(keys: list[KeyRecord], text: str) -> KeyRecord:
 
 def span_s(text: str) -> int:
     """Return the seconds of 90d, 12h, 30m or 45s."""
-    match = re.fullmatch(r"([0-9]{1,6})([smhd])", text.strip())
-    if match is None or int(match[1]) == 0:
+    seconds = None if text.strip()[-1:].isdigit() else seconds_from(text)
+    if not seconds or seconds % 1:
         raise ControlError(
             f"life time is {text!r}, must be a number and a unit, such as 90d, 12h, 30m or 45s"
         )
-    return int(match[1]) * _SPANS_S[match[2]]
+    return int(seconds)
 
 
 def _show_secret(key: KeyRecord, secret: str, json: bool) -> None:

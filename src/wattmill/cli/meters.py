@@ -75,13 +75,11 @@ def idle(
     found = next((one for one in _declared(config) if one.name == meter), None)
     if found is None:
         fail(f"no meter {meter!r} is declared under [meters]")
-        return
     clock = LiveClock()
     try:
         trace = Trace(found, open_meter(found))
     except MeterError as error:
         fail(str(error))
-        return
     ends_s = clock.now() + seconds
     while clock.now() < ends_s + found.period_s / 2:
         trace.read(t_s=clock.now(), wall_us=clock.wall_us())
@@ -93,7 +91,6 @@ def idle(
     ]
     if not steps:
         fail(trace.trouble or f"meter {meter!r} gave no two readings in {seconds:g} s")
-        return
     watts = statistics.median(steps)
     spread = statistics.pstdev(steps)
     if json:
@@ -125,7 +122,6 @@ def joules(
             )
     except FileNotFoundError as error:
         fail(str(error))
-        return
     if json:
         show_json(msgspec.to_builtins(view, str_keys=True))
     else:

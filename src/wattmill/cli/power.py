@@ -76,7 +76,6 @@ def send(
         message = file.read_bytes()
     except OSError as error:
         fail(f"{file} cannot be read: {error.strerror}")
-        return
     _send(home, message, json=json)
 
 
@@ -87,7 +86,6 @@ def lift(event: EventArgument, home: HomeOption = DEFAULT_HOME) -> None:
     message = lifting(report.event, time.time())
     if message is None:
         fail(f"event {event!r} has ended already")
-        return
     Shelf(Home(home)).put(message)
     typer.echo(f"{event} is lifted; power comes back over the declared ramp")
 
@@ -241,7 +239,6 @@ def _report(home: Path, event: str) -> EventReport:
     report = Shelf(Home(home)).report(event)
     if report is None:
         fail(f"no power event {event!r} in {home}: `wattmill power list` has them")
-        raise AssertionError
     return report
 
 
@@ -254,7 +251,6 @@ def _send(home: Path, message: bytes, *, json: bool) -> None:
         events = read_events(message, now_s=time.time(), id="x")
     except BadEvent as error:
         fail(str(error))
-        return
     Shelf(place).put(message)
     if json:
         show_json(events)

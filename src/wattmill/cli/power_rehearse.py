@@ -98,10 +98,8 @@ def rehearse(
         run = played(site, ask, FlexRules(lead_s=seconds_of("--lead", lead)))
     except Infeasible as error:
         fail(f"{error}: raise one of [limits], lower the demand, or give way on a promise")
-        return
     except (ValueError, RuntimeError) as error:
         fail(str(error))
-        return
     sheet = rehearsed(run, at_us=now_us())
     if json:
         show_json(msgspec.structs.replace(run, samples=tuple(thinned(run.samples, 900))))

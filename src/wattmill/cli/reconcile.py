@@ -93,7 +93,6 @@ def _doubts(home: Home) -> list[DoubtRow]:
             return books.doubts()
     except FileNotFoundError as error:
         fail(str(error))
-        return []
 
 
 def _settle(home: Home, doubts: list[DoubtRow], rule: Rule) -> None:

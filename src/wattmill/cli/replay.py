@@ -42,7 +42,6 @@ def main(
         report = replay(where, since_us=_us(since) or 0, until_us=_us(until), other=policy)
     except UnknownPolicy as error:
         fail(str(error))
-        return
     if json:
         show_json(as_builtins(report))
     else:

@@ -28,7 +28,6 @@ def import_(
             table, said = weather_of_epw(text, place=name), "weather; wet bulb by Stull (2011)"
         elif name is None:
             fail("--name says which zone the mix is of")
-            return
         else:
             table, filled = carbon_of_mix(text, name)
             said = f"average carbon; {filled} empty hours hold the value before them"

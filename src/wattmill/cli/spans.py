@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
 from wattmill.cli.control_door import fail
-
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h)?")
-_SECONDS = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+from wattmill.units import seconds_from
 
 
 def seconds_of(option: str, text: str) -> float:
     """Return seconds, or end the command with what was wrong."""
-    found = _SPAN.fullmatch(text.strip())
-    if found is None:
-        fail(f"{option} must be a time such as 90s, 3m or 1h, got {text!r}")
-        raise AssertionError
-    return float(found[1]) * _SECONDS[found[2]]
+    seconds = seconds_from(text)
+    if seconds is None:
+        fail(f"{option} must be a time such as 90s, 3m, 1h or 2d, got {text!r}")
+    return seconds
 
 
 def share_of(option: str, text: str) -> float:

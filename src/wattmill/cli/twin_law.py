@@ -37,7 +37,6 @@ def validate(
         found = report(str(file), read_rows(file), by=by, predictors={**PREDICTORS, **OFFLINE})
     except (OSError, ValueError) as error:
         fail(str(error))
-        return
     if json:
         show_json(msgspec.to_builtins(found))
         return
@@ -91,7 +90,6 @@ def crossval(
             found = cross_validated(engine=engine, seed=seed, progress=progress, store=write is not None)
         except ValueError as error:
             fail(str(error))
-            return
     if write is not None and found.calibration is not None:
         write.write_bytes(msgspec.json.format(msgspec.json.encode(found.calibration), indent=1) + b"\n")
     if json:

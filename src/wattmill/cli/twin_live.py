@@ -80,7 +80,6 @@ def calibrate(
         cost, error = fit(sweeps, shape)
     except ValueError as refused:
         fail(str(refused))
-        return
     calibration = Calibration(
         model=model,
         engine=endpoint.fingerprint or scheduler,
@@ -147,10 +146,8 @@ def check(
         calibration = kept(home, model)
     except ValueError as bad:
         fail(str(bad))
-        return
     if calibration is None:
         fail(f"there is no calibration of {model!r} under {home}; run `wattmill twin calibrate` first")
-        return
     endpoint = _endpoint(url, model, key)
     host = None
     if max_w is not None:
@@ -186,7 +183,7 @@ def check(
         ["load", "figure", "predicted", "measured", "off", "repeats apart", "holds"],
         [
             [
-                f"{row['load']:g}", str(row["figure"]), f"{row['predicted']:.4g}", f"{row['measured']:.4g}",
+                f"{row['load']:g}", _called(row), f"{row['predicted']:.4g}", f"{row['measured']:.4g}",
                 f"{row['error']:+.1%}", f"{row['spread']:.1%}", "yes" if row["holds"] else "no",
             ]
             for row in rows
@@ -197,6 +194,11 @@ def check(
         f"{held} of {len(rows)} figures within max(10 %, spread of the repeats); "
         f"median error {checked.check_error:.1%}"
     )
+
+
+def _called(row: dict[str, object]) -> str:
+    """Return a figure's name; joules say that both sides of them are modelled."""
+    return f"{row['figure']} (modelled)" if row["provenance"] == "modelled" else str(row["figure"])
 
 
 def _keep_check(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import time
@@ -33,7 +32,7 @@ from wattmill.cli.control_door import DEFAULT_HOME, HomeOption
 from wattmill.cli.live_line import LiveLine
 from wattmill.cli.welcome import Welcome, show_welcome, summary
 from wattmill.ledger.stores.control_records import NoSuch
-from wattmill.units import usd_text
+from wattmill.units import seconds_from, usd_text
 
 up_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -350,10 +349,10 @@ def _last_line(home: Home, role: str) -> str:
 
 
 def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h)?", text.strip())
-    if match is None:
+    seconds = seconds_from(text)
+    if seconds is None:
         _end(EXIT_DECLARATION, f"--for is {text!r}, must be a number with s, m or h, e.g. 60s")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, None: 1}[match[2]]
+    return seconds
 
 
 def _end(code: int, message: str) -> NoReturn:

@@ -11,18 +11,14 @@ from wattmill.app.efficiency.siting import kept
 from wattmill.app.efficiency.spec import Seen
 from wattmill.app.home import Home
 from wattmill.ledger.stores.control import Control
-from wattmill.units import S_PER_DAY, S_PER_H
+from wattmill.units import S_PER_DAY, seconds_from
 
-_UNITS = {"s": 1, "m": 60, "h": S_PER_H, "d": S_PER_DAY}
 LONGEST_S = 31 * S_PER_DAY
 
 
 def seconds_of(text: str) -> float:
     """Return seconds of `30s`, `15m`, `1h` or `2d`. Raises `ValueError` with the way out."""
-    try:
-        found = float(text[:-1]) * _UNITS[text[-1:]]
-    except (KeyError, ValueError):
-        found = 0.0
+    found = seconds_from(text) or 0.0
     if not 0.0 < found <= LONGEST_S:
         raise ValueError(f"a period is {text!r}, must be a time such as 15m, 1h or 2d, at most 31d")
     return found

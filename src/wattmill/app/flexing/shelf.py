@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,9 @@ from wattmill.power.signal.spec import PowerEvent
 
 MOST_BYTES = 1 << 20
 """A message beyond this is refused unread."""
+
+KEPT = 200
+"""Reports, and refused messages, that are kept: the newest."""
 
 
 class GaveWay(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,12 +88,19 @@ class Shelf:
             (self.refused / f"{path.name}.why").write_text(why + "\n", encoding="utf-8")
         except OSError:
             path.unlink(missing_ok=True)
+        for old in _oldest(self.refused.glob("*.why")):
+            old.unlink(missing_ok=True)
+            old.with_suffix("").unlink(missing_ok=True)
 
     def keep(self, report: EventReport) -> None:
         target = self.events / f"{_slug(report.event.id)}.json"
         draft = target.with_suffix(".tmp")
         draft.write_bytes(msgspec.json.encode(report))
+        is_new = not target.exists()
         os.replace(draft, target)
+        if is_new:
+            for old in _oldest(self.events.glob("*.json")):
+                old.unlink(missing_ok=True)
 
     def reports(self) -> list[EventReport]:
         """Return all reports, the newest event first. A file that cannot be read is left out."""
@@ -120,6 +131,11 @@ class Shelf:
             except OSError:
                 continue
         return out
+
+
+def _oldest(paths: Iterable[Path]) -> list[Path]:
+    """Return those beyond the newest `KEPT`."""
+    return sorted(paths, key=_age, reverse=True)[KEPT:]
 
 
 def _age(path: Path) -> int:

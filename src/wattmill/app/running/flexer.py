@@ -29,6 +29,8 @@ from wattmill.units import US_PER_S, nusd_from_usd
 _KEPT_SAMPLES = 3_600
 _REPORT_S = 5.0
 _FEWEST_S = 5.0  # of power: a baseline of less says nothing
+_LOOK_S = 0.5  # between two looks for messages
+_LAPSE_S = 30.0  # orders hold for so long without news of them
 
 _log = logging.getLogger("wattmill.flex")
 
@@ -58,6 +60,7 @@ class Flexer:
         self._gates_before: dict[str, GaveWay] = {}
         self._told = Orders()
         self._saved_s = 0.0
+        self._looked_s = 0.0
         self.use(settings)
         self._governor = Governor(settings.flex.rules())
         orders_file.path(home).unlink(missing_ok=True)  # of an earlier life
@@ -111,6 +114,10 @@ class Flexer:
     # ---- messages
 
     def _take_messages(self) -> None:
+        now_s = self._clock.now()
+        if now_s - self._looked_s < _LOOK_S:
+            return
+        self._looked_s = now_s
         for path in self._shelf.waiting():
             try:
                 if path.stat().st_size > MOST_BYTES:
@@ -208,7 +215,8 @@ class Flexer:
         event = next((one for one in self._governor.events if one.id == told.event), None)
         until_s = None
         if event is not None and event.end_s is not None:
-            until_s = event.end_s + self._settings.flex.rebound_s + 5.0
+            # To the event's end without us; coming back may take longer, as long as we are there to say so.
+            until_s = max(event.end_s + self._settings.flex.rebound_s, now_s + _LAPSE_S)
         with contextlib.suppress(OSError):  # a full disk must not end the supervisor; workers go on as told
             orders_file.write(
                 self._home,
@@ -233,6 +241,7 @@ class Flexer:
                 self._counts.clear()
                 self._counted_s = 0.0
                 self._reports = {id: one for id, one in self._reports.items() if one.event.ends_s > now_s}
+                self._gates_before.clear()
             return
         report = self._reports.get(told.event or "")
         if report is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from typing import Annotated, Any
 
 import msgspec
@@ -11,11 +10,8 @@ from msgspec import Meta
 
 from wattmill.app.runs.amounts import amount_of
 from wattmill.ledger.stores.control_records import Budget, ControlError, LimitState, Run
-from wattmill.units import S_PER_H, US_PER_S, usd_text
+from wattmill.units import S_PER_H, US_PER_S, seconds_from, usd_text
 from wattmill.vocab.budget import Period, Unit
-
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)?")
-_SECONDS = {"s": 1, "m": 60, "h": S_PER_H, "d": 24 * S_PER_H, None: 1}
 
 
 class NewRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,8 +68,7 @@ def seconds_of(span: str | float) -> float:
     if isinstance(span, int | float):
         seconds = float(span)
     else:
-        match = _SPAN.fullmatch(span.strip())
-        seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+        seconds = seconds_from(span) or 0.0
     if not 0 < seconds <= 366 * 24 * S_PER_H:
         raise ControlError(f"expires is {span!r}, must be a time such as 90s, 15m, 8h or 2d, a year at most")
     return seconds

@@ -37,12 +37,13 @@ def closed(
 def open_loop(
     requests: int, per_s: float, words: tuple[int, int], output_tok: tuple[int, int], rng: random.Random
 ) -> list[Ask]:
-    """Return a Poisson trace."""
-    at_s, asks = 0.0, []
+    """Return a Poisson trace, stretched to the rate that is asked: a short one is seldom near its mean."""
+    at_s, drawn = 0.0, []
     for _ in range(requests):
         at_s += rng.expovariate(per_s)
-        asks.append(Ask(rng.randint(*words), rng.randint(*output_tok), at_s))
-    return asks
+        drawn.append((rng.randint(*words), rng.randint(*output_tok), at_s))
+    stretch = requests / per_s / at_s
+    return [Ask(words, output_tok, at_s * stretch) for words, output_tok, at_s in drawn]
 
 
 _WORDS: Sequence[str] = (
