@@ -458,6 +458,27 @@ def test_who_is_held_back_for_too_long_is_told_that_power_is_short_and_until_whe
     run(test())
 
 
+def test_who_waits_for_a_slot_is_not_told_that_power_is_short(tmp_path: Path) -> None:
+    rules = AdmissionRules(
+        tiers=(TierRule(name="free", rank=0, timeout_s=0.05), TierRule(name="premium", rank=30))
+    )
+
+    async def test() -> None:
+        home = Home(tmp_path)
+        home.create()
+        async with factory(rules=rules, slots=1, home=home) as f:
+            f.order(1e9)  # as much as anybody may want
+            busy = await f.send("premium", "busy")
+            await until(lambda: f.held.inside == 1)
+            answer = await f.r.ask(CHAT, key="free")
+            assert answer.status == 503 and answer.error["code"] == "queue_timeout"
+            assert f.valve is not None and f.valve.refused == {}
+            f.held.turns.release()
+            assert (await busy.answer()).status == 200
+
+    run(test())
+
+
 def test_orders_end_with_their_time_even_if_nobody_says_so(tmp_path: Path) -> None:
     async def test() -> None:
         home = Home(tmp_path)

@@ -97,6 +97,20 @@ def test_a_pool_in_balance_holds_what_littles_law_says() -> None:
     assert pool.watts(1.0) == pytest.approx(busy * b.gpu_w + idle * 1000.0)
 
 
+def test_what_was_woken_up_works_even_if_it_is_not_needed_any_more() -> None:
+    spec = msgspec.structs.replace(site().pools[0], replicas=10)
+    pool = FluidPool(spec, {"premium": tier("premium", 2, 1.0)})
+    off = NodesOff(off_after_s=1e9, wake_s=60.0, ready_share=0.1)
+    pool.off = 5
+    pool.inside["premium"] = 250.0  # five replicas: one more is wanted in reserve
+    pool.switch(0.0, short=True, off=off)
+    pool.inside["premium"] = 100.0
+    pool.switch(61.0, short=True, off=off)
+    assert pool.off < 5
+    idle_w = (10 - pool.off + pool.off * off.draw_share - 2) * 1000.0
+    assert pool.watts(1.0) == pytest.approx(2 * interpolated(POINTS, 50.0).gpu_w + idle_w)
+
+
 def test_capped_accelerators_draw_what_they_may_and_take_longer() -> None:
     pool = FluidPool(site().pools[0], {"premium": tier("premium", 2, 1.0)})
     pool.inside["premium"] = 50_000.0  # half of all replicas, full

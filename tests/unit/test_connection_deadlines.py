@@ -45,8 +45,10 @@ class SlowWire(asyncio.Transport):
 
 
 class Clock:
+    s = 100.0
+
     def now(self) -> float:
-        return 100.0
+        return self.s
 
     def wall_us(self) -> int:
         return 1
@@ -61,6 +63,13 @@ class Answering:
 
     def refused(self, refusal: Any) -> tuple[bytes, bytes]:
         return b"HTTP/1.1 400 Bad\r\n", b""
+
+
+class Later(Answering):
+    """Answers when it is told."""
+
+    def request(self, request: HttpRequest) -> None:
+        self.waiting = request
 
 
 class Hub:
@@ -107,6 +116,19 @@ def test_an_unread_answer_gives_no_further_time_to_a_half_sent_request() -> None
     assert conn.deadline_s == 100.0 + LIMITS.header_s + LIMITS.body_s
     hub.end_turn()
     assert conn.deadline_s == 100.0 + LIMITS.header_s + LIMITS.body_s
+
+
+def test_the_next_piece_of_a_pipelined_request_does_not_age_it() -> None:
+    """What came half behind another request may take as long as if it had begun after that one's answer."""
+    hub, conn = connected()
+    hub.handler = later = Later()
+    conn.data_received(HEAD + b"{}")
+    conn.data_received(HEAD[:20])
+    hub.clock.s = hub.now_s = 160.0
+    later.waiting.conn.answer(b"HTTP/1.1 200 OK\r\n", b"")
+    hub.end_turn()
+    conn.data_received(HEAD[20:25])
+    assert conn.deadline_s == 160.0 + LIMITS.header_s
 
 
 def test_a_refused_client_that_reads_nothing_is_let_go_soon() -> None:

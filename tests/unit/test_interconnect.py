@@ -14,6 +14,7 @@ from wattmill.site.interconnect.model import (
     copper_reach_m,
     delay_s,
     exchange_s,
+    failures_of,
     hand_over_s,
     port_w,
     with_the_same_watts,
@@ -68,8 +69,8 @@ def test_keys_and_values_of_a_prompt_take_their_bits_over_the_rate() -> None:
 
 
 def test_an_empty_message_takes_light_and_chips_up_and_down() -> None:
-    # 2 x (20 m x 4.9 ns + 150 + 500) + 2 x (100 m x 4.9 + 650) = 3,776 ns.
-    assert delay_s(FABRIC, [PLUGGABLE, PLUGGABLE]) == pytest.approx(3776e-9)
+    # Links 2 x (20 m x 4.9 ns + 150) + 2 x (100 m x 4.9 + 150) = 1,776 ns; then three switches of 500.
+    assert delay_s(FABRIC, [PLUGGABLE, PLUGGABLE]) == pytest.approx(3276e-9)
 
 
 def test_the_meter_closes_and_the_watts_that_optics_leave_make_tokens() -> None:
@@ -89,6 +90,12 @@ def test_the_same_watts_carry_more_bits_over_co_packaged_optics() -> None:
     assert rate == pytest.approx(800 * 85 / 32.5)
     way = answered(QUESTION, PACKAGED, KNOWN, overhead=1.1, gbps=rate)
     assert way.network_w_each == pytest.approx(68.0)
+
+
+def test_a_link_needs_both_of_its_ports() -> None:
+    """100 accelerators with a link each: 200 ports that fail once a year, each 10 h of an accelerator."""
+    medium = replace(PLUGGABLE, mtbf_h=8760.0, repair_h=10.0, ports_per_failure=1)
+    assert failures_of([(2.0, medium)], 100) == (pytest.approx(200.0), pytest.approx(2000.0))
 
 
 def test_fewer_failures_may_still_cost_more_hours_where_a_failure_takes_more_with_it() -> None:

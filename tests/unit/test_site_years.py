@@ -111,6 +111,21 @@ def test_too_small_an_interconnection_is_refused_with_the_hour_that_does_not_fit
         year(a_site(grid=Grid(tariff=FLAT, import_mw=5.0)), steady(24), None)
 
 
+def test_what_the_meter_takes_keeps_the_interconnection_by_the_full_equations_too() -> None:
+    """Work that moves into cheap hours reaches beyond the straight line that the programme plans by."""
+    work = Work(mw=4.0, idle_share=0.3, busy=0.5, deferrable=0.5, deadline_h=6)
+    grid = Grid(tariff=replace(FLAT, usd_per_kwh=0.0, real_time=True), import_mw=5.5)
+    zone = Zone(name="Z", usd_per_kwh=np.where(np.arange(72) % 24 < 12, 0.02, 0.20), g_per_kwh=None)
+    store = Store(mwh=60.0, mw=12.0)
+    answer = year(a_site(work=work, grid=grid, battery=store), steady(72), zone)
+    assert answer.peak_mw <= 5.5 * (1 + 1e-3)
+
+
+def test_a_site_that_does_nothing_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="leave the site out"):
+        year(a_site(work=Work(mw=8.0, idle_share=0.0, tok_per_s=0.0, tok_per_s_full=1e4)), steady(24), None)
+
+
 def test_market_based_grams_follow_the_contract_and_location_based_ones_do_not() -> None:
     grid = Grid(
         tariff=FLAT,

@@ -271,6 +271,7 @@ class Connection(Reading):
         self._until_s = request.arrived_s + self._limits.total_s
         limits, now_s = self._limits, self._server.now_s
         if self._request is not None:  # the rest of the next one may take as long as if it began now
+            self._arrived_s = now_s
             self.deadline_s = now_s + limits.header_s + (limits.body_s if self._headers_done else 0.0)
         elif self.transport.get_write_buffer_size():
             self.deadline_s = self._until_s

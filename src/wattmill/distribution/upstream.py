@@ -106,15 +106,7 @@ class Upstream:
             head = self._posts[path] = (
                 line + self._common + b"content-type: application/json\r\ncontent-length: "
             )
-        request = b"%b%d\r\n\r\n%b" % (head, len(body), body)
-        idle = self._idle
-        if idle:
-            conn = idle.pop()
-            if not conn.dead and not conn.transport.is_closing():
-                conn.reused = True
-                conn.send(request, sink, now_s)
-                return
-        self._send(request, sink, now_s)
+        self._send(b"%b%d\r\n\r\n%b" % (head, len(body), body), sink, now_s)
 
     def get(self, path: str, sink: Sink, *, below_base: bool = True) -> None:
         """Ask for `path` below base_url, or below the server's root."""

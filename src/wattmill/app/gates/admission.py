@@ -196,9 +196,13 @@ class AdmissionGate:
     def free(self, pools: Sequence[int], tier: int) -> bool:
         """Return whether one of the places has a slot for a request of a tier; also if all of them are down:
         then there is nothing to wait for, and the policy says so."""
-        valve = self._valve
-        if valve is not None and valve.holds and not valve.open(self.plan.rules.tiers[tier].rank):
-            return False
+        valve, room = self._valve, self._slots(pools, tier)
+        if room == "free" and valve is not None and valve.holds:
+            return valve.open(self.plan.rules.tiers[tier].rank)
+        return room != "full"
+
+    def _slots(self, pools: Sequence[int], tier: int) -> Literal["free", "full", "down"]:
+        """Return whether one of the places has a slot, as far as slots go."""
         heading, taken = self._on_their_way() if self._pending else (None, 0)
         shared = self._shared
         if shared is not None:
@@ -217,8 +221,8 @@ class AdmissionGate:
             if shared is not None:
                 busy += shared.busy_elsewhere(pool)
             if busy < slots[pool]:
-                return True
-        return down
+                return "free"
+        return "down" if down else "full"
 
     def heading_for(self, pool: str) -> int:
         """Return how many were routed to a place and wait for their money: its slots are as good as taken."""
@@ -329,7 +333,12 @@ class AdmissionGate:
     def _refusal(self, full: Full, code: str) -> Refusal:
         rule = self.plan.rules.tiers[full.who.tier]
         valve = self._valve
-        if valve is not None and valve.holds and valve.lower(rule.rank):
+        if (
+            valve is not None
+            and valve.holds
+            and valve.lower(rule.rank)
+            and self._slots(full.who.pools, full.who.tier) == "free"  # else it did not wait for power
+        ):
             valve.turned_away(rule.name, full.who.work)
             left_s = min(valve.left_s() or 0.0, self.plan.rules.longest_retry_s)
             retry_s = max(full.retry_s, left_s)

@@ -13,9 +13,8 @@ from pathlib import Path
 from wattmill.app.flexing.in_force import InForce, path, read
 from wattmill.app.home import Home
 from wattmill.ports import Clock
+from wattmill.power.signal.bucket import Bucket
 from wattmill.units import US_PER_S
-
-_SAVED_S = 2.0  # of its pace that an unused bucket keeps
 
 
 class Valve:
@@ -23,11 +22,10 @@ class Valve:
 
     __slots__ = (
         "_at_s",
+        "_bucket",
         "_clock",
         "_home",
-        "_level",
         "_mark",
-        "_pace",
         "_path",
         "held_work",
         "lower_work",
@@ -35,16 +33,15 @@ class Valve:
         "refused_work",
         "told",
         "work",
-    )  # fmt: skip
+    )
 
     def __init__(self, home: Home, clock: Clock) -> None:
         self._home = home
         self._path: Path = path(home)
         self._clock = clock
         self._mark: tuple[int, int] | None = None
-        self._level = 0.0
+        self._bucket = Bucket()
         self._at_s = 0.0
-        self._pace: float | None = None
         self.told: InForce | None = None
         self.work = 0.0  # let in so far, of all tiers
         self.lower_work = 0.0  # and of those that may be held back
@@ -55,7 +52,7 @@ class Valve:
     @property
     def holds(self) -> bool:
         """Whether anybody is held back at all."""
-        return self._pace is not None
+        return self._bucket.pace is not None
 
     @property
     def batches(self) -> bool:
@@ -80,16 +77,8 @@ class Valve:
     def _use(self, told: InForce | None) -> None:
         self.told = told
         pace = None if told is None else told.orders.lower_work_per_s
-        if pace is None:
-            self._pace, self._level = None, 0.0
-            return
-        assert told is not None
-        now_s = self._clock.now()
-        if self._pace is None:
-            self._level, self._at_s = 0.0, now_s
-        else:
-            self._fill(now_s)
-        self._pace = pace / max(1, told.workers)
+        self._fill()
+        self._bucket.order(None if told is None or pace is None else pace / max(1, told.workers))
 
     def lower(self, rank: int) -> bool:
         """Return whether a tier of this rank may be held back."""
@@ -98,14 +87,14 @@ class Valve:
 
     def open(self, rank: int) -> bool:
         """Return whether a request of a tier of this rank may begin now, as far as power goes."""
-        if self._pace is None or not self.lower(rank):
+        if not self.holds or not self.lower(rank):
             return True
-        self._fill(self._clock.now())
-        return self._level > 0.0
+        self._fill()
+        return self._bucket.level > 0.0
 
-    def _fill(self, now_s: float) -> None:
-        assert self._pace is not None
-        self._level = min(self._level + self._pace * (now_s - self._at_s), self._pace * _SAVED_S)
+    def _fill(self) -> None:
+        now_s = self._clock.now()
+        self._bucket.fill(now_s - self._at_s)
         self._at_s = now_s
 
     def took(self, rank: int, work: float) -> None:
@@ -113,8 +102,7 @@ class Valve:
         self.work += work
         if self.lower(rank):
             self.lower_work += work
-            if self._pace is not None:
-                self._level -= work
+            self._bucket.take(work)
 
     def turned_away(self, tier: str, work: float) -> None:
         self.refused[tier] = self.refused.get(tier, 0) + 1
@@ -123,7 +111,7 @@ class Valve:
     def left_s(self) -> float | None:
         """Return how long the event lasts yet, None if nobody is held back or it has no end."""
         told = self.told
-        if self._pace is None or told is None or told.until_s is None:
+        if not self.holds or told is None or told.until_s is None:
             return None
         return max(0.0, told.until_s - self._clock.wall_us() / US_PER_S)
 

@@ -22,6 +22,7 @@ Hours = NDArray[np.float64]
 
 _KELVIN = 273.15
 _LEAST_LIFT_K = 10.0  # of a heat pump: exchangers at both ends leave no less
+_LEAST_COP = 1.5  # below it a resistor does nearly as well
 _LEAST_W = 1e-9  # a loop that carries nothing still has a rating
 _EVAPORATOR_K = 2.0  # refrigerant below the water that it cools
 EVAPORATION_J_PER_KG = 2.43e6  # latent heat of water at 30 °C: CRC Handbook of Chemistry and Physics
@@ -108,6 +109,12 @@ def sold_w(
     if return_c >= need_c:
         return np.where(open_, np.minimum(heat_w, buyer.most_w), 0.0), np.zeros_like(heat_w)
     cop = buyer.heat_pump_carnot * (need_c + _KELVIN) / max(need_c - cooled_to_c, _LEAST_LIFT_K)
+    if cop <= _LEAST_COP:
+        raise ValueError(
+            f"a heat pump from {cooled_to_c:g} to {need_c:g} °C has a COP of {cop:.2f} at heat_pump_carnot "
+            f"{buyer.heat_pump_carnot:g}; above {_LEAST_COP:g} is needed for it to be one: find a buyer of "
+            "cooler heat, or warmer water"
+        )
     delivered = np.where(open_, np.minimum(buyer.most_w, heat_w * cop / (cop - 1.0)), 0.0)
     return delivered, delivered / cop
 

@@ -67,8 +67,11 @@ def port_w(medium: Medium, gbps: float) -> float:
 
 
 def delay_s(fabric: Fabric, used: Sequence[Medium]) -> float:
-    """Return the time of an empty message up through all tiers and down again."""
-    total = 0.0
+    """Return the time of an empty message up through all tiers and down again.
+
+    Two links of each tier, and a switch between any two links: the highest one is passed once.
+    """
+    total = -fabric.switch_delay_ns * _S_PER_NS
     for tier, medium in zip(fabric.tiers, used, strict=True):
         light_s = tier.length_m * FIBRE_S_PER_M
         total += 2.0 * (light_s + (medium.delay_ns + fabric.switch_delay_ns) * _S_PER_NS)
@@ -124,7 +127,7 @@ def answered(
     step_s = part.compute_s + exchange
     tok_per_s = count * part.tok_per_step / step_s
     meter_w = count * each_w * overhead
-    failures, lost_h = _failures(ports, count)
+    failures, lost_h = failures_of(ports, count)
     return Way(
         optics=optics.name,
         gbps=rate,
@@ -162,13 +165,14 @@ def with_the_same_watts(
     return question.fabric.gbps * pj_per_bit(other) / pj_per_bit(optics)
 
 
-def _failures(ports: Sequence[tuple[float, Medium]], count: int) -> tuple[float, float]:
+def failures_of(ports: Sequence[tuple[float, Medium]], count: int) -> tuple[float, float]:
     """Return failures a year, and accelerator-hours that stand still until repair: every port of the failure
-    domain is down, and an accelerator without its link does nothing."""
+    domain is down, a link needs both of its ports, and an accelerator without its link does nothing."""
     failures = lost_h = 0.0
     for each, medium in ports:
         domains = count * each / medium.ports_per_failure
         a_year = domains * H_PER_YEAR / medium.mtbf_h
         failures += a_year
-        lost_h += a_year * medium.repair_h * medium.ports_per_failure / max(each, 1.0)
+        links = each / 2.0
+        lost_h += a_year * medium.repair_h * medium.ports_per_failure / links if links else 0.0
     return failures, lost_h

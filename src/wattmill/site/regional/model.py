@@ -30,7 +30,7 @@ from wattmill.site.yearly.account import year
 from wattmill.site.yearly.answer import YearAnswer
 from wattmill.site.yearly.series import Zone
 from wattmill.site.yearly.spec import Site
-from wattmill.units import J_PER_MWH, MS_PER_S, S_PER_H, TOK_PER_MTOK
+from wattmill.units import MS_PER_S, TOK_PER_MTOK
 
 _EARTH_M = 6.371e6
 _DAY_H = 24
@@ -124,8 +124,8 @@ def _summed(
     years = [each.year for each in done]
     power = sum(y.money.usd for y in years)
     house = sum(each.house_usd for each in done)
-    mwh = sum(y.energy.in_mwh for y in years)
-    tok = total * years[0].hours * S_PER_H
+    per_token = [y.per_token for y in years if y.per_token is not None]
+    tok = sum(each.tok for each in per_token)
     equipment = [_equipment_mwh(y) for y in years]
     inside = sum(y.ratios.pue * e for y, e in zip(years, equipment, strict=True))
     ups = [site_up(each[0].parts).availability for each in sites.values() if each[0].parts]
@@ -151,7 +151,7 @@ def _summed(
         heat_usd=sum(y.money.heat_usd for y in years),
         pue=inside / sum(equipment),
         peak_mw=sum(y.peak_mw for y in years),
-        j_per_tok=mwh * J_PER_MWH / tok,
+        j_per_tok=sum(each.j_per_tok * each.tok for each in per_token) / tok,
         usd_per_mtok=(power + house) / tok * TOK_PER_MTOK,
         all_up=at_least(ups, shares, 1.0) if known else None,
         enough_up=at_least(ups, shares, asked.enough) if known else None,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from wattmill.power.dispatch.program import Infeasible, solve
@@ -27,6 +28,8 @@ from wattmill.site.yearly.spec import Site
 from wattmill.units import G_PER_T, J_PER_KWH, J_PER_MWH, S_PER_DAY, S_PER_H, W_PER_MW
 
 LEAST_MONTH_S = 2 * S_PER_DAY  # hours of a year of UTC that lie in another local month are no month
+_PLANS = 8  # until one keeps the limits by the full equations
+_CLOSE = 1e-3  # of a limit: what of it the meter may show above
 _PROBE = 0.05  # of full power: how far the secant reaches where nothing may wait
 
 
@@ -52,6 +55,11 @@ def live(site: Site, weather: Weather, zone: Zone | None) -> Lived:
     """Return the year of `site`. Raises `ValueError` (and `Infeasible`, which is one) in words for people."""
     b = built(site)
     load = load_of(site, weather)
+    if not float(load.power_share(site.work.idle_share).max()) > 0.0:
+        raise ValueError(
+            f"{site.name}: the chips do nothing all year and draw nothing idle (work.idle_share is 0): leave "
+            "the site out"
+        )
     start = weather.start(site.place.utc_offset_h)
     hours = len(weather.dry_bulb_c)
     times = local_times(site.grid.tariff, start, S_PER_H, hours)
@@ -74,12 +82,14 @@ def live(site: Site, weather: Weather, zone: Zone | None) -> Lived:
     horizon, plain = _horizon(b, load, weather, sun_w, price, carbon, month)
     limits = _limits(b)
     decides = limits.battery is not None or (site.work.deferrable > 0 and limits.deadline_steps > 0)
-    done = roll(horizon, limits) if decides else _as_it_comes(horizon, limits)
-    share = _share(b, load, done)
-    final = facility(b, share, weather) if decides else plain
-    taken_w = final.total_w + done.charge_w - done.discharge_w + done.export_w - (sun_w - done.curtailed_w)
+    if decides:
+        done, final, taken_w = _within(b, load, weather, sun_w, horizon, limits)
+    else:
+        done, final = _as_it_comes(horizon, limits), plain
+        taken_w = _taken_w(final, done, sun_w)
     import_w = np.clip(taken_w, 0.0, None)
-    curtailed_w = done.curtailed_w + np.clip(-taken_w, 0.0, None)
+    # No more can be given away than the sun gives: what a battery gave too much is a hole, and stops the run.
+    curtailed_w = np.minimum(done.curtailed_w + np.clip(-taken_w, 0.0, None), sun_w)
     return Lived(
         built=b,
         weather=weather,
@@ -94,6 +104,44 @@ def live(site: Site, weather: Weather, zone: Zone | None) -> Lived:
         g_per_kwh=carbon,
         limits=limits,
         compared=_compared(horizon, limits, done, import_w, carbon) if decides else None,
+    )
+
+
+def _within(
+    b: Built, load: Load, weather: Weather, sun_w: Hours, horizon: Horizon, limits: Limits
+) -> tuple[Dispatch, Facility, Hours]:
+    """Return a plan that keeps the limits of the grid by the full equations too, and what it takes.
+
+    The programme's meter is a straight line; shifted work reaches beyond it, where losses grow. Where that
+    passes a limit, the plan is made again with a limit that is lower by as much.
+    """
+    planned = limits
+    for _ in range(_PLANS):
+        done = roll(horizon, planned)
+        final = facility(b, _share(b, load, done), weather)
+        taken_w = _taken_w(final, done, sun_w)
+        import_w = np.clip(taken_w, 0.0, None)
+        over_w = 0.0 if limits.import_w is None else float(import_w.max()) - limits.import_w
+        step_w = float(np.abs(np.diff(import_w)).max(initial=0.0))
+        steep_w = 0.0 if limits.ramp_w_per_step is None else step_w - limits.ramp_w_per_step
+        most_w, most_step_w = limits.import_w or 0.0, limits.ramp_w_per_step or 0.0
+        if over_w <= _CLOSE * most_w and steep_w <= _CLOSE * most_step_w:
+            return done, final, taken_w
+        if planned.import_w is not None:
+            planned = replace(planned, import_w=max(0.0, planned.import_w - max(0.0, over_w)))
+        if planned.ramp_w_per_step is not None and steep_w > 0.0:
+            planned = replace(planned, ramp_w_per_step=max(1.0, planned.ramp_w_per_step - steep_w))
+    raise Infeasible(
+        f"no plan keeps grid.import_mw and grid.ramp_mw_per_h: after {_PLANS} of them the worst hour takes "
+        f"{import_w.max() / W_PER_MW:.3f} MW and the worst step {step_w / W_PER_MW:.3f} MW. Lower work.mw, "
+        "or add a battery"
+    )
+
+
+def _taken_w(final: Facility, done: Dispatch, sun_w: Hours) -> Hours:
+    """Return what the meter takes, below 0 where there is more than is used."""
+    return np.asarray(
+        final.total_w + done.charge_w - done.discharge_w + done.export_w - (sun_w - done.curtailed_w)
     )
 
 

@@ -54,6 +54,8 @@ class FluidPool:
         if off is None:
             return
         self._off = off
+        while self._waking and self._waking[0][0] <= now_s:
+            self.off -= self._waking.popleft()[1]
         idle = self.spec.replicas - self.off - self.working - ceil(self.spec.replicas * off.ready_share)
         waking = sum(count for _, count in self._waking)
         if short and idle > 0:
@@ -70,8 +72,6 @@ class FluidPool:
         wanted = self.off if not short else min(self.off, 1 + -idle)
         if wanted > waking:
             self._waking.append((now_s + off.wake_s, wanted - waking))
-        while self._waking and self._waking[0][0] <= now_s:
-            self.off -= self._waking.popleft()[1]
 
     def at(self) -> At:
         """Return what a working replica does now."""

@@ -8,12 +8,14 @@ from random import Random
 from typing import NamedTuple
 
 from wattmill.power.signal.account import Sample, reached
+from wattmill.power.signal.bucket import Bucket
 from wattmill.power.signal.policy import Governor
 from wattmill.power.signal.spec import FlexRules, Orders, PowerEvent, Seen
 from wattmill.twin.rehearsal.fluid import FluidPool
 from wattmill.twin.rehearsal.spec import Rehearsal, Site, TierFlow, TierRehearsed
 
 _DT_S = 1.0
+_STRAY = 0.05  # of a tier's requests: a plan leaves crumbs in other pools
 _DEFERRED_S = 60.0  # a request that waited for so long counts as put off
 _DRIFT_SHARE, _DRIFT_S = 0.02, 600.0  # demand wanders slowly, beside the noise of single arrivals
 
@@ -99,15 +101,11 @@ def rehearse(site: Site, ask: Ask, rules: FlexRules) -> Rehearsal:
     queues = [_Queue(flow) for flow in sorted(site.tiers, key=lambda flow: -flow.rank)]
     governor, orders = Governor(rules), Orders()
     dice, drift = Random(ask.seed), 0.0
-    protected_pools = {
-        id(p)
-        for p in pools
-        if any(flows[tier].protected and share > 0.05 for tier, share in p.spec.tiers.items())
-    }
+    protected_pools = {id(pool) for pool in pools if _serves_protected(pool, flows)}
     samples: list[Sample] = []
     made_before = made_during = 0.0
     least_share, gone_s = 1.0, None
-    saved = 0.0  # work that the pace allowed and nobody began yet
+    bucket = Bucket()
     floor_w, max_off = inf, 0
     now_s = 0.0
     while now_s < end_s + ask.after_s:
@@ -118,9 +116,8 @@ def rehearse(site: Site, ask: Ask, rules: FlexRules) -> Rehearsal:
                 tok = done * flows[tier].output_tok
                 made_before += tok if warm_s <= now_s < told_s else 0.0
                 made_during += tok if during else 0.0
-        allowed = inf if orders.lower_work_per_s is None else orders.lower_work_per_s * _DT_S
         lower = whole = 0.0
-        saved = min(saved + allowed, 2.0 * allowed) if allowed < inf else inf
+        bucket.fill(_DT_S)
         for queue in queues:
             flow = queue.flow
             mean = flow.per_s * _DT_S * max(0.0, 1.0 + drift)
@@ -133,13 +130,13 @@ def rehearse(site: Site, ask: Ask, rules: FlexRules) -> Rehearsal:
                     continue
                 most = min(pool.room, queue.waiting * share if share < 1.0 else inf)
                 if not flow.protected:
-                    most = min(most, saved / flow.work)
+                    most = min(most, inf if bucket.pace is None else max(0.0, bucket.level) / flow.work)
                 begun = queue.take(now_s, most)
                 count = sum(n for _, n in begun)
                 pool.inside[flow.name] += count
                 whole += count * flow.work
                 if not flow.protected:
-                    saved -= count * flow.work
+                    bucket.take(count * flow.work)
                     lower += count * flow.work
                 if during and count > 0.0:
                     at = pool.at()
@@ -167,6 +164,7 @@ def rehearse(site: Site, ask: Ask, rules: FlexRules) -> Rehearsal:
                 all_work_per_s=whole / _DT_S, lower_waiting=int(waiting),
             )
         )  # fmt: skip
+        bucket.order(orders.lower_work_per_s)
         least_share = min(least_share, orders.engine_share)
         if now_s >= end_s and gone_s is None and waiting < sum(q.flow.per_s for q in queues) * _DT_S:
             gone_s = now_s - end_s
@@ -204,7 +202,7 @@ def rehearse(site: Site, ask: Ask, rules: FlexRules) -> Rehearsal:
 
 def _serves_protected(pool: FluidPool, flows: dict[str, TierFlow]) -> bool:
     """A few stray requests of a protected tier do not make a pool one of its own."""
-    return any(flows[tier].protected and share > 0.05 for tier, share in pool.spec.tiers.items())
+    return any(flows[tier].protected and share > _STRAY for tier, share in pool.spec.tiers.items())
 
 
 def _tier(queue: _Queue) -> TierRehearsed:
