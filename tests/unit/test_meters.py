@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -404,6 +405,43 @@ def test_a_child_that_falls_silent_leaves_its_joules_to_its_parent_and_that_is_t
     node = [w for w in told if w.meter == "node"]
     assert (node[0].total_uj, node[0].event) == (50 * S, "")
     assert node[1].total_uj == 150 * S and node[1].event == "part"
+
+
+def test_a_child_that_comes_back_brings_no_joule_twice():
+    """Its counter went on while nobody heard it; its parent had taken its joules for its own by then."""
+    chip = [100 * n if n < 2 or n > 21 else None for n in range(80)]
+    meters = bank(chip, [150 * n for n in range(80)], [160 * n for n in range(80)])
+    told = [w for t in range(80) for w in meters.sample(None, t_s=float(t), wall_us=t * S)]
+    assert any(w.event == "part" for w in told)
+    assert sum(w.total_uj for w in told) == 160 * 79 * S
+
+
+def test_a_defect_in_a_meter_of_others_is_a_gap_and_not_an_end(monkeypatch: pytest.MonkeyPatch):
+    meters = bank([0, 100, 200], [0, 150, 300], [0, 160, 320])
+    meters.sample(None, t_s=0.0, wall_us=0)
+    broken = meters.traces["site"].meter
+
+    def read(*, t_s: float) -> list[Reading]:
+        raise KeyError("value")
+
+    monkeypatch.setattr(broken, "read", read)
+    assert {w.meter for w in meters.sample(None, t_s=1.0, wall_us=S)} == {"chip", "node"}
+    assert "KeyError" in meters.traces["site"].trouble
+    _, troubles = open_bank([NODE], lambda c: (_ for _ in ()).throw(re.error("bad")))  # type: ignore[arg-type]
+    assert "bad" in troubles["node"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MeterConfig(name="a", source="exporter", at="http://u:secret@127.0.0.1:1/metrics", query="dcgm"),
+        MeterConfig(name="a", source="dcmi", query="-I lanplus -U me -P secret"),
+    ],
+)
+def test_a_password_in_an_address_is_refused_and_not_repeated(config: MeterConfig):
+    with pytest.raises(MeterError, match="password") as refused:
+        open_meter(config)
+    assert "secret" not in str(refused.value)
 
 
 def test_meters_read_at_different_instants_owe_each_other_nothing_in_the_end():

@@ -19,10 +19,12 @@ from wattmill.app.declared.settings import Settings
 from wattmill.app.flexing import in_force, shelf
 from wattmill.app.flexing.shelf import EventReport, Shelf
 from wattmill.app.home import Home
+from wattmill.app.running import flexer
 from wattmill.app.running.flexer import Flexer
 from wattmill.app.running.sampler import Power
 from wattmill.app.running.throttle import Throttle
 from wattmill.cli.power import told
+from wattmill.power.signal.spec import Orders
 
 
 class Hours:
@@ -156,6 +158,61 @@ def test_while_work_that_was_put_off_comes_back_the_orders_do_not_lapse(
     assert told is not None and told.orders.phase == "recovering"
     assert told.orders.lower_work_per_s is not None
     assert told.until_s is not None and told.until_s > world.clock.s
+
+
+def test_when_meters_fall_silent_the_last_word_holds_to_the_events_end_and_no_longer(world: World) -> None:
+    world.go(30)
+    world.send(id="e", limit_w=30, duration_s=100)
+    world.go(20)
+    assert world.flexer.orders.engine_share < 1.0
+
+    def silent(seconds: int) -> None:
+        for _ in range(seconds):
+            world.clock.s += 1.0
+            world.power = None
+            world.flexer.tick()
+
+    silent(60)
+    assert world.flexer.orders.phase == "active"
+    silent(60)
+    assert world.flexer.orders == Orders()
+    told = in_force.read(world.home)
+    assert told is not None and told.orders.engine_share == 1.0 and told.orders.lower_work_per_s is None
+
+
+def test_what_was_refused_is_counted_over_deaths_of_workers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([(5.0, 0), (90.0, 50), None, (3.0, 3), (9.0, 4)])
+
+    def ask(path: object, operation: str, *, timeout_s: float) -> dict[str, Any] | None:
+        said = next(counts, (9.0, 4))
+        if said is None:
+            return None  # too busy to answer
+        work, refused = said
+        by_tier = {"free": refused}, {"free": refused * 10.0}
+        power = {"work": work, "lower_work": work, "refused": by_tier[0], "refused_work": by_tier[1]}
+        return {"power": power}
+
+    world.go(10)
+    monkeypatch.setattr(flexer, "ask", ask)
+    world.send(id="e", limit_w=40, duration_s=60)
+    world.go(8)
+    gave = world.flexer._reports["e"].gave_way
+    assert gave.refused == {"free": 54} and gave.refused_work == {"free": 540.0}
+
+
+def test_a_full_disk_ends_nothing_and_an_event_is_obeyed_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Shelf, report: EventReport) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Shelf, "keep", full)
+    world.go(10)
+    world.send(id="e", limit_w=40, duration_s=60)
+    world.go(5)
+    assert world.flexer.orders.phase == "active"
 
 
 def test_old_reports_and_refused_messages_go(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

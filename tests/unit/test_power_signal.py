@@ -124,6 +124,27 @@ def test_batches_wait_from_the_ramp_until_power_is_back() -> None:
     assert told == Orders()  # all is as if nothing had been
 
 
+def test_what_work_draws_is_learnt_from_a_look_now_and_then_before_any_event() -> None:
+    """Idle 100 W, 200 W with 1,000 work a second, half of it of lower tiers: 20 W less are 200 of theirs."""
+    governor = Governor(FlexRules(margin=0.0))
+    for second in range(300):
+        work = (500.0, 1000.0) if second % 5 == 0 else (None, None)
+        governor.look(
+            Seen(
+                now_s=NOW + second, power_w=200.0, idle_w=100.0, lower_work_per_s=work[0],
+                all_work_per_s=work[1],
+            )
+        )  # fmt: skip
+    governor.tell(PowerEvent(id="x", told_s=NOW + 300, start_s=NOW + 300, end_s=NOW + 400, limit_w=180.0))
+    told = governor.look(
+        Seen(
+            now_s=NOW + 300, power_w=200.0, idle_w=100.0, lower_work_per_s=500.0, all_work_per_s=1000.0,
+            lower_waiting=9,
+        )
+    )  # fmt: skip
+    assert told.lower_work_per_s == pytest.approx(500.0 - 200.0 - 100.0, rel=0.05)  # and half of it at once
+
+
 def test_without_notice_nothing_ramps_before_the_start() -> None:
     governor = Governor(FlexRules())
     governor.look(Seen(now_s=NOW, power_w=50.0, idle_w=20.0))

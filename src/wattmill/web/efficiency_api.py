@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 
+import anyio
+import anyio.to_thread
 import msgspec
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,8 +23,11 @@ from wattmill.web.bodies import answer, queried
 from wattmill.web.errors import ApiError
 from wattmill.web.exports import Format, rows_response
 
-FRESH_US = 10 * US_PER_S
+FRESH_US = 20 * US_PER_S
 """A page is read again after so long: it reads the journal of its whole period."""
+
+
+_PAGES = 4  # periods that are kept
 
 
 class PageQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,6 +47,7 @@ class Desk:
         self._home = home
         self._control = control
         self._lock = threading.Lock()
+        self.limiter = anyio.CapacityLimiter(1)  # who waits for a reading holds no thread that others need
         self._pages: dict[str, tuple[int, Page]] = {}
         self._seen: Seen | None = None
 
@@ -54,7 +59,9 @@ class Desk:
             since_us = now_us - round(seconds_of(back) * US_PER_S)
             self._seen = self._read(since_us, now_us)
             made = page(efficiency(self._seen))
-            self._pages = {back: (now_us, made)}
+            self._pages[back] = (now_us, made)
+            for old_back in sorted(self._pages, key=lambda one: -self._pages[one][0])[_PAGES:]:
+                del self._pages[old_back]
             return made
 
     def seen(self, since_us: int, until_us: int) -> Seen:
@@ -75,7 +82,9 @@ async def efficiency_page(request: Request) -> Response:
         seconds_of(query.back)
     except ValueError as bad:
         raise ApiError(400, "bad_value", f"back: {bad}") from None
-    return answer(await run_in_threadpool(admin.efficiency.page, query.back, admin.now_us()))
+    desk: Desk = admin.efficiency
+    made = await anyio.to_thread.run_sync(desk.page, query.back, admin.now_us(), limiter=desk.limiter)
+    return answer(made)
 
 
 async def efficiency_rows(request: Request) -> Response:
@@ -85,7 +94,8 @@ async def efficiency_rows(request: Request) -> Response:
         raise ApiError(400, "bad_value", "until must come after since, at most 31 days")
     if name not in NAMES:
         raise ApiError(404, "not_found", f"no loss {name!r}", f"Losses with rows: {', '.join(NAMES)}")
-    return await run_in_threadpool(_rows, admin.efficiency, query, name)
+    desk: Desk = admin.efficiency
+    return await anyio.to_thread.run_sync(_rows, desk, query, name, limiter=desk.limiter)
 
 
 def _rows(desk: Desk, query: RowsQuery, name: str) -> Response:

@@ -81,6 +81,6 @@ class FlexSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 def protected_rank(flex: FlexSettings, tiers: dict[str, TierPlan]) -> int | None:
     """Return the lowest rank that is never held back, None if everybody may be."""
     if flex.protect:
-        return min(tiers[name].rank for name in flex.protect if name in tiers)
+        return min((tiers[name].rank for name in flex.protect if name in tiers), default=None)
     ranks = {plan.rank for plan in tiers.values()}
     return max(ranks) if len(ranks) > 1 else None

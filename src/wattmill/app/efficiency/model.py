@@ -25,7 +25,6 @@ from wattmill.app.efficiency.spec import (
     Attempt,
     Chain,
     Efficiency,
-    Joules,
     Loss,
     Lost,
     Overhead,
@@ -89,7 +88,7 @@ def efficiency(seen: Seen) -> Efficiency:
     rated = tuple(_rated(p, by_place[p.name], done[p.name], lost) for p in owned)
     here = [a for p in owned for a in by_place[p.name] if a.status != "running"]
     useful = [a for a in here if a.status == "finished" and lost[a.id, a.number] is None]
-    watts = None if seen.joules is None else _watts(seen.joules, seen.overheads, here, lost)
+    watts = None if seen.joules is None else _watts(seen, here, lost)
     work = sum(sum(done[p.name].work) for p in owned)
     judged = sum(
         w
@@ -113,8 +112,8 @@ def efficiency(seen: Seen) -> Efficiency:
         accelerator_h=hours * sum(n or 1 for n in counts) if owned else None,
         accelerators_declared=bool(counts) and None not in counts,
         paid_usd=_paid_usd(seen, owned, hours),
-        mfu=_mfu(owned, by_place, done),
-        mbu=_mbu(owned, by_place, done),
+        mfu=_mfu(seen, owned, by_place, done),
+        mbu=_mbu(seen, owned, by_place, done),
         capacity=summed("capacity", [one.chain for one in rated]),
         watts=watts,
         places=rated,
@@ -170,17 +169,16 @@ def _rated(
     return Rated(place=place.name, paid_s=paid_s, best_per_s=per_s or None, best_at_us=at_us, chain=chain)
 
 
-def _watts(
-    joules: Joules,
-    overheads: Sequence[Overhead],
-    attempts: Sequence[Attempt],
-    lost: Mapping[tuple[str, int], Lost | None],
-) -> Chain:
+def _watts(seen: Seen, attempts: Sequence[Attempt], lost: Mapping[tuple[str, int], Lost | None]) -> Chain:
     """Return joules from the grid to useful ones. What the site takes is known per joule at the meter."""
+    joules = seen.joules
+    assert joules is not None, "asked only where there are any"
     wasted = sum(
-        a.energy_uj for a in attempts if a.energy_uj is not None and lost[a.id, a.number] is not None
+        a.energy_uj * _inside(a, seen)
+        for a in attempts
+        if a.energy_uj is not None and lost[a.id, a.number] is not None
     )
-    told: dict[str, Overhead] = {one.name: one for one in overheads}
+    told: dict[str, Overhead] = {one.name: one for one in seen.overheads}
     known: dict[Lost, Known] = {}
     inside_uj = joules.total_uj - joules.overhead_uj
     grid_j = joules.total_uj / UJ_PER_J
@@ -199,13 +197,13 @@ def _watts(
             continue
         known[name] = Known(one.per_j * inside_uj / UJ_PER_J, one.provenance, one.source)
         grid_j += one.per_j * inside_uj / UJ_PER_J
-    seen = joules.provenance
+    how = joules.provenance
     known |= {
-        "idle power": Known(joules.idle_uj / UJ_PER_J, seen, f"{joules.meter}: {joules.source}"),
-        "unattributed": Known(joules.unattributed_uj / UJ_PER_J, seen, "nobody can be named for them"),
-        "service": Known(joules.service_uj / UJ_PER_J, seen, "the factory's own while nobody was served"),
-        "foreign": Known(joules.foreign_uj / UJ_PER_J, seen, "programs that are not the factory's"),
-        "wasted joules": Known(wasted / UJ_PER_J, seen, "of late, failed, aborted and retried work"),
+        "idle power": Known(joules.idle_uj / UJ_PER_J, how, f"{joules.meter}: {joules.source}"),
+        "unattributed": Known(joules.unattributed_uj / UJ_PER_J, how, "nobody can be named for them"),
+        "service": Known(joules.service_uj / UJ_PER_J, how, "the factory's own while nobody was served"),
+        "foreign": Known(joules.foreign_uj / UJ_PER_J, how, "programs that are not the factory's"),
+        "wasted joules": Known(wasted / UJ_PER_J, how, "of late, failed, aborted and retried work"),
     }
     return _chain("watts", "J", grid_j, WATTS, known)
 
@@ -324,18 +322,31 @@ def _of_peak(
     return was / could if could else None
 
 
+def _inside(a: Attempt, seen: Seen) -> float:
+    """Return the part of an attempt, by time at its place, that lies in the period."""
+    took_us = a.end_us - a.left_us
+    inside_us = min(a.end_us, seen.end_us) - max(a.left_us, seen.start_us)
+    return max(0.0, min(1.0, inside_us / took_us)) if took_us > 0 else 1.0
+
+
 def _mfu(
-    owned: Sequence[PlaceSeen], by_place: Mapping[str, Sequence[Attempt]], done: Mapping[str, Worked]
+    seen: Seen,
+    owned: Sequence[PlaceSeen],
+    by_place: Mapping[str, Sequence[Attempt]],
+    done: Mapping[str, Worked],
 ) -> float | None:
     def flop(place: PlaceSeen) -> float | None:
-        tokens = sum(a.prefill_tok + a.output_tok for a in by_place[place.name])
+        tokens = sum((a.prefill_tok + a.output_tok) * _inside(a, seen) for a in by_place[place.name])
         return None if place.flop_per_tok is None else tokens * place.flop_per_tok
 
     return _of_peak(owned, done, flop, lambda place: place.peak_flop_per_s)
 
 
 def _mbu(
-    owned: Sequence[PlaceSeen], by_place: Mapping[str, Sequence[Attempt]], done: Mapping[str, Worked]
+    seen: Seen,
+    owned: Sequence[PlaceSeen],
+    by_place: Mapping[str, Sequence[Attempt]],
+    done: Mapping[str, Worked],
 ) -> float | None:
     """Return bytes read over bytes that could have been. A step reads the weights once and each answer's
     cache: steps = output tokens / answers that decoded at once."""
@@ -344,11 +355,12 @@ def _mbu(
         if place.weight_bytes is None:
             return None
         decoded = [a for a in by_place[place.name] if a.first_us is not None and a.output_tok > 0]
-        spans_s = sum(a.end_us - (a.first_us or 0) for a in decoded) / US_PER_S
+        part = {a: _inside(a, seen) for a in decoded}
+        spans_s = sum((a.end_us - (a.first_us or 0)) * part[a] for a in decoded) / US_PER_S
         busy_s = seconds(done[place.name].busy)
         at_once = max(1.0, spans_s / busy_s) if busy_s else 1.0
-        steps = sum(a.output_tok for a in decoded) / at_once
-        context = sum(a.output_tok * (a.prefill_tok + a.output_tok / 2.0) for a in decoded)
+        steps = sum(a.output_tok * part[a] for a in decoded) / at_once
+        context = sum(a.output_tok * part[a] * (a.prefill_tok + a.output_tok / 2.0) for a in decoded)
         return steps * place.weight_bytes + context * (place.kv_bytes_per_tok or 0.0)
 
     return _of_peak(owned, done, read, lambda place: place.peak_bytes_per_s)

@@ -22,14 +22,15 @@ from wattmill.app.running.worker_control import ask
 from wattmill.ports import Clock
 from wattmill.power.signal.account import Sample, reached, thinned
 from wattmill.power.signal.formats import BadEvent, read_events
-from wattmill.power.signal.policy import Governor
-from wattmill.power.signal.spec import Orders, PowerEvent, Seen
-from wattmill.units import US_PER_S, nusd_from_usd
+from wattmill.power.signal.policy import Governor, in_force
+from wattmill.power.signal.spec import FREE, Orders, PowerEvent, Seen
+from wattmill.units import TOK_PER_MTOK, US_PER_S, nusd_from_usd
 
 _KEPT_SAMPLES = 3_600
 _REPORT_S = 5.0
 _FEWEST_S = 5.0  # of power: a baseline of less says nothing
 _LOOK_S = 0.5  # between two looks for messages
+_LEARN_S = 5.0
 _LAPSE_S = 30.0  # orders hold for so long without news of them
 
 _log = logging.getLogger("wattmill.flex")
@@ -57,7 +58,8 @@ class Flexer:
         self._reports: dict[str, EventReport] = {}
         self._counts: dict[int, _Counted] = {}
         self._counted_s = 0.0
-        self._gates_before: dict[str, GaveWay] = {}
+        self._gave = GaveWay()  # since the look before this one
+        self._seen_s = 0.0
         self._told = Orders()
         self._saved_s = 0.0
         self._looked_s = 0.0
@@ -84,13 +86,16 @@ class Flexer:
     def tick(self) -> None:
         self._take_messages()
         power = self._power()
-        if power is None or power is self._seen:
-            return
-        self._seen = power
-        watts, idle_w = self._at_boundary(power), power.idle_w
         now_s = self._wall_s()
+        if power is None or power is self._seen:
+            self._mind_blindness(now_s)
+            return
+        self._seen, self._seen_s = power, now_s
+        watts, idle_w = self._at_boundary(power), power.idle_w
         busy = self._told.phase != "none" or bool(self._governor.events)
-        lower, all_work, waiting = self._work(now_s) if busy else (0.0, 0.0, 0)
+        # Between events a look now and then is enough to know what a unit of work draws.
+        asks = busy or now_s - self._counted_s >= _LEARN_S
+        lower, all_work, waiting = self._work(now_s) if asks else (None, None, 0)
         told = self._governor.look(
             Seen(
                 now_s=now_s,
@@ -110,6 +115,16 @@ class Flexer:
         if busy or told.phase != "none":
             self._write(told, now_s, watts)
         self._account(told, now_s, busy=busy)
+
+    def _mind_blindness(self, now_s: float) -> None:
+        """Nobody tells the power any more. The last word holds until its event ends, then all are let go."""
+        if self._told.phase == "none" or now_s - self._seen_s < _LAPSE_S:
+            return
+        if in_force(self._governor.events, now_s) is None:
+            _log.warning("no meter tells the power: what was held back is let go")
+            self._told = FREE
+            self._throttle.set(1.0)
+            self._write(FREE, now_s, None)
 
     # ---- messages
 
@@ -135,9 +150,9 @@ class Flexer:
                 _log.warning("power event %s refused: %s", path.name, error)
                 self._shelf.refuse(path, str(error))
                 continue
-            path.unlink(missing_ok=True)
             for event in events:
                 self._tell(event)
+            path.unlink(missing_ok=True)
 
     def _tell(self, event: PowerEvent) -> None:
         self._governor.tell(event)
@@ -162,24 +177,35 @@ class Flexer:
             baseline_from_s=from_s,
             limit_w=limit_w,
             infeasible_floor_w=floor_w,
-            provenance="modelled",
+            provenance=self._provenance,
             meter="" if self._seen is None else self._seen.source,
             boundary=self._settings.flex.boundary,
             problem=problem,
         )
         self._reports[event.id] = report
-        self._shelf.keep(report)
+        self._keep(report)
         _log.info("power event %s: limit %s W from %s", event.id, limit_w, event.start_s)
 
     def _remember(self) -> None:
         """Go on with what an earlier life had begun."""
-        self._shelf.make()
+        with contextlib.suppress(OSError):
+            self._shelf.make()
         now_s = self._wall_s()
         for report in self._shelf.reports():
             event = report.event
             if report.problem is None and event.ends_s > now_s and report.state not in ("over", "replaced"):
                 self._governor.tell(event, baseline_w=report.baseline_w)
                 self._reports[event.id] = report
+
+    @property
+    def _provenance(self) -> str:
+        return "unknown" if self._seen is None else self._seen.provenance
+
+    def _keep(self, report: EventReport) -> None:
+        try:
+            self._shelf.keep(report)
+        except OSError as error:  # a full disk must not end the supervisor
+            _log.warning("power event %s: its report cannot be written: %s", report.event.id, error)
 
     # ---- what is seen
 
@@ -192,26 +218,30 @@ class Flexer:
         """Return work per second let in since the last look, of lower tiers and of all, and how many wait."""
         lower = whole = 0.0
         waiting = 0
+        self._gave = GaveWay()
         for number in range(self._settings.gateway.workers):
             answer = ask(self._home.worker_socket(number), "status", timeout_s=0.2)
             told = None if answer is None else answer.get("power")
             if told is None:
-                self._counts.pop(number, None)
-                continue
+                continue  # busy or gone: what it has counted comes with its next answer
             counted = msgspec.convert(told, _Counted)
             before = self._counts.get(number)
             self._counts[number] = counted
             waiting += counted.lower_waiting
-            if before is not None and counted.work >= before.work:
-                lower += counted.lower_work - before.lower_work
-                whole += counted.work - before.work
+            if before is None:
+                continue
+            if counted.work < before.work:
+                before = _NOTHING  # another life of this worker
+            lower += counted.lower_work - before.lower_work
+            whole += counted.work - before.work
+            self._gave = _sum(self._gave, counted, before)
         since_s = now_s - self._counted_s if self._counted_s else 0.0
         self._counted_s = now_s
         return (lower / since_s, whole / since_s, waiting) if since_s > 0.0 else (0.0, 0.0, waiting)
 
     # ---- orders
 
-    def _write(self, told: Orders, now_s: float, watts: float) -> None:
+    def _write(self, told: Orders, now_s: float, watts: float | None) -> None:
         event = next((one for one in self._governor.events if one.id == told.event), None)
         until_s = None
         if event is not None and event.end_s is not None:
@@ -227,7 +257,7 @@ class Flexer:
                     protected_rank=self._protected,
                     workers=self._settings.gateway.workers,
                     power_w=watts,
-                    provenance="modelled",
+                    provenance=self._provenance,
                 ),
             )
 
@@ -238,20 +268,16 @@ class Flexer:
             if busy and not any(event.ends_s > now_s for event in self._governor.events):
                 self._save(at_s=now_s, all=True)
                 self._governor.forget(now_s)
-                self._counts.clear()
-                self._counted_s = 0.0
                 self._reports = {id: one for id, one in self._reports.items() if one.event.ends_s > now_s}
-                self._gates_before.clear()
             return
         report = self._reports.get(told.event or "")
         if report is not None:
-            before = self._gates_before.setdefault(report.event.id, self._gates())
             self._reports[report.event.id] = msgspec.structs.replace(
                 report,
                 state=told.phase,
                 least_engine_share=min(report.least_engine_share, told.engine_share),
                 infeasible_floor_w=told.floor_w if told.floor_w is not None else report.infeasible_floor_w,
-                gave_way=self._gave_way(before),
+                gave_way=self._priced(report.gave_way),
             )
         if now_s - self._saved_s >= _REPORT_S:
             self._save(at_s=now_s)
@@ -282,39 +308,20 @@ class Flexer:
                 report, state=state, at_s=at_s, samples=tuple(thinned(mine, 900))
             )
             self._reports[id] = report
-            with contextlib.suppress(OSError):
-                self._shelf.keep(report)
+            self._keep(report)
 
-    def _gates(self) -> GaveWay:
-        """Return what the gates of all workers have turned away since they began."""
-        refused: dict[str, int] = {}
-        work: dict[str, float] = {}
-        for counted in self._counts.values():
-            for tier, count in counted.refused.items():
-                refused[tier] = refused.get(tier, 0) + count
-                work[tier] = work.get(tier, 0.0) + counted.refused_work.get(tier, 0.0)
-        held = sum(counted.held_work for counted in self._counts.values())
-        return GaveWay(deferred_work=held, refused=refused, refused_work=work)
-
-    def _gave_way(self, before: GaveWay) -> GaveWay:
-        now = self._gates()
-        refused = {tier: n - before.refused.get(tier, 0) for tier, n in now.refused.items()}
-        work = {tier: w - before.refused_work.get(tier, 0.0) for tier, w in now.refused_work.items()}
+    def _priced(self, before: GaveWay) -> GaveWay:
+        """Return what was given up until now: what is known, and since the last look."""
+        now = _sum(before, self._gave, _NOTHING)
         lost: dict[str, int] = {}
         unknown: list[str] = []
-        for tier, tok in work.items():
+        for tier, tok in now.refused_work.items():
             rate = _nusd_per_mtok(self._tiers.get(tier))
             if rate is None:
                 unknown.append(tier)
             else:
-                lost[tier] = round(tok * rate / 1_000_000)
-        return GaveWay(
-            deferred_work=now.deferred_work - before.deferred_work,
-            refused=refused,
-            refused_work=work,
-            value_lost_nusd=lost,
-            value_unknown=tuple(unknown),
-        )
+                lost[tier] = round(tok * rate / TOK_PER_MTOK)
+        return msgspec.structs.replace(now, value_lost_nusd=lost, value_unknown=tuple(unknown))
 
     def _wall_s(self) -> float:
         return self._clock.wall_us() / US_PER_S
@@ -329,6 +336,20 @@ class _Counted(msgspec.Struct, frozen=True):
     refused_work: dict[str, float]
     lower_waiting: int = 0
     held_work: float = 0.0  # of lower tiers that waited while power was short
+
+
+_NOTHING = _Counted(work=0.0, lower_work=0.0, refused={}, refused_work={})
+
+
+def _sum(known: GaveWay, counted: _Counted | GaveWay, before: _Counted) -> GaveWay:
+    """Return `known` and what was counted since `before`."""
+    held = counted.deferred_work if isinstance(counted, GaveWay) else counted.held_work - before.held_work
+    refused, work = dict(known.refused), dict(known.refused_work)
+    for tier, count in counted.refused.items():
+        refused[tier] = refused.get(tier, 0) + count - before.refused.get(tier, 0)
+        more = counted.refused_work.get(tier, 0.0) - before.refused_work.get(tier, 0.0)
+        work[tier] = work.get(tier, 0.0) + more
+    return GaveWay(deferred_work=known.deferred_work + held, refused=refused, refused_work=work)
 
 
 def _nusd_per_mtok(plan: TierPlan | None) -> int | None:

@@ -115,7 +115,7 @@ class Sampler(threading.Thread):
                 window = msgspec.structs.replace(window, carbon_ug_per_kwh=grams[0], carbon_source=grams[1])
             self._journal.append_note(window)
             self._last[window.meter] = window
-        self.power = _power([w for w in self._last.values() if wall_us - w.end_us < _FRESH_US])
+        self.power = _power([w for w in self._last.values() if wall_us - w.end_us < _fresh_us(w)])
 
     def _is_news(self, count: EngineCount) -> bool:
         """Whether it says something new. The same again is worth a record every few seconds: the books
@@ -124,6 +124,11 @@ class Sampler(threading.Thread):
         if last is None or self._clock.now() - self._told_s[count.pool] >= _SAME_AGAIN_S:
             return True
         return msgspec.structs.replace(last, at_us=count.at_us) != count
+
+
+def _fresh_us(window: MeterWindow) -> int:
+    """Return for how long a window speaks of now: a slow meter's for longer."""
+    return max(_FRESH_US, 3 * (window.end_us - window.start_us))
 
 
 def read_counters(target: EngineTarget, *, at_us: int, timeout_s: float = 0.5) -> EngineCount | None:

@@ -194,6 +194,8 @@ class Factory:
             ),
             admin=self.settings.admin,
             host=self.settings.host,
+            meters=self.settings.meters,
+            flex=self.settings.flex,
             journal=self.settings.journal,
             budgets=msgspec.structs.replace(new.budgets, store=self.settings.budgets.store),
         )
@@ -206,6 +208,8 @@ class Factory:
                 ("[gateway.tls]", new.gateway.tls, kept.gateway.tls),
                 ("[admin] port", new.admin.port or kept.admin.port, kept.admin.port),
                 ("[host]", new.host, kept.host),
+                ("[meters]", new.meters, kept.meters),
+                ("[flex]", new.flex, kept.flex),
                 ("[journal]", new.journal, kept.journal),
                 ("[budgets] store", new.budgets.store, kept.budgets.store),
             )

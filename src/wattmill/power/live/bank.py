@@ -41,6 +41,7 @@ class Trace:
         self.points: list[Point] = []
         self.closed = 0  # points up to this one lie in windows that are told
         self.carry_uj = 0
+        self.missed: list[tuple[Trace, float, float]] = []  # (child, from, to) that were counted as its own
         self.use: list[CpuUse] = []  # CPU times since the last window
         self.trouble = ""  # why it is silent now
         self.failures = 0
@@ -50,8 +51,8 @@ class Trace:
         """Ask once. A meter that cannot be read leaves a gap and says why."""
         try:
             readings = self.meter.read(t_s=t_s)
-        except MeterError as error:
-            self.trouble, self.failures = str(error), self.failures + 1
+        except Exception as error:  # noqa: BLE001 - the boundary to what others wrote; it must not end the sampler
+            self.trouble, self.failures = _words(error), self.failures + 1
             return
         self.trouble = ""
         self.add(readings, t_s=t_s, wall_us=wall_us)
@@ -144,12 +145,28 @@ class MeterBank:
                 windows.append(self._window(trace, before, after, below, use))
         return windows
 
+    @staticmethod
+    def _make_good(trace: Trace) -> None:
+        """Take back what a child turned out to have seen while it was silent: its own windows hold it now."""
+        still: list[tuple[Trace, float, float]] = []
+        for child, start_s, end_s in trace.missed:
+            late_uj = _between(child, start_s, end_s)
+            if late_uj is not None:
+                trace.carry_uj -= late_uj
+            elif child.points and child.points[-1].t_s < end_s + _KEEP_S:
+                still.append((child, start_s, end_s))
+        trace.missed = still[-_MOST_USES:]
+
     def _window(
         self, trace: Trace, before: Point, after: Point, below: Sequence[Trace], use: Sequence[CpuUse]
     ) -> MeterWindow:
         config, spec = trace.config, trace.meter.spec
         seconds = after.t_s - before.t_s
         seen = [_between(t, before.t_s, after.t_s) for t in below]
+        self._make_good(trace)
+        trace.missed += [
+            (t, before.t_s, after.t_s) for t, uj in zip(below, seen, strict=True) if uj is None and t.points
+        ]
         part = tree.own_part(
             after.uj - before.uj,
             [uj for uj in seen if uj is not None],
@@ -207,12 +224,17 @@ def open_bank(
     for config in configs:
         try:
             found[config.name] = (config, opened(config))
-        except MeterError as error:
-            troubles[config.name] = str(error)
+        except Exception as error:  # noqa: BLE001 - the same boundary: one meter must not stop the factory
+            troubles[config.name] = f"meter {config.name!r}: {_words(error)}"
     whole: list[tuple[MeterConfig, Meter]] = []
     for config, meter in found.values():
         whole.append((_under({c.name: c for c in configs}, config, found), meter))
     return MeterBank(whole), troubles
+
+
+def _words(error: Exception) -> str:
+    """Return what went wrong: a meter's own words, or of a defect its kind too."""
+    return str(error) if isinstance(error, MeterError) else f"{type(error).__name__}: {error}"
 
 
 def _under(

@@ -56,6 +56,7 @@ class Governor:
         self._fast_w: float | None = None
         self._dynamic_w = self._work = self._lower = self._flow = 0.0
         self._seen_s: float | None = None
+        self._told_s: float | None = None  # when work was told last
         self._pace: float | None = None  # L, None while nothing is held back
         self._began_s = 0.0  # of holding back
         self._share = 1.0
@@ -220,11 +221,15 @@ class Governor:
         self._fast_w = (
             seen.power_w if self._fast_w is None else self._fast_w + (seen.power_w - self._fast_w) * fast
         )
-        self._flow += (seen.lower_work_per_s - self._flow) * min(1.0, dt_s / _FLOW_S)
-        near = min(1.0, dt_s / self.rules.settle_s)
+        if seen.all_work_per_s is None or seen.lower_work_per_s is None:
+            return dt_s
+        told_s = dt_s if self._told_s is None else max(0.0, seen.now_s - self._told_s)
+        self._told_s = seen.now_s
+        self._flow += (seen.lower_work_per_s - self._flow) * min(1.0, told_s / _FLOW_S)
+        near = min(1.0, told_s / self.rules.settle_s)
         self._lower += (seen.lower_work_per_s - self._lower) * near
         if self._share >= 1.0:  # slowed engines draw less for the same work
-            slow = min(1.0, dt_s / _SLOW_S)
-            self._dynamic_w += (max(0.0, seen.power_w - seen.idle_w) - self._dynamic_w) * slow
+            slow = min(1.0, told_s / _SLOW_S)
+            self._dynamic_w += (max(0.0, self._fast_w - seen.idle_w) - self._dynamic_w) * slow
             self._work += (seen.all_work_per_s - self._work) * slow
         return dt_s

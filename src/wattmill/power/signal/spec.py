@@ -68,8 +68,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     now_s: float
     power_w: float
     idle_w: float  # what it draws without any work: no order reaches below
-    lower_work_per_s: float = 0.0  # let in since the last look, of tiers that may be held back
-    all_work_per_s: float = 0.0
+    lower_work_per_s: float | None = 0.0  # let in since it was last told, of tiers that may be held back
+    all_work_per_s: float | None = 0.0  # None: it was not asked this time
     lower_waiting: int = 0  # requests of lower tiers that wait at the gate
 
 

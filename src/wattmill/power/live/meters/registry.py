@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import entry_points
+from urllib.parse import urlsplit
 
 from wattmill.ports import Meter
 from wattmill.power.spec import MeterConfig
@@ -32,6 +33,11 @@ def sources() -> list[str]:
 
 def open_meter(config: MeterConfig) -> Meter:
     """Open one declared meter and read it once. Raises `MeterError` with the way out."""
+    if "@" in urlsplit(config.at).netloc or "-P" in config.query.split():
+        raise MeterError(
+            f"meter {config.name!r}: a password stands in `at` or `query`, which the books tell: name a "
+            "header from the environment, or IPMI_PASSWORD with -E"
+        )
     if config.source in BUILT_IN:
         module, _, function = BUILT_IN[config.source].partition(":")
         found = getattr(importlib.import_module(module), function)
