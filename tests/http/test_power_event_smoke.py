@@ -16,7 +16,7 @@ import power_event
 @pytest.mark.timeout(240)
 def test_a_quarter_less_power_is_met_in_ten_seconds_and_premium_does_not_notice() -> None:
     result = asyncio.run(
-        power_event.run(baseline_s=6.0, event_s=14.0, after_s=2.0, reduce=0.25, boundary="pools")
+        power_event.run(baseline_s=8.0, event_s=14.0, after_s=2.0, reduce=0.25, boundary="pools")
     )
     assert power_event.misses(result) == [], power_event.table(result)
     assert result.status == 0

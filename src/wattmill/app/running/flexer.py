@@ -160,7 +160,8 @@ class Flexer:
         from_s = spans[-1] - spans[0] if spans else 0.0
         limit_w = self._governor.limit_of(event)
         problem = None
-        if event.keep is not None and from_s < _FEWEST_S:
+        # A meter's second does not fill a short baseline to its edges: half of it will do.
+        if event.keep is not None and from_s < min(_FEWEST_S, self._settings.flex.baseline_s / 2):
             problem = (
                 f"a reduction is against the power before it, and only {from_s:.0f} s of that were seen: "
                 "nothing is done. Name limit_w, or send it again later"
