@@ -93,5 +93,5 @@ def demand(**changes: Any) -> Demand:
     return msgspec.convert({**data, **changes}, Demand)
 
 
-def answer(wanted: Demand, law: Any = None, **more: Any) -> Answered:
-    return answered(wanted, None, law or straight_law(), no_power, **more)
+def answer(wanted: Demand, law: Any = None, *, power: Any = no_power, **more: Any) -> Answered:
+    return answered(wanted, None, law or straight_law(), power, **more)

@@ -17,6 +17,7 @@ from wattmill.app.declared.demand_file import Asking, load_demand
 from wattmill.cli.plan import plan_app
 from wattmill.twin.planning.breakeven import Alternative, break_even, crossing
 from wattmill.twin.planning.pareto import break_even_svg, front_svg, spots, sureness_svg
+from wattmill.twin.planning.performance import declared_power
 from wattmill.twin.planning.spread import NoCluster, mapped
 from wattmill.twin.planning.sweep import planned, variations
 from wattmill.twin.planning.uncertainty import sureness
@@ -68,6 +69,55 @@ def test_where_nothing_is_open_every_draw_is_the_plan() -> None:
     assert set(sure.as_planned.values()) == set(sure.promise_can_be_kept.values()) == {1.0}
     assert sure.enough_nodes_up == 1.0
     assert sure.influences == ()
+
+
+def _sure(candidate: dict[str, Any], **site: Any) -> dict[str, Any]:
+    """A world in which nothing but the site is open."""
+    own = {"pay": "all-in", "usd_per_gpu_h": given(2.3), "energy_inside_usd_per_mwh": given(80.0)}
+    return {
+        "site": {"name": "here", "usd_per_mwh": given(40.0), **site},
+        "candidates": {"b200": {"accelerator": "B200-SXM", "own": own, **candidate}},
+        "availability": {"target": 0.999, "failures_per_gpu_year": given(0.0), "repair_h": given(24.0)},
+    }
+
+
+def test_it_power_follows_the_pue_and_an_all_in_figure_keeps_the_overhead_that_it_holds() -> None:
+    wide = {"value": 1.25, "low": 1.125, "high": 1.375, "source": "the test"}
+    law = straight_law(wide=1.0)
+    it = answer(demand(**_sure({"it_kw_per_gpu": given(1.6)}, pue=wide)), law)
+    drawn = sureness(it, draws=4_000, seed=1).drawn_mw
+    assert drawn.p10 / drawn.planned == pytest.approx(0.9, abs=0.01)
+    assert drawn.p90 / drawn.planned == pytest.approx(1.1, abs=0.01)
+    half = answer(demand(**_sure({"all_in_kw_per_gpu": given(2.0)}, pue=wide)), law, power=declared_power)
+    kept = sureness(half, draws=4_000, seed=1).drawn_mw
+    # 2.0 kW each hold the overhead; of what the accelerators draw below that, the tenth goes the other way.
+    below = half.plan.totals.provisioned_mw - kept.planned
+    assert below > 0.1 * kept.planned
+    assert kept.p10 == pytest.approx(kept.planned - 0.1 * below, abs=0.02 * below)
+    assert kept.p90 == pytest.approx(kept.planned + 0.1 * below, abs=0.02 * below)
+
+
+def test_the_feed_is_for_the_highest_hour_and_the_energy_for_the_year() -> None:
+    law = straight_law(wide=1.0)
+    kw = {"it_kw_per_gpu": given(1.6)}
+    steep = answer(demand(**_sure(kw, pue=given(1.1), peak_pue=given(1.32))), law)
+    nodes = steep.plan.purchases[0].nodes
+    assert steep.plan.totals.provisioned_mw == pytest.approx(nodes * 8 * 1.6e-3 * 1.32)
+    assert steep.plan.totals.drawn_mw == pytest.approx(nodes * 8 * 1.6e-3 * 1.1), "no curve: drawn in full"
+
+
+def test_tonnes_are_drawn_from_the_interval_of_the_intensity_and_are_none_without_one() -> None:
+    law, kw = straight_law(wide=1.0), {"it_kw_per_gpu": given(1.6)}
+    grams = {"value": 400.0, "low": 300.0, "high": 440.0, "source": "the test"}
+    found = answer(demand(**_sure(kw, pue=given(1.2), g_per_kwh=grams)), law)
+    tonnes = sureness(found, draws=4_000, seed=2).tonnes_co2_per_year
+    assert tonnes is not None
+    assert tonnes.planned == pytest.approx(found.plan.totals.drawn_mw * 8_760 * 400.0 / 1e3, rel=0.01)
+    assert tonnes.p10 / tonnes.planned == pytest.approx(0.75, abs=0.01)
+    assert tonnes.p90 / tonnes.planned == pytest.approx(1.1, abs=0.01)
+    assert (
+        sureness(answer(demand(**_sure(kw, pue=given(1.2)))), draws=200, seed=2).tonnes_co2_per_year is None
+    )
 
 
 @pytest.mark.parametrize(("narrow", "more"), [(1.02, 1.1), (1.1, 1.2), (1.2, 1.5)])

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from wattmill.app.declared.demand_file import Asking, decoded_demand, load_demand
+from wattmill.app.declared.site_file import Standing, load_site
+from wattmill.site.yearly.account import year
 from wattmill.twin.planning.load import Forecast, Users, asked, recorded
 from wattmill.twin.planning.supply import AllIn
 from wattmill.twin.planning.tiers import asked_of, tier_asks
@@ -67,6 +69,55 @@ def test_each_fault_is_named_with_its_place_and_way_out(old: str, new: str, word
     said = " | ".join(problems(text))
     assert all(word in said for word in words), said
     assert "d.toml:" in said
+
+
+SITED = (ROOT / "examples" / "demand-virginia-site.toml").read_text(encoding="utf-8")
+
+
+def sited(text: str) -> Asking:
+    found = decoded_demand(text, file="d.toml", folder=ROOT / "examples")
+    assert isinstance(found, Asking), found
+    return found
+
+
+def test_a_site_gives_what_the_demand_leaves_open_and_no_more() -> None:
+    own = sited(SITED).demand
+    stands = load_site(ROOT / "examples" / "site-virginia-9mw-plain.toml")
+    assert isinstance(stands, Standing)
+    lived = year(*stands)
+    site = own.site
+    assert site.overhead.value == lived.ratios.pue < lived.ratios.peak_pue
+    assert site.peak_pue is not None and site.peak_pue.value == lived.ratios.peak_pue
+    assert site.electricity.value * lived.energy.in_mwh == pytest.approx(
+        lived.money.usd + lived.money.heat_usd
+    )
+    assert site.g_per_kwh is not None and lived.carbon.location_t is not None
+    assert site.g_per_kwh.value * lived.energy.in_mwh / 1e3 == pytest.approx(lived.carbon.location_t)
+    for given in (site.overhead, site.electricity, site.g_per_kwh):
+        assert given.low is not None and given.high is not None and given.low < given.value < given.high
+        assert "2024" in given.source
+    # 8.989 MW of equipment at the PUE of the highest hour is less than the interconnection of 10.8 MW.
+    assert own.limits.power_mw == pytest.approx(lived.equipment_mw * lived.ratios.peak_pue)
+    assert own.limits.power_mw is not None and own.limits.power_mw < 10.8
+
+    file = 'file = "site-virginia-9mw-plain.toml"\n'
+    declared = f'{file}pue = {{ value = 1.5, source = "ours" }}\n[limits]\npower_mw = 3.0\n'
+    told = sited(SITED.replace(file, declared)).demand
+    assert told.site.overhead.value == 1.5 and told.site.peak_pue is None and told.limits.power_mw == 3.0
+    assert told.site.electricity == site.electricity
+
+
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [
+        ("", ["site", "`pue` is missing", "name a site's file", "`usd_per_mwh` is missing"]),
+        ('file = "no.toml"', ["no.toml", "No such file"]),
+        ('file = "demand-scarce.toml"', ["demand-scarce.toml", "unknown key"]),
+    ],
+)
+def test_a_site_that_is_not_there_or_no_site_is_named(new: str, words: list[str]) -> None:
+    said = " | ".join(problems(SITED.replace('file = "site-virginia-9mw-plain.toml"', new)))
+    assert all(word in said for word in words), said
 
 
 def test_a_listed_price_brings_its_kw_and_its_source() -> None:

@@ -6,6 +6,7 @@ import typer
 
 from wattmill.cli.control_door import show_table
 from wattmill.twin.planning.demand import Demand
+from wattmill.twin.planning.given import Given
 from wattmill.twin.planning.plan import Binding, Plan, Purchase, TierAnswer
 from wattmill.twin.prediction import Interval
 from wattmill.units import J_PER_GJ, J_PER_KJ, USD_PER_MUSD
@@ -19,6 +20,7 @@ def show_plan(demand: Demand, plan: Plan, *, why: bool = False) -> None:
         f"{plan.name}: {served}{totals.requests_per_s:,.0f} requests/s in the mean, "
         f"{totals.peak_requests_per_s:,.0f} in the peak (x {totals.peak_to_mean:g}; {plan.how})"
     )
+    _show_site(demand)
     _show_purchases(plan)
     _show_pools(plan)
     _show_tiers(plan)
@@ -40,6 +42,25 @@ def _free(demand: Demand) -> bool:
     return getattr(demand.load, "as_many_as_fit", False) or (
         hasattr(demand.load, "requests_per_s") and demand.load.requests_per_s is None
     )
+
+
+def _show_site(demand: Demand) -> None:
+    """Say what the year of a site has given, where the file names one."""
+    site = demand.site
+    if site.file is None:
+        return
+    peak = "" if site.peak_pue is None else f", {site.peak_pue.value:.3f} in the highest hour"
+    carbon = "" if site.g_per_kwh is None else f", {_figure(site.g_per_kwh, 0)} g/kWh"
+    typer.echo(
+        f"{site.name} ({site.file}): PUE {_figure(site.overhead, 3)}{peak}; "
+        f"{_figure(site.electricity, 1)} $/MWh{carbon}; limit {demand.limits.power_mw:.3f} MW"
+    )
+
+
+def _figure(given: Given, digits: int) -> str:
+    if given.low is None or given.high is None:
+        return f"{given.value:.{digits}f}"
+    return f"{given.value:.{digits}f} ({given.low:.{digits}f}–{given.high:.{digits}f})"
 
 
 def _show_purchases(plan: Plan) -> None:

@@ -58,6 +58,8 @@ def show_sureness(demand: Demand, sure: Sureness) -> None:
         ("requests/s", *_cells(sure.requests_per_s, 1.0, 0)),
         ("MW drawn", *_cells(sure.drawn_mw, 1.0, 2)),
     ]
+    if sure.tonnes_co2_per_year is not None:
+        rows.append(("t CO2e/year", *_cells(sure.tonnes_co2_per_year, 1.0, 0)))
     show_table(
         ("figure", "planned", "10 %", "50 %", "90 %"), rows, numbers=("planned", "10 %", "50 %", "90 %")
     )

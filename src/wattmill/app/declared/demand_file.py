@@ -17,6 +17,7 @@ from wattmill.app.declared.planning_files import decoded, text_of
 from wattmill.app.declared.problem import Problem
 from wattmill.app.declared.settings_errors import Path as Keys
 from wattmill.app.declared.settings_errors import dotted, line_of
+from wattmill.app.declared.site_file import Standing, load_site
 from wattmill.compute.catalogue import UnknownAccelerator, accelerator
 from wattmill.models.architectures import UnknownModel, architecture
 from wattmill.twin.planning.demand import Demand
@@ -59,6 +60,14 @@ def decoded_demand(text: str, *, file: str, folder: Path) -> Asking | list[Probl
             trace = read
         else:
             found.append((("load", "file"), *read, f'"{demand.load.file}"'))
+    if not found and demand.site.file is not None:
+        stood = _with_site(demand, demand.site.file, folder)
+        if isinstance(stood, Demand):
+            demand = stood
+        elif isinstance(stood, tuple):
+            found.append(stood)
+        else:
+            return stood
     if not found:
         try:
             return Asking(with_listed_prices(demand), trace, text)
@@ -95,7 +104,11 @@ def _findings(demand: Demand) -> Iterator[_Finding]:
     for name, api in demand.apis.items():
         if api.model is not None and api.model not in demand.models:
             yield _unknown(("apis", name, "model"), "model", api.model, demand.models)
-    if demand.limits.tonnes_co2_per_year is not None and demand.site.g_per_kwh is None:
+    if (
+        demand.limits.tonnes_co2_per_year is not None
+        and demand.site.g_per_kwh is None
+        and not demand.site.file
+    ):
         yield (
             ("limits", "tonnes_co2_per_year"),
             "cannot be held: the site's `g_per_kwh` is not declared",
@@ -140,13 +153,7 @@ def _load(demand: Demand) -> Iterator[_Finding]:
         )
     if isinstance(load, Trace) and load.as_many_as_fit and load.requests_per_s is not None:
         yield ("load", "as_many_as_fit"), "`requests_per_s` is given too", "Keep one of the two", "true"
-    if demand.site.pue.value < 1.0:
-        yield (
-            ("site", "pue"),
-            "must be at least 1",
-            "The meter sees all of the IT",
-            str(demand.site.pue.value),
-        )
+    yield from _site(demand)
     rented = [
         name
         for name, candidate in demand.candidates.items()
@@ -159,6 +166,18 @@ def _load(demand: Demand) -> Iterator[_Finding]:
             "Declare `most_nodes` of the candidate, `limits.usd_per_year`, or `load.requests_per_s`",
             None,
         )
+
+
+def _site(demand: Demand) -> Iterator[_Finding]:
+    site = demand.site
+    for name, figure in (("pue", site.pue), ("peak_pue", site.peak_pue)):
+        if figure is not None and figure.value < 1.0:
+            yield ("site", name), "must be at least 1", "The meter sees all of the IT", str(figure.value)
+    if site.file is None:
+        for name, figure in (("pue", site.pue), ("usd_per_mwh", site.usd_per_mwh)):
+            if figure is None:
+                way_out = "Declare it with its source, or name a site's file (`file`) whose year gives it"
+                yield ("site",), f"`{name}` is missing", way_out, None
 
 
 def _tiers(demand: Demand) -> Iterator[_Finding]:
@@ -234,6 +253,26 @@ def _unknown(at: Keys, noun: str, name: str, known: Collection[str]) -> _Finding
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     hint = f"Did you mean `{near[0]}`?" if near else "Use one of them"
     return at, f"no {noun} {name!r} (known: {', '.join(known) or 'none'})", hint, f'"{name}"'
+
+
+def _with_site(demand: Demand, file: str, folder: Path) -> Demand | list[Problem] | _Finding:
+    """Return the demand with what the year of its site gives, or what is wrong with the site."""
+    stands = load_site(folder / file)
+    if not isinstance(stands, Standing):
+        return stands
+    # Living a year takes seconds and the solver: only a file that is right waits for them.
+    from wattmill.site.yearly.account import year
+    from wattmill.twin.planning.sited import with_site
+
+    try:
+        lived = year(*stands)
+    except ValueError as error:
+        return ("site", "file"), str(error), "Try `wattmill site year` on it", f'"{file}"'
+    filled = with_site(demand, lived, import_mw=stands.site.grid.import_mw)
+    if filled.limits.tonnes_co2_per_year is not None and filled.site.g_per_kwh is None:
+        rule = "gives no carbon intensity, and `limits.tonnes_co2_per_year` needs one"
+        return ("site", "file"), rule, "Declare `g_per_kwh` in either of the files", f'"{file}"'
+    return filled
 
 
 def _trace(load: Trace, folder: Path) -> Recorded | tuple[str, str]:

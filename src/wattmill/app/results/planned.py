@@ -66,6 +66,18 @@ def _facts(plan: Plan, sure: Sureness) -> tuple[Fact, ...]:
         fact("accelerators", sum(p.gpus for p in plan.purchases), "count", note="nodes are whole"),
         fact("provisioned", t.provisioned_mw * W_PER_MW, "w"),
         fact("drawn in the mean", t.drawn_mw * W_PER_MW, "w", note=interval(sure.drawn_mw) + " MW"),
+        *(
+            [
+                fact(
+                    "CO2e",
+                    sure.tonnes_co2_per_year.planned,
+                    "t_per_year",
+                    note=interval(sure.tonnes_co2_per_year) + " t",
+                )
+            ]
+            if sure.tonnes_co2_per_year is not None
+            else []
+        ),
         fact("requests", t.requests_per_s, "per_s", note=interval(sure.requests_per_s)),
         fact("output tokens", t.output_tok_per_s, "tok_per_s"),
         fact("of a provisioned MW", t.output_tok_per_s_per_mw, "tok_per_s"),

@@ -131,5 +131,6 @@ UNITS: dict[str, Callable[[float], str]] = {
     "work": lambda v: scaled(v, "tok", kilo_from=1e6),
     "plain": significant,  # its unit stands beside it
     "usd_per_year": _usd_per_year,
+    "t_per_year": lambda v: f"{significant(v)} t/year" if abs(v) < 1e4 else f"{significant(v / 1e3)} kt/year",
 }
 """unit -> how people read it. The first word of the name is the unit of `value`."""

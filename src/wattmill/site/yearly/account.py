@@ -141,6 +141,7 @@ def ratios_of(lived: Lived) -> Ratios:
     water_l = float(f.carried.water_l_per_s.sum()) * S_PER_H
     return Ratios(
         pue=inside / equipment,
+        peak_pue=float(f.inside_w.max()) / float(f.equipment_w.max()),
         tue=inside / chips,
         wue_l_per_kwh=water_l / (equipment * S_PER_H / J_PER_KWH),
         ere=(inside - float(f.taken_w.sum())) / equipment,
@@ -203,7 +204,22 @@ def _carbon(lived: Lived) -> Carbon:
         location_t=(bought + panels) / G_PER_T,
         market_t=None if market is None else market / G_PER_T,
         mean_g_per_kwh=bought / float(kwh.sum()) if kwh.any() else None,
+        months_g_per_kwh=_by_month(lived, kwh, intensity),
     )
+
+
+def _by_month(lived: Lived, kwh: Hours, intensity: Hours) -> tuple[float, ...]:
+    """Return the intensity of what was bought in each month of the site's clock."""
+    start = lived.weather.start(lived.built.site.place.utc_offset_h).replace(tzinfo=None)
+    local = np.datetime64(start, "h") + np.timedelta64(round(lived.built.site.place.utc_offset_h), "h")
+    months = (local + np.arange(len(kwh)) * np.timedelta64(1, "h")).astype("datetime64[M]")
+    found = []
+    for month in np.unique(months):
+        at = months == month
+        bought = float(kwh[at].sum())
+        if bought and int(at.sum()) * S_PER_H >= LEAST_MONTH_S:
+            found.append(float((kwh[at] * intensity[at]).sum()) / bought)
+    return tuple(found)
 
 
 def _binding(lived: Lived) -> tuple[Binding, ...]:

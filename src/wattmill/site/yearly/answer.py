@@ -37,6 +37,7 @@ class Energy(msgspec.Struct, frozen=True, kw_only=True):
 
 class Ratios(msgspec.Struct, frozen=True, kw_only=True):
     pue: float  # ISO/IEC 30134-2: the site over the equipment at its inlets
+    peak_pue: float  # the site's highest hour over the equipment's highest: what a feed must carry
     tue: float  # the site over the chips' rails: Patterson et al., ISC 2013
     wue_l_per_kwh: float  # ISO/IEC 30134-9, on the site; upper bound where coolers are wet
     ere: float  # The Green Grid, 2010: heat that left with somebody is taken off
@@ -66,6 +67,7 @@ class Carbon(msgspec.Struct, frozen=True, kw_only=True):
     location_t: float | None  # None: the grid's intensity is not known
     market_t: float | None  # None: no contract is declared
     mean_g_per_kwh: float | None  # of the energy that was bought, by the hours in which it was
+    months_g_per_kwh: tuple[float, ...] = ()  # the same of each month in which some was bought
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):

@@ -98,7 +98,7 @@ def job_answers(done: Chosen, bought: dict[str, Bought]) -> list[JobAnswer]:
             usd += gpus * b.offer.fixed_usd_per_gpu_h * H_PER_YEAR * run_share
             if b.offer.own:
                 mw += gpus * b.offer.provisioned_w / W_PER_MW
-                joules += gpus * b.offer.provisioned_w * job.days * S_PER_DAY
+                joules += gpus * b.offer.full_w * job.days * S_PER_DAY
         usd += joules * energy_usd_per_j(done.problem.demand)
         done_it = nodes > 0
         wide = job.mfu

@@ -27,15 +27,43 @@ class Site(_Section, frozen=True, kw_only=True):
     """Where the factory stands, and what it takes from the grid."""
 
     name: Annotated[str, Meta(min_length=1, description="What people call it.")]
-    pue: Annotated[
-        Given,
+    file: Annotated[
+        str | None,
         Meta(
-            description="Watts at the utility meter for one watt of IT. For `it_kw_per_gpu`, and for what an "
-            "accelerator draws below its rating; never to an all-in figure, which has it inside."
+            description="A site's file, as for `wattmill site year`, meant from this file's folder. Its year "
+            "gives what is not declared here: PUE, price, carbon, and `limits.power_mw`."
         ),
-    ]
-    usd_per_mwh: Annotated[Given, Meta(description="Price of electricity at the meter, dollars per MWh.")]
+    ] = None
+    pue: Annotated[
+        Given | None,
+        Meta(
+            description="Watts at the utility meter for one watt of IT, mean of a year. For `it_kw_per_gpu`, "
+            "and for what an accelerator draws below its rating; an all-in figure has it inside."
+        ),
+    ] = None
+    peak_pue: Annotated[
+        Given | None,
+        Meta(
+            description="The same at the site's highest hour: what a kW of `it_kw_per_gpu` is provisioned "
+            "with. Absent: `pue`."
+        ),
+    ] = None
+    usd_per_mwh: Annotated[
+        Given | None, Meta(description="Price of electricity at the meter, dollars per MWh.")
+    ] = None
     g_per_kwh: Annotated[Given | None, Meta(description="Carbon intensity, grams of CO2e per kWh.")] = None
+
+    @property
+    def overhead(self) -> Given:
+        """Return the PUE of a year."""
+        assert self.pue is not None, "checked when the file was read"
+        return self.pue
+
+    @property
+    def electricity(self) -> Given:
+        """Return dollars per MWh at the meter."""
+        assert self.usd_per_mwh is not None, "checked when the file was read"
+        return self.usd_per_mwh
 
 
 class Limits(_Section, frozen=True, kw_only=True):

@@ -65,7 +65,7 @@ class Bought:
         self.serving_share = serving / self.nodes if self.nodes else 0.0
         self.idle_w = self.nodes * offer.per_node * offer.idle_w if offer.own else 0.0
         self.training_w = sum(
-            nodes * offer.per_node * duty(done, job) * (offer.provisioned_w - offer.idle_w)
+            nodes * offer.per_node * duty(done, job) * (offer.full_w - offer.idle_w)
             for job, nodes in self.training.items()
             if offer.own
         )

@@ -33,6 +33,8 @@ class Offer(NamedTuple):
     most_nodes: int | None
     provisioned_w: float
     idle_w: float
+    full_w: float  # drawn in the mean of a year by an accelerator at its rating
+    overhead_inside: bool  # in an all-in figure; else watts follow the site's PUE
     tdp_drop_w: (
         float  # what the meter sees less for each watt that an accelerator draws below its rating: PUE
     )
@@ -48,8 +50,8 @@ class Offer(NamedTuple):
         """
         drawn, rating = power(self.accelerator, batch), self.accelerator.tdp_w
         if rating is None or drawn is None:
-            return self.provisioned_w
-        return self.provisioned_w - self.tdp_drop_w * max(0.0, rating - drawn)
+            return self.full_w
+        return self.full_w - self.tdp_drop_w * max(0.0, rating - drawn)
 
 
 def offers(demand: Demand, power: Power) -> tuple[Offer, ...]:
@@ -64,18 +66,20 @@ def offers(demand: Demand, power: Power) -> tuple[Offer, ...]:
     return tuple(found)
 
 
-def provisioned_kw(demand: Demand, candidate: Candidate) -> float:
-    """Return kW at the meter that one accelerator is provisioned with. Exactly one of the two is declared."""
+def _kw(demand: Demand, candidate: Candidate) -> tuple[float, float]:
+    """Return kW at the meter of one accelerator at its rating: what it is provisioned with, for the site's
+    highest hour, and what it draws in the mean of a year. Exactly one of the two figures is declared."""
     if candidate.all_in_kw_per_gpu is not None:
-        return candidate.all_in_kw_per_gpu.value
+        return candidate.all_in_kw_per_gpu.value, candidate.all_in_kw_per_gpu.value
     assert candidate.it_kw_per_gpu is not None, "checked when the file was read"
-    return candidate.it_kw_per_gpu.value * demand.site.pue.value
+    site, it_kw = demand.site, candidate.it_kw_per_gpu.value
+    return it_kw * (site.peak_pue or site.overhead).value, it_kw * site.overhead.value
 
 
 def _offer(
     demand: Demand, key: str, candidate: Candidate, part: Accelerator, power: Power, *, own: bool
 ) -> Offer:
-    kw = provisioned_kw(demand, candidate)
+    kw, full_kw = _kw(demand, candidate)
     cost = candidate.own if own else candidate.rent
     assert cost is not None and not isinstance(cost, Listed), "looked up when the file was read"
     inside = energy_inside_usd_per_gpu_h(cost, all_in_kw=kw) if isinstance(cost, AllIn) else None
@@ -91,8 +95,10 @@ def _offer(
         whole_racks=candidate.whole_racks,
         most_nodes=candidate.most_nodes,
         provisioned_w=kw * W_PER_KW,
-        idle_w=kw * W_PER_KW,
-        tdp_drop_w=demand.site.pue.value,
+        idle_w=full_kw * W_PER_KW,
+        full_w=full_kw * W_PER_KW,
+        overhead_inside=candidate.all_in_kw_per_gpu is not None,
+        tdp_drop_w=demand.site.overhead.value,
         fixed_usd_per_gpu_h=fixed_usd_per_gpu_h(cost, all_in_kw=kw),
         energy_inside_usd_per_gpu_h=inside,
         down=down_share(
@@ -109,4 +115,4 @@ def fixed_usd_per_node_year(offer: Offer) -> float:
 
 
 def energy_usd_per_j(demand: Demand) -> float:
-    return demand.site.usd_per_mwh.value / J_PER_MWH
+    return demand.site.electricity.value / J_PER_MWH

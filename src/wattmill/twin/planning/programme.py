@@ -237,7 +237,7 @@ def _add_jobs(problem: Problem, p: Programme, cost: dict[str, float], energy: di
             per_s[nodes] = offer.per_node * peak * job.mfu.value * (1.0 - offer.down) / _EXA
             if offer.own:
                 busy = min(1.0, job.days * S_PER_DAY * job.runs_per_year / S_PER_YEAR)
-                energy[nodes] = offer.per_node * busy * (offer.provisioned_w - offer.idle_w)
+                energy[nodes] = offer.per_node * busy * (offer.full_w - offer.idle_w)
         need = flops(name, problem.demand.jobs).value / (job.days * S_PER_DAY) / _EXA
         if job.usd_value is None:
             p.row(f"job:{name}", per_s, low=need)

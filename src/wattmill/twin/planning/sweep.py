@@ -106,7 +106,7 @@ def variations(demand: Demand, trace: Recorded | None, *, extrapolate: bool) -> 
     site, load, limits = demand.site, demand.load, demand.limits
     yield one("as declared", demand)
     for factor in (0.5, 2.0):
-        changed = replace(site, usd_per_mwh=site.usd_per_mwh.scaled(factor))
+        changed = replace(site, usd_per_mwh=site.electricity.scaled(factor))
         yield one(f"electricity x {factor:g}", replace(demand, site=changed))
     for factor in (0.75, 1.25):
         dearer = {key: _priced(c, factor) for key, c in demand.candidates.items()}

@@ -2,9 +2,9 @@
 
 Drawn, each from its 80 % interval: the law's error (one factor for time per token, one for the first token,
 shared by all pools of an accelerator, since a law is wrong about a part and not about a request), rates of
-accelerators, electricity, growth of the demand (where declared), failures and repair; neither carbon nor PUE.
-Prices and growth are two-piece normal, the law's factors two-piece lognormal. When the law was too fast,
-batches are made smaller until the promises hold again, and what is served falls.
+accelerators, electricity, growth of the demand (where declared), failures and repair, PUE and carbon. The
+law's factors are two-piece lognormal, the others two-piece normal. When the law was too fast, batches are
+made smaller until the promises hold again, and what is served falls.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from wattmill.twin.planning.nodes import Flow
 from wattmill.twin.planning.spares import down_share
 from wattmill.twin.planning.supply import AllIn
 from wattmill.twin.prediction import Interval
-from wattmill.units import H_PER_YEAR, J_PER_MWH, S_PER_YEAR, TOK_PER_MTOK, W_PER_MW
+from wattmill.units import G_PER_T, H_PER_YEAR, J_PER_KWH, J_PER_MWH, S_PER_YEAR, TOK_PER_MTOK, W_PER_MW
 
 TENTH = 1.2815515655446004
 """Standard deviations from the middle to the limit of an 80 % interval of a normal."""
@@ -57,6 +57,7 @@ class Sureness(msgspec.Struct, frozen=True, kw_only=True):
     cost_usd_per_year: Spread
     requests_per_s: Spread
     drawn_mw: Spread
+    tonnes_co2_per_year: Spread | None  # None: the site's intensity is not known
     promise_can_be_kept: dict[str, float]  # by tier: share of draws in which some batch keeps it
     as_planned: dict[str, float]  # by tier: share of draws in which the planned batch keeps it
     enough_nodes_up: float  # share of draws in which failures left enough for the planned peak
@@ -81,7 +82,7 @@ def sureness(found: Answered, *, draws: int, seed: int) -> Sureness:
     z_ttft = {c: rng.standard_normal(draws) for c in candidates}
     parts = [_part(found, flow, z_tpot[flow.offer.candidate], z_ttft[flow.offer.candidate]) for flow in flows]
 
-    usd_per_mwh = _drawn(demand.site.usd_per_mwh, rng, draws)
+    usd_per_mwh = _drawn(demand.site.electricity, rng, draws)
     growth = _drawn(demand.load.growth, rng, draws) if demand.load.growth is not None else np.ones(draws)
     rates = {p.offer: _rate(found, p.offer, rng, draws) for p in found.plan.purchases}
     failures = np.maximum(_drawn(demand.availability.failures_per_gpu_year, rng, draws), 0.0)
@@ -133,6 +134,9 @@ def sureness(found: Answered, *, draws: int, seed: int) -> Sureness:
         busy[tier.name] = busy.get(tier.name, np.zeros(draws)) + gpus
         tokens[tier.name] = tokens.get(tier.name, np.zeros(draws)) + per_s * tier.output_tok * S_PER_YEAR
         revenue = revenue + per_s * tier.usd_per_request * S_PER_YEAR
+    pue = np.maximum(_drawn(demand.site.overhead, rng, draws), 1.0)
+    watts = _metered(found, watts, pue / demand.site.overhead.value)
+    tonnes = _tonnes(found, watts, rng)
     cost = fixed + watts * S_PER_YEAR / J_PER_MWH * usd_per_mwh
     margin = revenue - cost
     whole_busy = sum(busy.values(), start=np.zeros(draws))
@@ -155,6 +159,7 @@ def sureness(found: Answered, *, draws: int, seed: int) -> Sureness:
         "electricity": usd_per_mwh,
         "demand": growth,
         "failures x repair": failures * repair_h,
+        "PUE": pue,
         **{f"rate of {name}": values for name, values in rates.items()},
     }
     return Sureness(
@@ -171,11 +176,32 @@ def sureness(found: Answered, *, draws: int, seed: int) -> Sureness:
         cost_usd_per_year=_spread(totals.cost_usd_per_year, cost),
         requests_per_s=_spread(planned, requests),
         drawn_mw=_spread(totals.drawn_mw, watts / W_PER_MW),
+        tonnes_co2_per_year=tonnes,
         promise_can_be_kept=_by_tier(parts, lambda p: np.isfinite(p.gpus)),
         as_planned=_by_tier(parts, lambda p: p.planned_holds),
         enough_nodes_up=float(np.mean(enough)),
         influences=_influences(inputs, margin if demand.goal == "margin" else -cost),
     )
+
+
+def _metered(found: Answered, watts: Floats, times: Floats) -> Floats:
+    """Return what the meter sees when the site's PUE is `times` the planned one. All-in figures keep the
+    overhead that they hold: there, only what an accelerator draws below its rating moves with it."""
+    offers = {offer.name: offer for offer in found.chosen.problem.offers}
+    inside = sum(
+        p.gpus * offers[p.offer].full_w
+        for p in found.plan.purchases
+        if offers[p.offer].own and offers[p.offer].overhead_inside
+    )
+    return np.asarray(inside + (watts - inside) * times)
+
+
+def _tonnes(found: Answered, watts: Floats, rng: np.random.Generator) -> Spread | None:
+    carbon, planned = found.chosen.problem.demand.site.g_per_kwh, found.plan.totals.tonnes_co2_per_year
+    if carbon is None or planned is None:
+        return None
+    grams = np.maximum(_drawn(carbon, rng, len(watts)), 0.0)
+    return _spread(planned, watts * S_PER_YEAR / J_PER_KWH * grams / G_PER_T)
 
 
 def _part(found: Answered, flow: Flow, z_tpot: Floats, z_ttft: Floats) -> _Part:
