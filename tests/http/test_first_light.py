@@ -252,6 +252,8 @@ def test_explain_tells_of_a_streamed_request_what_the_client_was_told(up: Up, cl
         assert word in shown.stdout, (word, shown.stdout)
     facts = story(up, request_id)
     assert f"{int(facts['charge_nusd']) / 1e9:.9f}" == charge[1]
+    energy = re.search(r"energy_j=(\S+)", told)
+    assert energy is not None and f"{int(facts['told_uj']) / 1e6:.3f}" == energy[1]
 
 
 def test_explain_tells_of_a_client_that_left(up: Up, client: OpenAI) -> None:

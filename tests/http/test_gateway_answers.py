@@ -28,6 +28,7 @@ def test_a_whole_answer_tells_its_charge_and_its_books_agree() -> None:
             (end,), (intent,) = r.journal.ends, r.journal.intents
             assert (end.status, end.charge_nusd, end.cost_nusd) == ("finished", 90_000, 9_000)
             assert end.usage_source == "measured" and end.http_status == 200
+            assert end.told_uj == 1_000_000, "the joules that the client was told stand in the books"
             assert (intent.label, intent.asked_output_tok, intent.output_clamp_tok) == ("mine-1", 10, 10)
             r.assert_balanced()
 

@@ -24,11 +24,12 @@ from wattmill.app.ledger_process import follower
 from wattmill.app.running.lag import read_lag
 from wattmill.app.seeing.auditing import audit_home
 from wattmill.app.seeing.book_reading import read_books
-from wattmill.app.seeing.explain import UnknownRequest, explain
+from wattmill.app.seeing.explain import UnknownRequest, explain, settled_against_told
 from wattmill.app.seeing.figures import figures
 from wattmill.app.seeing.health import health
 from wattmill.app.seeing.readings import Readings
 from wattmill.app.seeing.request_list import request_page
+from wattmill.app.seeing.request_view import request_view
 from wattmill.cli.explain import lines
 from wattmill.ledger import epoch as epochs
 from wattmill.ledger.audit import Report
@@ -442,7 +443,13 @@ def test_a_count_waits_for_slow_clients_and_skips_what_may_not_have_arrived(fact
 def test_joules_of_a_window_go_to_the_attempts_in_it_and_the_rest_is_named(factory: Factory) -> None:
     meter = Journal(factory.home.journal, kind="meter", worker=0, wall_us=lambda: NOW)
     seq = factory.intent()
-    factory.end(seq)
+    factory.end(seq, told_uj=10)
+    early = explain(factory.home, factory.id(seq))
+    assert (early.energy_uj, early.told_uj) == (None, 10)
+    assert (
+        "not settled" in dict(lines(early))["energy"]
+        and "told with the answer" in dict(lines(early))["energy"]
+    )
     start = factory.now - 1_000_000
     window = MeterWindow(
         "host", start, start + 1_000_000, 45, 20, {"edge": 11, "local": 9}, 5, "modelled", "host model"
@@ -465,6 +472,12 @@ def test_joules_of_a_window_go_to_the_attempts_in_it_and_the_rest_is_named(facto
         assert sum(row.energy_uj or 0 for row in books.recent()) == 11
     story = explain(factory.home, factory.id(seq))
     assert story.energy_provenance == "modelled" and story.energy_source == "host model"
+    assert (story.energy_uj, story.told_uj) == (11, 10)
+    assert dict(lines(story))["energy"].endswith("settled 10.0% above what was told")
+    assert settled_against_told(9, 10) == "settled 10.0% below what was told"
+    assert settled_against_told(10, 10) == "settled as told" and settled_against_told(11, None) is None
+    view = request_view(story)
+    assert (view.energy.value, view.told.value, view.told.provenance) == (story.energy_uj, 10, "modelled")
     assert holds(audit_home(factory.home))
     meter.close()
 

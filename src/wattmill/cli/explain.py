@@ -11,7 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from wattmill.app.home import Home
-from wattmill.app.seeing.explain import Story, Try, UnknownRequest, as_builtins, explain
+from wattmill.app.seeing.explain import (
+    Story,
+    Try,
+    UnknownRequest,
+    as_builtins,
+    explain,
+    settled_against_told,
+)
 from wattmill.app.seeing.tier_story import TierStory
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json
 from wattmill.units import UJ_PER_J, US_PER_S, usd_text
@@ -145,12 +152,16 @@ def _attempt(number: int, one: Try) -> list[tuple[str, str]]:
 
 def _totals(story: Story) -> list[tuple[str, str]]:
     output = sum(sum(n for name, n in one.tokens.items() if name in _OUT) for one in story.tries)
+    told = "" if story.told_uj is None else f"{story.told_uj / UJ_PER_J:.2f} J told with the answer ({_TOLD})"
     if story.energy_uj is None:
-        energy = "unknown: no meter window is settled for it"
+        energy = "not settled: no meter window is settled for it" + (f"; {told}" if told else "")
     else:
         joules = story.energy_uj / UJ_PER_J
         each = f", {joules / output:.3f} J per output token" if output else ""
         energy = f"{joules:.2f} J{each}  ({story.energy_provenance}; {story.energy_source})"
+        against = settled_against_told(story.energy_uj, story.told_uj)
+        if against is not None:
+            energy += f"; {told}, {against}"
     if story.charge_nusd is None or story.cost_nusd is None:
         return [("energy", energy), ("charge", "not known before its end")]
     margin = _usd(story.charge_nusd - story.cost_nusd)
@@ -162,4 +173,5 @@ def _totals(story: Story) -> list[tuple[str, str]]:
 
 
 _CAUSES = {"hedge_lost": "another place had content first (hedge_lost)"}
+_TOLD = "modelled: declared power over declared speeds"
 _OUT = ("output", "reasoning", "audio_output")

@@ -19,7 +19,7 @@ from wattmill.distribution.upstream_conn import Handle
 from wattmill.models.engines.adapter import Adapter
 from wattmill.models.engines.speech import Speech
 from wattmill.ports import Grant, JournalUnavailable
-from wattmill.units import US_PER_S
+from wattmill.units import UJ_PER_J, US_PER_S
 from wattmill.vocab.budget import NOTHING
 from wattmill.vocab.fact import End, Intent, Status, UsageSource
 from wattmill.vocab.refusal import Refusal
@@ -449,6 +449,11 @@ class Attempt:
         gateway = exchange.gateway
         metrics = gateway.metrics
         said = self.said()
+        told_uj: int | None = None
+        if usage is not None:
+            energy_j = self.energy_j = services.energy(self.pool, usage)
+            if energy_j is not None:
+                told_uj = round(energy_j * UJ_PER_J)
         try:
             services.journal.append_end(
                 End(
@@ -472,6 +477,7 @@ class Attempt:
                     said.engine_id,
                     max(0, spend.nusd - charge),
                     self.grant.took(spend),
+                    told_uj=told_uj,
                 )
             )
         except (JournalUnavailable, OSError):
@@ -501,8 +507,6 @@ class Attempt:
             self._learn(usage, now, said.prefill_us, said.decode_us)
         else:
             metrics.count("wattmill_attempts_total", self.pool, status)
-        if usage is not None:
-            self.energy_j = services.energy(self.pool, usage)
 
     def _operator_pays(self, error: str | None) -> bool:
         """Say who pays for work of which the client saw nothing."""

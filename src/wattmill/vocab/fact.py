@@ -96,6 +96,7 @@ class End(_Fact, frozen=True, array_like=True, gc=False, tag=3):
     kept_nusd: int = 0  # counted against caps beyond the charge: nobody saw what was produced
     took: tuple[int, ...] = ()  # gauges of limits and what was used of each, like `held` of its intent
     saved_nusd: int = 0  # of an answer from the cache: its price at a place, less the charge
+    told_uj: int | None = None  # the estimate of its joules that its client was told; settled ones differ
 
 
 class Refused(_Fact, frozen=True, array_like=True, gc=False, tag=4):

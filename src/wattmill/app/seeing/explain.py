@@ -53,6 +53,7 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
     cost_nusd: int | None
     overrun_nusd: int
     energy_uj: int | None  # settled
+    told_uj: int | None  # the estimate that was told with the answer; None: none was, or the journal is gone
     charge_price: str | None  # version in words
     finish_reason: str | None
     cause: str | None
@@ -81,6 +82,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
     charge_nusd: int | None  # None: nothing of it has ended yet
     cost_nusd: int | None
     energy_uj: int | None
+    told_uj: int | None
     energy_provenance: str
     energy_source: str
     budget: tuple[str, ...]  # in words, organisation first
@@ -139,6 +141,16 @@ def explain(home: Home, request_id: str) -> Story:
     return msgspec.structs.replace(
         story, tier=tier_story(journal, tiered), replay_of=None if again is None else again.of
     )
+
+
+def settled_against_told(settled_uj: int | None, told_uj: int | None) -> str | None:
+    """Say how settled joules lie to those that were told with the answer; None where one is not known."""
+    if settled_uj is None or not told_uj:
+        return None
+    off = settled_uj / told_uj - 1.0
+    if abs(off) < 0.0005:
+        return "settled as told"
+    return f"settled {abs(off):.1%} {'above' if off > 0 else 'below'} what was told"
 
 
 def as_builtins(story: Story) -> dict[str, Any]:
@@ -234,6 +246,7 @@ def _story(
     key = first.key if first else no.key if no else row.key if row else refused.key if refused else 0
     key = key or (again.key if again else 0)
     settled = [one.energy_uj for one in tries if one.energy_uj is not None]
+    estimates = [one.told_uj for one in tries if one.told_uj is not None]
     code = no.code if no else refused.code if refused else None
     return Story(
         request_id=request_id,
@@ -265,6 +278,7 @@ def _story(
         charge_nusd=_sum([one.charge_nusd for one in tries]),
         cost_nusd=_sum([one.cost_nusd for one in tries]),
         energy_uj=sum(settled) if settled else None,
+        told_uj=sum(estimates) if estimates else None,
         energy_provenance=energy[0] if settled else "unknown",
         energy_source=energy[1] if settled else "",
         budget=tuple(budget.values()),
@@ -315,6 +329,7 @@ def _try(
         cost_nusd=row.cost_nusd if row else end.cost_nusd if end else None,
         overrun_nusd=row.overrun_nusd if row else end.overrun_nusd if end else 0,
         energy_uj=row.energy_uj if row else None,
+        told_uj=end.told_uj if end else None,
         charge_price=None if price is None else f"{price.book} version {price.id} ({price.model})",
         finish_reason=end.finish_reason if end else None,
         cause=(row.cause if row else None) or (end.error if end else None),

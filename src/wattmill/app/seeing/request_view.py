@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from wattmill.app.seeing.explain import Story, Try
+from wattmill.app.seeing.explain import Story, Try, settled_against_told
 from wattmill.app.seeing.figure import Figure, figure
 from wattmill.app.seeing.tower import as_provenance
 
@@ -45,6 +45,7 @@ class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
     cost: Figure
     overrun: Figure
     energy: Figure
+    told: Figure  # joules that were told with the answer
     ttft: Figure
     duration: Figure
     price: str | None
@@ -68,6 +69,7 @@ class RequestView(msgspec.Struct, frozen=True, kw_only=True):
     cost: Figure
     margin: Figure
     energy: Figure
+    told: Figure
     budget: tuple[str, ...]
     note: str | None
 
@@ -92,7 +94,8 @@ def request_view(story: Story) -> RequestView:
         charge=figure(story.charge_nusd, "nusd"),
         cost=figure(story.cost_nusd, "nusd"),
         margin=figure(margin, "nusd", note="charge less cost"),
-        energy=_joules(story.energy_uj, story),
+        energy=_joules(story.energy_uj, story.told_uj, story),
+        told=_told(story.told_uj),
         budget=story.budget,
         note=None if story.journal_kept else gone,
     )
@@ -153,7 +156,8 @@ def _attempt(one: Try, story: Story) -> AttemptView:
         charge=figure(one.charge_nusd, "nusd"),
         cost=figure(one.cost_nusd, "nusd"),
         overrun=figure(one.overrun_nusd, "nusd"),
-        energy=_joules(one.energy_uj, story),
+        energy=_joules(one.energy_uj, one.told_uj, story),
+        told=_told(one.told_uj),
         ttft=figure(one.ttft_us, "us"),
         duration=figure(one.duration_us, "us"),
         price=one.charge_price,
@@ -186,6 +190,14 @@ def spans(one: Try) -> tuple[Span, ...]:
     )
 
 
-def _joules(uj: int | None, story: Story) -> Figure:
+def _joules(uj: int | None, told_uj: int | None, story: Story) -> Figure:
     note = story.energy_source or "no meter window is settled for it yet, or its place tells no joules"
+    against = settled_against_told(uj, told_uj)
+    if against is not None:
+        note = f"{against}; {note}"
     return figure(uj, "uj", provenance=as_provenance(story.energy_provenance), note=note)
+
+
+def _told(uj: int | None) -> Figure:
+    note = "as the client was told with the answer: declared power over declared speeds"
+    return figure(uj, "uj", provenance="modelled", note=note)

@@ -14,7 +14,7 @@ function TimeLine({ a }) {
 const Attempt = ({ a, n, many }) => html`<li>
   <p><b>${many ? `Attempt ${n + 1}: ` : ""}${a.pool}</b> <span class=${`status-${a.status}`}>${a.status.replace("_", " ")}</span>${a.finish_reason && html` <span class="badge">${a.finish_reason}</span>`}${!a.booked && html` <span class="badge watch">not booked yet</span>`}${a.cause && html` <span class="quiet">${a.cause}</span>`}</p>
   <${TimeLine} a=${a} />
-  <${Facts} items=${[...a.tokens.map((t) => [t.label, t.figure]), ["first token", a.ttft], ["in all", a.duration], ["energy", a.energy], ["reserved", a.reserved], ["charge", a.charge], ["cost", a.cost], ...(a.overrun.value ? [["overrun", a.overrun]] : [])]} />
+  <${Facts} items=${[...a.tokens.map((t) => [t.label, t.figure]), ["first token", a.ttft], ["in all", a.duration], ["energy, told", a.told], ["energy, settled", a.energy], ["reserved", a.reserved], ["charge", a.charge], ["cost", a.cost], ...(a.overrun.value ? [["overrun", a.overrun]] : [])]} />
   ${a.price && html`<p class="note">${a.price}</p>`}
 </li>`;
 
@@ -32,7 +32,7 @@ export function RequestView({ id, f }) {
     ${story.attempts.length > 0 && html`<h3>What happened</h3><ol class="steps">${story.attempts.map((a, n) => html`<${Attempt} a=${a} n=${n} many=${story.attempts.length > 1} />`)}</ol>`}
     ${story.candidates.length > 0 && html`<h3>Why there</h3><p class="why">${story.reason}</p><div class="wide" tabindex="0" role="region" aria-label="Candidates"><table><thead><tr><th scope="col">Place</th><th scope="col">Verdict</th><th scope="col" class="n">Expected charge</th><th scope="col" class="n">First token</th><th scope="col" class="n">In all</th></tr></thead>
     <tbody>${story.candidates.map((c) => html`<tr><td>${c.pool}</td><td class=${c.excluded ? "quiet" : ""}>${c.verdict}</td><td class="n"><${Fig} f=${c.charge} /></td><td class="n"><${Fig} f=${c.ttft} /></td><td class="n"><${Fig} f=${c.total} /></td></tr>`)}</tbody></table></div>`}
-    <h3>In all</h3><${Facts} items=${[["charge", story.charge], ["cost", story.cost], ["margin", story.margin], ["energy", story.energy]]} />
+    <h3>In all</h3><${Facts} items=${[["charge", story.charge], ["cost", story.cost], ["margin", story.margin], ["energy, told", story.told], ["energy, settled", story.energy]]} />
     ${story.budget.length > 0 && html`<h3>Whose budget</h3><p class="path">${story.budget.map((b, i) => html`${i > 0 && html`<span aria-hidden="true">›</span>`}<span>${b}</span>`)}</p>`}
     ${story.note && html`<p class="note">${story.note}</p>`}
     <p class="note"><code>wattmill explain ${story.id}</code></p>`;
