@@ -316,6 +316,18 @@ def test_the_rows_of_a_loss_add_up_to_it(tmp_path: Path) -> None:
         found = rows(period, name)
         assert found is not None
         assert sum(float(row["work_tok"] or 0) for row in found[2]) == pytest.approx(amounts[name])
+    metered = a_period(an_attempt(1, 0, 50, 100), an_attempt(2, 50, 60, 10, status="failed"))
+    for name, recorded, chain in (
+        ("capacity", period, told.places[0].chain),
+        ("watts", metered, efficiency(metered).watts),
+    ):
+        found = rows(recorded, name)
+        assert found is not None and chain is not None
+        unit = "tok" if name == "capacity" else "j"
+        first, last = found[2][0], found[2][-1]
+        lost = sum(float(row[f"lost_{unit}"] or 0.0) for row in found[2])
+        assert first[f"enters_{unit}"] == chain.whole and last[f"leaves_{unit}"] == chain.useful
+        assert chain.whole - lost == pytest.approx(chain.useful)
     assert rows(period, "nothing") is None and all(rows(period, name) is not None for name in NAMES)
 
 

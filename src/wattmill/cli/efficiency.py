@@ -28,7 +28,11 @@ def main(
     since: Annotated[str, typer.Option("--since", metavar="1h", help="So far back: 15m, 1h or 2d.")] = "1h",
     rows_of: Annotated[
         str | None,
-        typer.Option("--rows", metavar="LOSS", help="The rows that a loss was computed from, e.g. failed."),
+        typer.Option(
+            "--rows",
+            metavar="LOSS",
+            help="The rows that a loss (failed) or a chain (capacity, watts) was computed from.",
+        ),
     ] = None,
     site: Annotated[
         Path | None,
@@ -122,7 +126,9 @@ def show_page(told: Page) -> None:
         )
     for note in told.notes:
         typer.echo(f"note: {note}")
-    typer.echo("rows behind a loss: wattmill efficiency --rows LOSS")
+    typer.echo(
+        "rows behind a loss: wattmill efficiency --rows LOSS; behind factors: --rows capacity, --rows watts"
+    )
 
 
 def _show_chain(chain: ChainLines) -> None:

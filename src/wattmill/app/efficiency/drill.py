@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
 
-from wattmill.app.efficiency.model import fates
+from wattmill.app.efficiency.model import efficiency, fates
 from wattmill.app.efficiency.pool import Worked, worked
 from wattmill.app.efficiency.spans import Span
 from wattmill.app.efficiency.spec import Attempt, PlaceSeen, Seen
@@ -16,8 +16,9 @@ Row = Mapping[str, Cell]
 
 SPANS = {"down": "down", "idle": "idle", "over-provisioned": "over", "queue": "queue", "network": "network"}
 FATES = ("late", "failed", "aborted", "retried")
-NAMES = (*SPANS, "shallow-batch", "padding", *FATES, "wasted-joules", "work")
-"""Losses that have rows, as they stand in an address; `work` is every attempt."""
+CHAINS = ("capacity", "watts")
+NAMES = (*SPANS, "shallow-batch", "padding", *FATES, "wasted-joules", "work", *CHAINS)
+"""Losses that have rows, as they stand in an address; `work` is every attempt, a chain is its stages."""
 
 
 def rows(seen: Seen, name: str) -> tuple[str, str, list[Row]] | None:
@@ -28,7 +29,38 @@ def rows(seen: Seen, name: str) -> tuple[str, str, list[Row]] | None:
         return _stretches(seen)
     if name in ("wasted-joules", *FATES, "work"):
         return _attempts(seen, name)
+    if name in CHAINS:
+        return _stages(seen, name)
     return None
+
+
+def _stages(seen: Seen, name: str) -> tuple[str, str, list[Row]]:
+    """Return what a chain's factors were made of: what enters each stage, what each loss takes off."""
+    found = efficiency(seen)
+    if name == "watts":
+        chains = [] if found.watts is None else [("all meters", found.watts)]
+        unit, note = "j", "Joules, from the grid on; the windows of meters are the rows of energy."
+    else:
+        chains = [(one.place, one.chain) for one in found.places]
+        unit, note = "tok", "Work in output tokens: paid time at the best rate of each place (R*)."
+    lines: list[Row] = []
+    for place, chain in chains:
+        for stage in chain.stages:
+            for loss in stage.losses:
+                lines.append(
+                    {
+                        "place": place,
+                        "stage": stage.name,
+                        f"enters_{unit}": stage.enters,
+                        "lost_to": loss.name,
+                        f"lost_{unit}": loss.amount,
+                        f"leaves_{unit}": stage.leaves,
+                        "factor": stage.factor,
+                        "known_by": loss.provenance,
+                        "how": loss.note or None,
+                    }
+                )
+    return f"The stages of the chain: {name}", note, lines
 
 
 def _owned(seen: Seen) -> Iterator[tuple[PlaceSeen, list[Attempt], Worked]]:

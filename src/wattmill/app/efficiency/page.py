@@ -172,21 +172,22 @@ def _chain(id: str, title: str, chain: Chain, query: str) -> ChainLines:
         known = _weakest(chain.stages)
     kept = [f"{s.name} {_percent(s.factor)}" for s in chain.stages if s.factor is not None]
     told = " × ".join(kept)
+    rows = f"{ROWS}{id}{query}"
     return ChainLines(
         id=id,
         title=title,
         says=f"{told} = {_percent(chain.factor)}" if chain.factor is not None and told else "nothing to tell",
-        factor=_ratio(chain.factor, known),
-        whole=figure(chain.whole, unit, provenance=known),
-        useful=figure(chain.useful, unit, provenance=known),
-        stages=tuple(_stage(stage, chain, query) for stage in chain.stages),
+        factor=_ratio(chain.factor, known, rows),
+        whole=figure(chain.whole, unit, provenance=known, rows=rows),
+        useful=figure(chain.useful, unit, provenance=known, rows=rows),
+        stages=tuple(_stage(stage, chain, query, rows) for stage in chain.stages),
         unknown=chain.unknown,
     )
 
 
-def _stage(stage: Stage, chain: Chain, query: str) -> StageLine:
+def _stage(stage: Stage, chain: Chain, query: str, rows: str) -> StageLine:
     left = stage.leaves / chain.whole if chain.whole > 0 else 0.0
-    factor = _ratio(stage.factor, stage.provenance, note=stage.note or None)
+    factor = _ratio(stage.factor, stage.provenance, rows, stage.note or None)
     losses = tuple(_loss(loss, query) for loss in stage.losses)
     return StageLine(name=stage.name, factor=factor, left=left, losses=losses, note=stage.note)
 
@@ -213,9 +214,14 @@ def _gain(loss: Loss, rows: str) -> Figure:
 
 
 def rows_of_loss(name: Lost, query: str) -> str:
-    """Return where the rows of a loss are: joules of windows have a list of their own."""
+    """Return where the rows of a loss are: joules of windows have a list of their own, and what a site takes
+    or nobody tells stands among the stages of its chain."""
     if name in ("idle power", "unattributed", "service", "foreign"):
         return "/api/rows/energy"
+    if name in ("conversion", "cooling"):
+        return f"{ROWS}watts{query}"
+    if name == "rejected":
+        return f"{ROWS}capacity{query}"
     return f"{ROWS}{name.replace(' ', '-')}{query}"
 
 
@@ -236,6 +242,7 @@ def _levers(chain: Chain, query: str) -> tuple[Lever, ...]:
 
 def _places(e: Efficiency, query: str) -> Table:
     names = [stage.name for stage in e.capacity.stages]
+    stages = f"{ROWS}capacity{query}"
     rows: list[list[Figure | str]] = []
     for one in e.places:
         at = "" if one.best_at_us is None else _instant(one.best_at_us)
@@ -247,10 +254,10 @@ def _places(e: Efficiency, query: str) -> Table:
         rows.append(
             [
                 one.place,
-                figure(one.paid_s, "s"),
+                figure(one.paid_s, "s", rows=stages),
                 best,
-                *(_ratio(stage.factor, stage.provenance) for stage in one.chain.stages),
-                _ratio(one.chain.factor, "measured"),
+                *(_ratio(stage.factor, stage.provenance, stages) for stage in one.chain.stages),
+                _ratio(one.chain.factor, "measured", stages),
             ]
         )
     return table(

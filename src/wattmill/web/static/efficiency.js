@@ -28,7 +28,7 @@ const Bar = ({ stage, before }) => {
 
 function Chain({ c }) {
   let before = 1;
-  return html`<h3>${c.title}</h3><p class="chain-says"><b>${c.factor.text}</b> <span class="quiet">${c.whole.text} → ${c.useful.text}</span></p>
+  return html`<h3>${c.title}</h3><p class="chain-says"><b><${Fig} plain f=${c.factor} name=${c.title} /></b> <span class="quiet"><${Fig} plain f=${c.whole} name="whole" /> → <${Fig} plain f=${c.useful} name="useful" /></span></p>
     <div class="chain" role="table" aria-label=${`${c.title}: ${c.says}`}>${c.stages.map((stage) => {
       const from = before;
       if (stage.factor.value !== null) before = stage.left;
