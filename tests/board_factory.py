@@ -261,7 +261,8 @@ class BoardFactory:
         state = FactoryState(
             name="first light", supervisor_pid=os.getpid(), started_us=self.now_us - 600 * S,
             at_us=time.time_ns() // 1_000, gateway_url="http://127.0.0.1:8686", admin_url="http://127.0.0.1:8687",
-            workers=1, processes=up, places=places, host_w=49.1, idle_w=20.0, other_w=6.2,
+            workers=1, processes=up, places=places, host_w=49.1, idle_w=20.0,
+            rest_w={"service": 0.9, "foreign": 4.1, "unattributed": 1.2},
             power_provenance="modelled", power_source=SOURCE, config_version=1,
         )  # fmt: skip
         write_state(self.home, msgspec.structs.replace(state, **more))

@@ -64,7 +64,7 @@ class World:
             self.power = Power(
                 host_w=self.watts,
                 idle_w=20.0,
-                other_w=1.0,
+                rest_w={"unattributed": 1.0},
                 by_pool_w={},
                 source="a model",
                 provenance="modelled",

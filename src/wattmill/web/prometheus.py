@@ -12,6 +12,7 @@ from wattmill.app.home import Home
 from wattmill.app.seeing.board import Figures
 from wattmill.app.seeing.factory_metrics import FACTORY_METRICS
 from wattmill.app.seeing.readings import WorkerReading
+from wattmill.app.seeing.tower import REST
 from wattmill.distribution.metrics import METRICS, Metric, merge
 
 NODES_MAX = 1_000
@@ -84,7 +85,7 @@ def text(summed: Snapshot, figures: Figures) -> bytes:
 
 def factory_values(f: Figures) -> dict[str, list[tuple[tuple[str, ...], float]]]:
     """Return the values of `FACTORY_METRICS`; what is unknown has no sample, never a zero."""
-    power = [(name, f.power[name]) for name in ("host", "idle", "other")]
+    power = [(name, f.power[name]) for name in ("host", "idle", *REST)]
     power += [(place.pool, place.power) for place in f.places]
     tokens = next(item.figure for item in f.line if item.id == "tok_per_s")
     names: dict[int, str] = {}

@@ -43,7 +43,7 @@ class Power(msgspec.Struct, frozen=True, kw_only=True):
 
     host_w: float
     idle_w: float
-    other_w: float  # of no request: the factory's own processes while nobody is served, other programs
+    rest_w: dict[str, float]  # of no request, by the accounts of the books: service, foreign, overhead ...
     by_pool_w: dict[str, float]
     source: str
     provenance: str
@@ -164,21 +164,25 @@ def _power(windows: Sequence[MeterWindow]) -> Power | None:
     """Return what all meters together say; windows of different meters hold no joule twice."""
     if not windows:
         return None
-    host = idle = other = 0.0
+    host = idle = 0.0
+    rest = dict.fromkeys(("service", "foreign", "overhead", "unattributed"), 0.0)
     by_pool: dict[str, float] = {}
     for window in windows:
         seconds = (window.end_us - window.start_us) / US_PER_S or 1.0
         watts = 1.0 / UJ_PER_J / seconds
         host += window.total_uj * watts
         idle += window.idle_uj * watts
-        other += (window.other_uj + window.service_uj + window.foreign_uj + window.overhead_uj) * watts
+        rest["service"] += window.service_uj * watts
+        rest["foreign"] += window.foreign_uj * watts
+        rest["overhead"] += window.overhead_uj * watts
+        rest["unattributed"] += window.other_uj * watts
         for pool, uj in window.shares_uj.items():
             by_pool[pool] = by_pool.get(pool, 0.0) + uj * watts
     kinds = {window.provenance for window in windows}
     return Power(
         host_w=host,
         idle_w=idle,
-        other_w=other,
+        rest_w=rest,
         by_pool_w=by_pool,
         source="; ".join(f"{w.meter}: {w.source}" if len(windows) > 1 else w.source for w in windows),
         provenance=kinds.pop() if len(kinds) == 1 else "modelled" if "modelled" in kinds else "estimated",

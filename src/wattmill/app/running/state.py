@@ -40,7 +40,7 @@ class FactoryState(msgspec.Struct, frozen=True, kw_only=True):
     places: list[PlaceState]
     host_w: float | None = None
     idle_w: float | None = None
-    other_w: float | None = None
+    rest_w: dict[str, float] | None = None  # of no place, by account
     most_w: float | None = None  # all cores busy, as declared
     power_provenance: str = "unknown"
     power_source: str = ""

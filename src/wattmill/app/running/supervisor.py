@@ -349,7 +349,7 @@ class Factory:
                     ],
                     host_w=power.host_w if power is not None else None,
                     idle_w=power.idle_w if power is not None else None,
-                    other_w=power.other_w if power is not None else None,
+                    rest_w=power.rest_w if power is not None else None,
                     most_w=self.settings.host.max_w,
                     power_provenance=power.provenance if power is not None else "unknown",
                     power_source=power.source if power is not None else "",

@@ -160,7 +160,7 @@ def _power(r: Readings) -> dict[str, Figure]:
     return {
         "host": watts(state.host_w if state else None),
         "idle": watts(state.idle_w if state else None),
-        "other": watts(state.other_w if state else None),
+        **{name: watts((state.rest_w or {}).get(name) if state else None) for name in tower.REST},
         "useful": _useful(meter),
         "per_token": _energy_per_token(r),
         "hour": _energy_hour(r),

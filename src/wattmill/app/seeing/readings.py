@@ -130,7 +130,7 @@ class Power(msgspec.Struct, frozen=True, kw_only=True):
 
     host_w: float
     idle_w: float
-    other_w: float
+    rest_w: dict[str, float]  # of no place: service, foreign, overhead, unattributed
     by_pool_w: dict[str, float]
 
 
@@ -223,10 +223,10 @@ def read_processes(state: FactoryState | None) -> dict[int, ProcessUse]:
 
 def power_now(state: FactoryState | None) -> Power | None:
     """Return the supervisor's last window, None if nothing was read."""
-    if state is None or state.host_w is None or state.idle_w is None or state.other_w is None:
+    if state is None or state.host_w is None or state.idle_w is None or state.rest_w is None:
         return None
     by_pool = {p.pool: p.power_w for p in state.places if p.power_w is not None}
-    return Power(host_w=state.host_w, idle_w=state.idle_w, other_w=state.other_w, by_pool_w=by_pool)
+    return Power(host_w=state.host_w, idle_w=state.idle_w, rest_w=state.rest_w, by_pool_w=by_pool)
 
 
 def mean_power(readings: Sequence[Power]) -> Power | None:
@@ -239,7 +239,7 @@ def mean_power(readings: Sequence[Power]) -> Power | None:
     return Power(
         host_w=fmean(p.host_w for p in readings),
         idle_w=fmean(p.idle_w for p in readings),
-        other_w=fmean(p.other_w for p in readings),
+        rest_w={name: fmean(p.rest_w.get(name, 0.0) for p in readings) for name in readings[-1].rest_w},
         by_pool_w={pool: fmean(watts) for pool, watts in pools.items()},
     )
 

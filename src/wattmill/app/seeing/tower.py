@@ -55,6 +55,15 @@ def floors(r: Readings) -> tuple[Floor, ...]:
     return (*layers, _charge(r))
 
 
+REST = {
+    "service": ("the factory itself", "sky"),
+    "foreign": ("other programs", "purple"),
+    "overhead": ("conversion and cooling", "orange"),
+    "unattributed": ("unattributed", "other"),
+}
+"""What drew power and was no place, by account of the books: label and tone."""
+
+
 def _power(r: Readings) -> Floor:
     power = _watts_of(r)
     total = power.host_w if power else None
@@ -65,7 +74,7 @@ def _power(r: Readings) -> Floor:
         drawn += [
             (pool, pool, tones[pool], watts) for pool, watts in power.by_pool_w.items() if pool in tones
         ]
-        drawn += [("other", "unattributed", "other", power.other_w)]
+        drawn += [(id, label, tone, power.rest_w.get(id, 0.0)) for id, (label, tone) in REST.items()]
         parts = [_watts("power", id, label, tone, w, total, r) for id, label, tone, w in drawn if w > 0]
     missing = (
         None if parts else "No reading yet" if r.running else "No meter is read while the factory is down"

@@ -38,7 +38,7 @@ function Places({ f }) {
 
 function Power({ f, trends }) {
   const floor = f.floors.find((x) => x.id === "power");
-  return html`<${Facts} items=${[["host", f.power.host], ["idle", f.power.idle], ["unattributed", f.power.other], ["useful share", f.power.useful], ["per token", f.power.per_token], ["last hour", f.power.hour]]} />
+  return html`<${Facts} items=${[["host", f.power.host], ["idle", f.power.idle], ["the factory itself", f.power.service], ["other programs", f.power.foreign], ...(f.power.overhead.value ? [["conversion and cooling", f.power.overhead]] : []), ["unattributed", f.power.unattributed], ["useful share", f.power.useful], ["per token", f.power.per_token], ["last hour", f.power.hour]]} />
     <h3>Host power, as it was seen</h3><${Spark} points=${trends.host_w} label="host power" />
     ${floor.parts.length > 0 && html`<h3>Where it goes now</h3><div class="strip" role="img" aria-label=${floor.parts.map((p) => `${p.label} ${p.figure.text}`).join(", ")}>${floor.parts.map((p) => html`<span class=${`part tone-${p.tone} ${p.figure.provenance}`} style=${{ flexGrow: p.share, flexBasis: 0 }}></span>`)}</div>
     <table><thead><tr><th scope="col">Part</th><th scope="col" class="n">Power</th></tr></thead><tbody>${floor.parts.map((p) => html`<tr><td><i class=${`swatch tone-${p.tone}`}></i>${p.label}</td><td class="n"><${Fig} f=${p.figure} name=${p.label} /></td></tr>`)}</tbody></table>`}
