@@ -38,6 +38,20 @@ def test_a_replayed_trace_over_a_known_history_is_split_as_by_hand(tmp_path: Pat
     assert sum(p.unattributed_uj for p in parts) == 0
 
 
+def test_refits_of_the_same_load_say_the_same_words() -> None:
+    """A fit each ten minutes for a year would otherwise leave a text each in the books."""
+    dice = random.Random(4)
+    said = set()
+    for _ in range(52_560):
+        noise = [dice.gauss(1.0, 0.005) for _ in range(3)]
+        said.add(
+            Weights(
+                *(round(w * n) for w, n in zip((1 << 20, 4 << 20, 512), noise, strict=True)), 9, ""
+            ).ratios
+        )
+    assert 1 < len(said) < 12, said
+
+
 def test_books_learn_weights_from_their_windows_and_use_them(tmp_path: Path) -> None:
     db = LedgerDb(tmp_path / "ledger.db")
     rng = random.Random(11)

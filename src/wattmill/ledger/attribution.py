@@ -26,6 +26,13 @@ class Weights(NamedTuple):
     cached: int  # prompt token that came from a cache
     source: str
 
+    @property
+    def ratios(self) -> str:
+        """Return what counts of fitted weights, in words that the next fit of the same load repeats: the
+        books keep each text that they hear for ever."""
+        per = 1.0 / max(1, self.prefill)
+        return f"fitted prefill:decode 1:{self.decode * per:.2g}, context {self.context * per:.0e}"
+
 
 DECLARED = Weights(SCALE, 4 * SCALE, SCALE // 2048, SCALE // 50, "declared prefill:decode 1:4")
 """Before windows have taught better. Decode reads all weights for each token of a small batch, prefill once

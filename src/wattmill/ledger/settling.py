@@ -104,7 +104,7 @@ def _book_window(books: Bookkeeper, window: MeterWindow) -> None:
 
 def _said_of(window: MeterWindow, weights: Mapping[str, Weights]) -> str:
     """Return by which weights a window was split."""
-    learnt = [f"{pool}: {weights[pool].source}" for pool in window.shares_uj if pool in weights]
+    learnt = [f"{pool}: {weights[pool].ratios}" for pool in window.shares_uj if pool in weights]
     return "; ".join(learnt) or DECLARED.source
 
 
