@@ -92,6 +92,26 @@ def test_simple_shuffle_spreads_evenly_and_refuses_when_all_are_full() -> None:
     assert asked.choose(0, WORK, 0, [9_999, 9_999, 9_999]) == "overloaded"
 
 
+def test_a_small_run_on_held_out_traffic(tmp_path: Path) -> None:
+    out = tmp_path / "held_out.json"
+    program = [sys.executable, str(ROOT / "benchmarks/policies_held_out.py"), "--requests", "300"]
+    for seeds in (["--seed", "21", "--seed", "22"], ["--seed", "21"]):
+        argv = [*program, *seeds, "--out", str(out)]
+        said = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+        assert said.returncode == 0, said.stderr
+        cells = json.loads(out.read_text())["cells"]
+        assert len(cells) == len(said.stdout.splitlines()) == 3 * len(seeds)
+        if len(seeds) == 4:
+            first = {(c["trace"], c["load"]): c["rows"] for c in cells if c["seed"] == 21}
+            other = {(c["trace"], c["load"]): c["rows"] for c in cells if c["seed"] == 22}
+            assert first.keys() == other.keys() and first != other, "a seed draws traffic of its own"
+        else:
+            assert {(c["trace"], c["load"]): c["rows"] for c in cells} == first, "and the same again"
+    for cell in cells:
+        ours, best = cell["rows"]["cheapest-adequate"], cell["rows"][cell["best_rival"]]
+        assert cell["default_against_best"] == pytest.approx(ours["usd_per_1k"] / best["usd_per_1k"] - 1.0)
+
+
 def test_a_small_run_of_the_benchmark(tmp_path: Path) -> None:
     out = tmp_path / "policies.json"
     said = subprocess.run(
