@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from wattmill.scheduling.filters import Able, listed, refused, sieved
+from wattmill.scheduling.filters import AS_FLOAT, Able, Row, Sieved, listed, refused, sieved
 from wattmill.scheduling.spec import Fleet, Pool, Weights
 from wattmill.units import G_PER_KG, J_PER_KWH, NUSD_PER_USD
 from wattmill.vocab.caller import Caller
@@ -44,6 +44,22 @@ Score = Callable[[Look, list[Place]], tuple[list[float], str | None]]
 """Return one score for each place (lower is better), and a reason or None for the usual words."""
 
 
+Weighed = tuple[list[float], list[Candidate], dict[int, int], tuple[Excluded, ...]]
+"""The places that may serve a request now, in the order of the fleet: scores, expectations; by index in these
+the class where that is not FIT; and all that is ruled out. Most decisions need no more, and a plain tuple
+costs least."""
+
+
+def _places(sieve: Sieved, found: Weighed) -> list[Place]:
+    """Return each place with all that is known of it."""
+    scores, candidates, classes, _ = found
+    able = {one.name: one for one in sieve.able}
+    return [
+        (classes.get(i, FIT), scores[i], able[candidate.pool].at, candidate, able[candidate.pool])
+        for i, candidate in enumerate(candidates)
+    ]
+
+
 def decide(
     name: str,
     score: Score | None,
@@ -58,10 +74,69 @@ def decide(
 ) -> Route | Refusal:
     """Return the places by `score`, best first; None scores by expected dollars and the weights."""
     sieve = sieved(request, caller, fleet)
+    output_tok, longest_tok = output_toks(request, weights, hints)
+    found = weigh(sieve.rows, sieve, request, busy, weights, hints, output_tok, longest_tok)
+    scores, candidates, classes, excluded = found
+    count = len(scores)
+    if not count:
+        looked = Route((), excluded, "", fleet.id, tuple(busy), name, now_s, draw, hints)
+        return refused(request, caller, fleet, excluded, looked)
+    more = values_more(weights)
+    reason = None
+    if score is None and not classes and not more and draw >= weights.explore:
+        # Nearly every decision: all places are of one class, and what was found are the scores.
+        least = scores[0]
+        if count > 2:
+            order = sorted(range(count), key=scores.__getitem__)  # stable: ties go to the first declared
+            least = scores[order[0]]
+            candidates = [candidates[i] for i in order]
+        elif count == 2 and scores[1] < least:
+            least = scores[1]
+            candidates.reverse()
+        if count > 1:
+            reason = _preference(candidates[0], candidates[1])
+    else:
+        places = _places(sieve, found)
+        if score is not None or more:
+            input_tok = request.input_bound_tok / weights.bound_tok_per_tok
+            look = Look(request, caller, fleet, busy, weights, now_s, hints, input_tok, output_tok)
+            given, reason = (score or weighted)(look, places)
+            places = [_scored(place, value) for place, value in zip(places, given, strict=True)]
+        if count > 1:
+            places.sort()
+            if draw < weights.explore:
+                reason = _explore(places, draw / weights.explore) or reason
+            reason = reason or _reason(places)
+        candidates = [place[3] for place in places]
+        least = min([place[1] for place in places])
+    worth = weights.refusal_usd
+    if worth is not None and score is None and least > worth:
+        excluded += tuple([Excluded(c.pool, "worth") for c in candidates])
+        looked = Route((), excluded, "", fleet.id, tuple(busy), name, now_s, draw, hints)
+        return refused(request, caller, fleet, excluded, looked)
+    if reason is None or count == 1:
+        reason = _only(candidates[0], excluded, request)
+    return Route(tuple(candidates), excluded, reason, fleet.id, tuple(busy), name, now_s, draw, hints)
+
+
+def weigh(
+    rows: Sequence[Row],
+    sieve: Sieved,
+    request: Request,
+    busy: Sequence[int],
+    weights: Weights,
+    hints: Hints,
+    output_tok: int,
+    longest_tok: int,
+) -> Weighed:
+    """Return what is expected of each of `rows`, which are of `sieve`, and which of them are out of the
+    question now."""
     excluded = sieve.excluded
     input_tok = request.input_bound_tok / weights.bound_tok_per_tok
-    output_tok, longest_tok = _output_tok(request, weights, hints)
     whole_tok = input_tok + longest_tok
+    # Whole numbers are made floats once: the interpreter multiplies two floats in half the time of a pair.
+    out_tok = float(output_tok)
+    fits_all = whole_tok < sieve.shortest_tok
     shared, ahead = hints.shared_tok, hints.ahead_tok
     usd_per_s = 0.0 if request.frugal else weights.usd_per_s
     theirs_usd_per_s = weights.others * usd_per_s
@@ -70,21 +145,25 @@ def decide(
     left_nusd = request.left_nusd
     promise_s, least_tok_per_s = request.promise_ttft_s, request.promise_tok_per_s
     promised = promise_s is not None or least_tok_per_s is not None
-    places: list[Place] = []
-    for able in sieve.able:
-        (
-            at, pool, down, context_tok, room, slots, in_nusd, out_nusd, cached_nusd,
-            overhead_s, in_s, out_s, slow, hits, cost, waits,
-            tokens, slot_usd,
-        ) = able  # fmt: skip
+    as_float = AS_FLOAT
+    scores: list[float] = []
+    candidates: list[Candidate] = []
+    classes: dict[int, int] = {}
+    for (
+        at, pool, down, context_tok, room, slots, in_nusd, out_nusd, cached_nusd,
+        overhead_s, in_s, out_s, slow, hits, cost, waits,
+        tokens, slot_usd, others,
+    ) in rows:  # fmt: skip
         in_flight = busy[at]
-        if input_tok >= context_tok:
+        if not fits_all and input_tok >= context_tok:
             excluded += (Excluded(pool, "context"),)
             continue
         if down is not None:
             excluded += (Excluded(pool, down),)
             continue
-        if in_flight >= room:
+        if in_flight < slots:
+            others = as_float[in_flight]  # else as it came: a full place's
+        elif in_flight >= room:
             excluded += (Excluded(pool, "full"),)
             continue
         if shared and hits:
@@ -100,66 +179,50 @@ def decide(
             continue
         # Everybody at work waits for a newcomer: for its prompt where prompts wait for each other, and a
         # little in each of its steps; the fitted slowdown holds others' prompts too, so half is counted here.
-        others = in_flight if in_flight < slots else slots - 1
-        alone_s = output_tok * out_s
+        alone_s = out_tok * out_s
         slower_s = alone_s * slow
         decode_s = alone_s + others * slower_s
         ttft_s = overhead_s + prompt_s
         theirs_s = others * (1.0 + others * slow) * (tokens * slower_s + waits * prompt_s)
-        ahead_s = ahead[at] * in_s * waits if ahead else 0.0
         if in_flight >= slots:
             # All slots are taken: with w requests ahead in the queue, (w + 1) / slots service times. As
             # many will come behind it and wait the slots' part of a service time longer because of it.
             queued_s = (in_flight - slots + 1) / slots * (ttft_s + decode_s)
+            ahead_s = ahead[at] * in_s * waits if ahead else 0.0
             ttft_s += queued_s if queued_s > ahead_s else ahead_s
             theirs_s += queued_s
-        else:
-            ttft_s += ahead_s
-        nusd = round(usual_nusd + output_tok * out_nusd)
+        elif ahead:
+            ttft_s += ahead[at] * in_s * waits
+        nusd = round(usual_nusd + out_tok * out_nusd)
         total_s = ttft_s + decode_s
         if by_cost:
-            counted = (input_tok - reused_tok) * cost[0] + reused_tok * cost[1] + output_tok * cost[2]
+            counted = (input_tok - reused_tok) * cost[0] + reused_tok * cost[1] + out_tok * cost[2]
             value = counted / NUSD_PER_USD + usd_per_s * total_s + theirs_usd_per_s * theirs_s
         else:
             value = nusd / NUSD_PER_USD + usd_per_s * total_s + theirs_usd_per_s * theirs_s
         if slot_usd:
             share = in_flight / slots if in_flight < slots else 1.0
             value += scarce * slot_usd * share * share * (prompt_s + decode_s)
-        kind = FIT
-        if whole_tok > context_tok:
-            kind = SHORT
+        if not fits_all and whole_tok > context_tok:
+            classes[len(scores)] = SHORT
         elif promised and (
             (promise_s is not None and ttft_s > promise_s)
             or (least_tok_per_s is not None and decode_s * least_tok_per_s > output_tok)
         ):
-            kind = LATE
-        places.append((kind, value, at, Candidate(pool, nusd, ttft_s, total_s, value), able))
-    if not places:
-        looked = Route((), excluded, "", fleet.id, tuple(busy), name, now_s, draw, hints)
-        return refused(request, caller, fleet, excluded, looked)
-    reason = None
-    if score is not None or (
+            classes[len(scores)] = LATE
+        scores.append(value)
+        candidates.append(Candidate(pool, nusd, ttft_s, total_s, value))
+    return scores, candidates, classes, excluded
+
+
+def values_more(weights: Weights) -> bool:
+    """Whether the weights value more than dollars and seconds."""
+    return bool(
         weights.usd_per_kg_co2 or weights.energy or weights.usd_per_quality or weights.usd_per_tok_per_s
-    ):
-        look = Look(request, caller, fleet, busy, weights, now_s, hints, input_tok, output_tok)
-        scores, reason = (score or weighted)(look, places)
-        places = [_scored(place, value) for place, value in zip(places, scores, strict=True)]
-    if len(places) > 1:
-        places.sort()
-        if draw < weights.explore:
-            reason = _explore(places, draw / weights.explore) or reason
-    candidates = (places[0][3],) if len(places) == 1 else tuple([place[3] for place in places])
-    worth = weights.refusal_usd
-    if worth is not None and score is None and min([place[1] for place in places]) > worth:
-        excluded += tuple([Excluded(c.pool, "worth") for c in candidates])
-        looked = Route((), excluded, "", fleet.id, tuple(busy), name, now_s, draw, hints)
-        return refused(request, caller, fleet, excluded, looked)
-    if reason is None or len(places) == 1:
-        reason = _reason(places, excluded, request)
-    return Route(candidates, excluded, reason, fleet.id, tuple(busy), name, now_s, draw, hints)
+    )
 
 
-def _output_tok(request: Request, weights: Weights, hints: Hints) -> tuple[int, int]:
+def output_toks(request: Request, weights: Weights, hints: Hints) -> tuple[int, int]:
     """Return how many tokens the answer will probably have over all choices, and how long one may become."""
     if request.endpoint == "embeddings":
         return 0, 0
@@ -172,7 +235,7 @@ def _output_tok(request: Request, weights: Weights, hints: Hints) -> tuple[int, 
 
 def expected_output_tok(request: Request, weights: Weights, hints: Hints) -> int:
     """Return how many tokens the answer was expected to have, over all choices."""
-    return _output_tok(request, weights, hints)[0]
+    return output_toks(request, weights, hints)[0]
 
 
 def _scored(place: Place, value: float) -> Place:
@@ -229,7 +292,7 @@ def expected_carbon_g(
     """Return the same of a decision that was taken: `pool` is the name of the place."""
     at = [p.name for p in fleet.pools].index(pool)
     input_tok = request.input_bound_tok / weights.bound_tok_per_tok
-    return _carbon_g(fleet, at, hints, input_tok, _output_tok(request, weights, hints)[0])
+    return _carbon_g(fleet, at, hints, input_tok, output_toks(request, weights, hints)[0])
 
 
 def _carbon_g(fleet: Fleet, at: int, hints: Hints, input_tok: float, output_tok: int) -> float | None:
@@ -276,22 +339,27 @@ def _explore(places: list[Place], share: float) -> str | None:
     return f"{places[0][3].pool} is tried instead of {best}, to know how it does (explore)"
 
 
-def _reason(places: list[Place], excluded: Sequence[Excluded], request: Request) -> str:
+def _only(best: Candidate, excluded: Sequence[Excluded], request: Request) -> str:
+    others = [e for e in excluded if e.rule != "model"] if excluded else None
+    if not others:
+        return f"{best.pool} is the only place that serves this model"
+    if request.pool is not None:
+        return f"{best.pool} was asked for by name"
+    return f"{best.pool} is the only place left; ruled out: {listed(others)}"
+
+
+def _reason(places: list[Place]) -> str:
     best = places[0][3]
-    if len(places) == 1:
-        others = [e for e in excluded if e.rule != "model"] if excluded else None
-        if not others:
-            return f"{best.pool} is the only place that serves this model"
-        if request.pool is not None:
-            return f"{best.pool} was asked for by name"
-        return f"{best.pool} is the only place left; ruled out: {listed(others)}"
-    rest = places[1][3]
     if places[-1][0] != places[0][0]:
         for kind, _, _, cheaper, _ in places:
             if kind != places[0][0] and cheaper.score < best.score:
                 if kind == SHORT:
                     return f"{best.pool} has room for the whole answer; {cheaper.pool} would cut it short"
                 return f"{best.pool} keeps the promise of the tier; {cheaper.pool} would not just now"
+    return _preference(best, places[1][3])
+
+
+def _preference(best: Candidate, rest: Candidate) -> str:
     if best.expected_nusd > rest.expected_nusd:
         if best.expected_s >= rest.expected_s:
             return f"{best.pool} keeps others from waiting more than the cheaper {rest.pool} saves"
