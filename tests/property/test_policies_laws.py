@@ -214,7 +214,26 @@ def test_what_the_filters_remember_is_what_they_would_find(question: dict[str, A
     for ask in (question["request"], other):
         first = filters.sieved(ask, caller, fleet)
         assert filters.sieved(ask, caller, fleet) is first
-        assert first == filters._sieve(ask, caller, fleet)
+        assert first == filters._sieve(ask, caller, fleet, [])[0]
+
+
+@given(question=questions(), data=st.data())
+def test_a_view_in_which_some_places_have_changed_is_sieved_as_if_all_were_new(
+    question: dict[str, Any], data: st.DataObject
+) -> None:
+    ask, caller, fleet = question["request"], question["caller"], question["fleet"]
+    filters.sieved(ask, caller, fleet)
+    changed = data.draw(st.sets(st.integers(0, max(0, len(fleet.pools) - 1))))
+    pools = [
+        msgspec.structs.replace(pool, healthy=not pool.healthy, slots=pool.slots + 1, context_tok=77)
+        if at in changed
+        else pool
+        for at, pool in enumerate(fleet.pools)
+    ]
+    if data.draw(st.booleans()):
+        pools = pools[1:]
+    later = msgspec.structs.replace(fleet, id=fleet.id + 1, pools=tuple(pools))
+    assert filters.sieved(ask, caller, later) == filters._sieve(ask, caller, later, [])[0]
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 9), st.integers(0, 5_000)), max_size=60))

@@ -8,7 +8,7 @@ changes nothing but the time it takes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from wattmill.scheduling.spec import Fleet, Pool, Rates
 from wattmill.units import TOK_PER_MTOK
@@ -81,14 +81,16 @@ class Sieved(NamedTuple):
 AS_FLOAT: list[float] = []
 """Whole numbers as floats, as many as any place has slots: making one anew takes three times as long."""
 
-_memory: dict[tuple[object, ...], tuple[Sieved, Fleet, Caller]] = {}
+_Known = tuple[Pool, str | None, Able | None, Row | None]
+"""A place, the rule that it breaks, or what a decision needs of it."""
+
+_memory: dict[tuple[object, ...], tuple[Sieved, Fleet, Caller, list[_Known]]] = {}
 
 
 def sieved(request: Request, caller: Caller, fleet: Fleet) -> Sieved:
     """Return the places that meet every standing rule, and the others with the first rule they break."""
-    # View and caller are known by where they stand in memory; holding them here keeps those places theirs.
+    # A caller is known by where it stands in memory; holding it here keeps that place its own.
     kind = (
-        id(fleet),
         id(caller),
         request.model,
         request.endpoint,
@@ -101,30 +103,42 @@ def sieved(request: Request, caller: Caller, fleet: Fleet) -> Sieved:
         request.tier,
     )
     known = _memory.get(kind)
-    if known is not None:
+    if known is None:
+        if len(_memory) >= _MOST_KINDS:
+            _memory.clear()
+        found, places = _sieve(request, caller, fleet, [])
+    elif known[1] is fleet:
         return known[0]
-    found = _sieve(request, caller, fleet)
-    if len(_memory) >= _MOST_KINDS:
-        _memory.clear()
-    _memory[kind] = (found, fleet, caller)
+    else:  # from one view to the next most places are the very same
+        found, places = _sieve(request, caller, fleet, known[3])
+    _memory[kind] = (found, fleet, caller, places)
     return found
 
 
-def _sieve(request: Request, caller: Caller, fleet: Fleet) -> Sieved:
-    able: list[Able] = []
-    excluded: list[Excluded] = []
+def _sieve(
+    request: Request, caller: Caller, fleet: Fleet, before: list[_Known]
+) -> tuple[Sieved, list[_Known]]:
+    """Look at each place that was not looked at `before`, for the same kind of request."""
+    places: list[_Known] = []
+    most = 0
     for at, pool in enumerate(fleet.pools):
+        if at < len(before) and before[at][0] is pool:
+            places.append(before[at])
+            continue
         rule = standing_rule(request, caller, pool)
+        able = row = None
         if rule is None:
-            able.append(_able(at, pool, request.model, request.tier))
-        else:
-            excluded.append(Excluded(pool.name, rule))
-    rows: Any = tuple([(*one, float(one.slots - 1)) for one in able])
-    most = max([one.slots for one in able], default=0)
+            able = _able(at, pool, request.model, request.tier)
+            row = (*able, float(pool.slots - 1))
+            most = max(most, pool.slots)
+        places.append((pool, rule, able, row))
     if len(AS_FLOAT) < most:
         AS_FLOAT.extend([float(n) for n in range(len(AS_FLOAT), most)])
-    shortest_tok = min([one.context_tok for one in able], default=0)
-    return Sieved(tuple(able), tuple(excluded), rows, shortest_tok)
+    able_now = [able for _, _, able, _ in places if able is not None]
+    excluded = [Excluded(pool.name, rule) for pool, rule, _, _ in places if rule is not None]
+    rows = [row for _, _, _, row in places if row is not None]
+    shortest_tok = min([able.context_tok for able in able_now], default=0)
+    return Sieved(tuple(able_now), tuple(excluded), tuple(rows), shortest_tok), places
 
 
 def standing_rule(request: Request, caller: Caller, pool: Pool) -> str | None:

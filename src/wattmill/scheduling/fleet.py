@@ -110,6 +110,7 @@ class FleetView:
         self._signals = signals
         self._scarce = weights.others > 0.0 and weights.scarcity > 0.0
         self._told = False
+        self._seen_of: tuple[Pool, ...] | None = None  # the declared places that the view was made of
         self._healthy: list[bool] = []
         self.fleet = Fleet(id=first_id - 1, at_us=0, pools=())
         self.refresh()
@@ -120,9 +121,11 @@ class FleetView:
         hits = self._memory.hits
         now_us = self._clock.wall_us()
         worth = self._memory.scarcity.refresh(self._clock.now(), self._weights.usd_per_s)
+        same = self._declared is self._seen_of
+        self._seen_of = self._declared
         pools = tuple(
             [
-                _seen(pool, life, was, hits.get(pool.name, 0.0), usd_per_s)
+                _seen(pool, life, was, hits.get(pool.name, 0.0), usd_per_s, same)
                 for pool, life, was, usd_per_s in zip(self._declared, self._life, last, worth, strict=True)
             ]
         )
@@ -163,18 +166,19 @@ class FleetView:
 
     def place(self, request: Request, caller: Caller, prefix: Prefix) -> Route | Refusal:
         """Decide the same by the marks of the prompt's beginnings; () where nothing is to be made of them."""
-        busy: list[int] = []
-        changed = waiting = False
-        for life, healthy in zip(self._life, self._healthy, strict=True):  # one pass: it is on the hot path
-            busy.append(life.busy)
-            if life.healthy != healthy:
-                changed = True
-            if life.ahead_tok:
-                waiting = True
-        if changed:
+        lives, memory, weights = self._life, self._memory, self._weights
+        if len(lives) == 1:
+            life = lives[0]
+            busy, healthy, ahead = [life.busy], [life.healthy], [life.ahead_tok]
+        else:
+            busy = [life.busy for life in lives]
+            healthy = [life.healthy for life in lives]
+            ahead = [life.ahead_tok for life in lives]
+        if healthy != self._healthy:
             self.refresh()
-        memory, weights = self._memory, self._weights
-        known = memory.known(caller, self._policy_of, self._journal, self._clock)
+        known = memory.askers.get(id(caller))
+        if known is None:
+            known = memory.known(caller, self._policy_of, self._journal, self._clock)
         memory.turn += 1
         shared: tuple[int, ...] = ()
         if prefix:
@@ -186,7 +190,7 @@ class FleetView:
             memory.turn if known.takes_turns else 0,
             memory.lengths.expected_tok(request.model, caller.key),
             shared,
-            self._ahead() if waiting else (),
+            tuple([int(tok / weights.bound_tok_per_tok) for tok in ahead]) if any(ahead) else (),
         )
         answer = known.policy(
             request,
@@ -219,11 +223,6 @@ class FleetView:
         """Take a recorded decision again, with what `route` says it was given, in the view it was given."""
         policy, _ = self._policy_called(route.policy)
         return decided_again(policy, request, caller, route, fleet=fleet, weights=weights)
-
-    def _ahead(self) -> tuple[int, ...]:
-        """Return the prompt tokens that each place has not begun to answer."""
-        per_tok = self._weights.bound_tok_per_tok
-        return tuple([int(life.ahead_tok / per_tok) for life in self._life])
 
     def learn(
         self,
@@ -360,19 +359,45 @@ def _guarded(name: str, policy: Policy) -> Policy:
     return decides
 
 
-def _seen(pool: Pool, life: PoolLife, was: Pool, hits: float, slot_usd_per_s: float) -> Pool:
+def _seen(pool: Pool, life: PoolLife, was: Pool, hits: float, slot_usd_per_s: float, same: bool) -> Pool:
+    """Return the place as it is seen now. `same`: `was` was made of this very `pool`; then it is returned
+    itself where nothing has changed, and whoever knows it need not look at it again."""
+    up, reachable = life.healthy, life.reachable
+    healthy, breaker_open = up or reachable, not up and reachable
+    prefill = _steady(life.prefill_tok_per_s, was.prefill_tok_per_s, pool.prefill_tok_per_s)
+    decode = _steady(life.decode_tok_per_s, was.decode_tok_per_s, pool.decode_tok_per_s)
+    slowdown = _steady(life.slowdown, was.slowdown, 0.0)
+    ttft_factor = _steady(life.ttft_factor, was.ttft_factor, 1.0)
+    hit_share = _steady(hits, was.hit_share, 0.0)
+    ahead_share = _steady(life.ahead_share, was.ahead_share, 0.0)
+    decode_share = _steady(life.decode_share, was.decode_share, 0.0)
+    slot_usd_per_s = _steady(slot_usd_per_s, was.slot_usd_per_s, 0.0)
+    if (
+        same
+        and healthy == was.healthy
+        and breaker_open == was.breaker_open
+        and prefill == was.prefill_tok_per_s
+        and decode == was.decode_tok_per_s
+        and slowdown == was.slowdown
+        and ttft_factor == was.ttft_factor
+        and hit_share == was.hit_share
+        and ahead_share == was.ahead_share
+        and decode_share == was.decode_share
+        and slot_usd_per_s == was.slot_usd_per_s
+    ):
+        return was
     return msgspec.structs.replace(
         pool,
-        healthy=life.healthy or life.reachable,
-        breaker_open=not life.healthy and life.reachable,
-        prefill_tok_per_s=_steady(life.prefill_tok_per_s, was.prefill_tok_per_s, pool.prefill_tok_per_s),
-        decode_tok_per_s=_steady(life.decode_tok_per_s, was.decode_tok_per_s, pool.decode_tok_per_s),
-        slowdown=_steady(life.slowdown, was.slowdown, 0.0),
-        ttft_factor=_steady(life.ttft_factor, was.ttft_factor, 1.0),
-        hit_share=_steady(hits, was.hit_share, 0.0),
-        ahead_share=_steady(life.ahead_share, was.ahead_share, 0.0),
-        decode_share=_steady(life.decode_share, was.decode_share, 0.0),
-        slot_usd_per_s=_steady(slot_usd_per_s, was.slot_usd_per_s, 0.0),
+        healthy=healthy,
+        breaker_open=breaker_open,
+        prefill_tok_per_s=prefill,
+        decode_tok_per_s=decode,
+        slowdown=slowdown,
+        ttft_factor=ttft_factor,
+        hit_share=hit_share,
+        ahead_share=ahead_share,
+        decode_share=decode_share,
+        slot_usd_per_s=slot_usd_per_s,
     )
 
 

@@ -59,5 +59,7 @@ def two_digits(tok: float) -> int:
     whole = max(1, round(tok))
     if whole < 100:
         return whole
+    if whole < 1_000:
+        return (whole + 5) // 10 * 10
     step: int = 10 ** (len(str(whole)) - 2)
     return (whole + step // 2) // step * step

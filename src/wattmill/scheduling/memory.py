@@ -48,13 +48,13 @@ class Memory:
         self.seed = seed
         self.draw = draw
         self._pools: tuple[str, ...] = ()
-        self._known: dict[int, Known] = {}
+        self.askers: dict[int, Known] = {}  # whom the journal was told of, by where each stands in memory
         self._last_asker = 0
 
     def begin(self, pools: Sequence[str]) -> None:
         """Use a new list of places from now on: who asks is told anew, and beginnings are forgotten if the
         places are others."""
-        self._known.clear()
+        self.askers.clear()
         if tuple(pools) != self._pools:
             self._pools = tuple(pools)
             self.prefixes = Prefixes(len(self._pools))
@@ -68,7 +68,7 @@ class Memory:
         clock: Clock,
     ) -> Known:
         """Return what stands for `caller`; the journal is told when it is new."""
-        found = self._known.get(id(caller))
+        found = self.askers.get(id(caller))
         if found is not None:
             return found
         policy, takes_turns = policy_of(caller)
@@ -78,14 +78,14 @@ class Memory:
             Asker(found.id, clock.wall_us(), msgspec.msgpack.encode(caller, order="deterministic"))
         )
         if told:  # else there was no room: its next request tries again
-            if len(self._known) >= MOST_ASKERS:
-                self._known.clear()
-            self._known[id(caller)] = found
+            if len(self.askers) >= MOST_ASKERS:
+                self.askers.clear()
+            self.askers[id(caller)] = found
         return found
 
     def forget_askers(self) -> None:
         """Let the journal be told of every caller again, so that it need not be kept from the beginning."""
-        self._known.clear()
+        self.askers.clear()
 
     def reused(self, pool: str, *, shared_tok: float, prompt_tok: int, cached_tok: int) -> None:
         """Learn how much of a beginning that was sent to `pool` before its engine had kept."""
