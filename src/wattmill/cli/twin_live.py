@@ -13,15 +13,31 @@ import typer
 
 from wattmill.cli.bar import bars
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json, show_table
+from wattmill.cli.twin_words import engine_words
 from wattmill.power.spec import HostPower
 
 if TYPE_CHECKING:
-    from wattmill.twin.calibration.spec import Ask, Calibration, Figures, Sweep
+    from wattmill.twin.calibration.spec import Ask, Calibration, Covers, Figures, Sweep
     from wattmill.twin.calibration.sweep import Endpoint
-    from wattmill.twin.engine.spec import StepCost
 
-UrlOption = Annotated[str, typer.Option(help="The endpoint's base, e.g. http://127.0.0.1:8080/v1.")]
-ModelOption = Annotated[str, typer.Option(help="The model's name there.")]
+UrlOption = Annotated[
+    str | None, typer.Option(help="Measure this endpoint; its base, e.g. http://127.0.0.1:8080/v1.")
+]
+ModelOption = Annotated[str | None, typer.Option(help="The model's name there.")]
+PoolOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Measure nothing: take what the books of --home hold of this place."),
+]
+SinceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="With --pool: where the period begins, 2h back or 2026-11-28T12:00 (UTC). Default: 1h.",
+    ),
+]
+UntilOption = Annotated[
+    str | None, typer.Option(metavar="TIME", help="With --pool: where the period ends. Default: now.")
+]
 KeyOption = Annotated[str | None, typer.Option(envvar="WATTMILL_API_KEY", help="The endpoint's key.")]
 PidOption = Annotated[
     int | None, typer.Option(help="The engine's process here: then the share of others is measured.")
@@ -35,31 +51,84 @@ _TRIES = 3
 
 
 def calibrate(
-    url: UrlOption,
-    model: ModelOption,
+    url: UrlOption = None,
+    model: ModelOption = None,
+    pool: PoolOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     key: KeyOption = None,
-    scheduler: Annotated[str, typer.Option(help="vllm, sglang, trtllm or llamacpp.")] = "llamacpp",
-    slots: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 4,
-    batch: Annotated[int, typer.Option(min=1, help="Tokens in one step.")] = 128,
-    context: Annotated[int, typer.Option(min=64, help="Tokens of context of one request.")] = 2_048,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="vllm, sglang, trtllm or llamacpp. Default: the pool's, else llamacpp."),
+    ] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Requests that run at once. Default: the pool's, else 4.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Tokens in one step. Default: the pool's engine's, else 128.")
+    ] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(min=64, help="Tokens of context of one request. Default: the pool's, else 2048."),
+    ] = None,
     pid: PidOption = None,
     others: OthersOption = 0.3,
     seed: SeedOption = 1,
     home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
-    """Measure a live endpoint for about two minutes and fit the twin's engine to it.
+    """Fit the twin's engine to a live one: by two minutes of measuring (--url), or to the ledger (--pool).
 
-    The endpoint should serve nobody else meanwhile.
+    A measured endpoint should serve nobody else meanwhile. A recorded period costs nothing and is as good as
+    what was asked in it: long and short prompts, one request and many at once.
     """
+    if scheduler not in (None, "vllm", "sglang", "trtllm", "llamacpp"):
+        fail(f"scheduler is {scheduler!r}, must be vllm, sglang, trtllm or llamacpp")
+    if pool is not None:
+        from wattmill.cli.twin_recorded import Asked, calibrate_recorded
+
+        _no_endpoint(url, model)
+        calibrate_recorded(
+            home,
+            pool,
+            since=since or "1h",
+            until=until,
+            asked=Asked(scheduler=scheduler, slots=slots, batch=batch, context=context),
+            json=json,
+        )
+        return
+    url, model = _endpoint_named(url, model, since, until)
+    _calibrate_by_sweep(
+        url, model, key, scheduler or "llamacpp", slots or 4, batch or 128, context or 2_048, pid, others,
+        seed, home, json=json,
+    )  # fmt: skip
+
+
+def _no_endpoint(url: str | None, model: str | None) -> None:
+    if url is not None or model is not None:
+        fail("--pool takes what is recorded, --url and --model measure: name one of the two")
+
+
+def _endpoint_named(
+    url: str | None, model: str | None, since: str | None, until: str | None
+) -> tuple[str, str]:
+    if url is None or model is None:
+        fail("name what to measure with --url and --model, or a place whose books to take with --pool")
+    if since is not None or until is not None:
+        fail("--since and --until are for a recorded period: they need --pool")
+    return url, model
+
+
+def _calibrate_by_sweep(
+    url: str, model: str, key: str | None, scheduler: str, slots: int, batch: int, context: int,
+    pid: int | None, others: float, seed: int, home: Path, *, json: bool,
+) -> None:  # fmt: skip
     from wattmill.twin.calibration.fit import fit
     from wattmill.twin.calibration.kept import keep
     from wattmill.twin.calibration.load import FIT_LEVELS, closed
     from wattmill.twin.calibration.spec import Calibration
     from wattmill.twin.engine.defaults import limits
 
-    if scheduler not in ("vllm", "sglang", "trtllm", "llamacpp"):
-        fail(f"scheduler is {scheduler!r}, must be vllm, sglang, trtllm or llamacpp")
     shape = limits(
         scheduler,  # type: ignore[arg-type]
         kv_tok=slots * context,
@@ -88,33 +157,34 @@ def calibrate(
         limits=shape,
         rows=sum(len(sweep.seen) for sweep in sweeps),
         fit_error=error,
+        covers=_covers(sweeps, max(concurrency for _, concurrency, _ in asked)),
     )
     path = keep(home, calibration)
     _sweeps_next_to(path, sweeps, "fit")
     if json:
         show_json(msgspec.to_builtins(calibration))
         return
-    typer.echo(f"{model} ({calibration.engine}): {_words(cost)}")
+    typer.echo(f"{model} ({calibration.engine}): {engine_words(cost)}")
     typer.echo(f"fitted on {calibration.rows} requests, median error {error:.1%}; kept in {path}")
 
 
-def _words(cost: StepCost) -> str:
-    """Return what was found of an engine, for people."""
-    context_us, way_ms = cost.context_ps_per_tok / 1e6, cost.overhead_ps / 1e9
-    beside = f"{context_us:.1f} µs a token of context; {way_ms:.1f} ms on the way"
-    if cost.piece_tok:
-        sizes = [n for n in (1, 2, 4, 32, cost.piece_tok) if n < len(cost.step_ps)]
-        pieces = ", ".join(f"{cost.step_ps[n] / 1e9:.1f} ms for {n}" for n in sizes)
-        return f"a piece of a step takes {pieces} tokens; {beside}"
-    return (
-        f"step {cost.step_ps[0] / 1e9:.2f} ms + {cost.decode_ps / 1e9:.2f} ms a decoding request; prompts "
-        f"{cost.prefill_ps_per_tok / 1e9:.3f} ms a token; {beside}"
+def _covers(sweeps: list[Sweep], at_once: int) -> Covers:
+    from wattmill.twin.calibration.spec import Covers
+
+    seen = [one for sweep in sweeps for one in sweep.seen]
+    prompts = [one.prompt_tok - one.cached_tok for one in seen]
+    answers = [one.output_tok for one in seen]
+    return Covers(
+        prompt_tok=(min(prompts), max(prompts)), output_tok=(min(answers), max(answers)), at_once=at_once
     )
 
 
 def check(
-    url: UrlOption,
-    model: ModelOption,
+    url: UrlOption = None,
+    model: ModelOption = None,
+    pool: PoolOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     key: KeyOption = None,
     requests: Annotated[int, typer.Option(min=5, help="Requests of one repeat.")] = 16,
     repeats: Annotated[int, typer.Option(min=2, help="Repeats of each load.")] = 3,
@@ -134,14 +204,22 @@ def check(
     home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
-    """Ask a live endpoint a fixed open-loop trace again and again, and hold the twin's prediction against it.
+    """Hold the twin's prediction against a live engine: asked a fixed trace (--url), or as recorded (--pool).
 
-    Lengths and seed differ from those of the fit. A figure holds where its error is within 10 % or within the
-    spread of the repeats.
+    A trace is asked again and again, open loop, with other lengths and another seed than the fit's; a figure
+    holds where its error is within 10 % or within the spread of the repeats. A recorded period is replayed
+    with the arrivals and lengths that the books hold; a figure holds within 10 %.
     """
+    if pool is not None:
+        from wattmill.cli.twin_recorded import check_recorded
+
+        _no_endpoint(url, model)
+        check_recorded(home, pool, since=since or "1h", until=until, hour_usd=usd_per_hour, json=json)
+        return
     from wattmill.twin.calibration.compare import Rates, measured, median_error, predicted
     from wattmill.twin.calibration.kept import keep, kept
 
+    url, model = _endpoint_named(url, model, since, until)
     try:
         calibration = kept(home, model)
     except ValueError as bad:

@@ -17,7 +17,9 @@ from wattmill.app.results.shelf import Shelf
 
 HELP = (
     ("check", "Fit the twin to a place", "wattmill twin calibrate --url URL/v1 --model MODEL"),
+    ("check", "Or fit it to the ledger", "wattmill twin calibrate --pool PLACE --since 2h --until 1h"),
     ("check", "Hold it against the place", "wattmill twin check --url URL/v1 --model MODEL"),
+    ("check", "Or against what was recorded", "wattmill twin check --pool PLACE --since 1h"),
     ("simulate", "Play this factory on a simulated clock", "wattmill simulate --rate 2 --for 10m"),
     ("plan", "Find the factory for a demand", "wattmill plan DEMAND.toml --simulate"),
 )
@@ -62,6 +64,7 @@ def _calibrated(path: Path, briefs: Sequence[Brief]) -> Calibrated | None:
         checked_us = None if at is None else int(at)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    whence = "a sweep" if told.get("period_us") is None else "the ledger"
     last = next((one for one in briefs if one.kind == "check" and one.key == model), None)
     return Calibrated(
         model=model,
@@ -69,14 +72,14 @@ def _calibrated(path: Path, briefs: Sequence[Brief]) -> Calibrated | None:
         facts=(
             fact(
                 "error, checked", check_error, "ratio", "measured",
-                note="median over the figures of the last check: other lengths, another seed, other loads"
+                note="median over the figures of the last check: other requests than the fit's"
                 if check_error is not None else "never checked: wattmill twin check",
             ),
             fact(
                 "error, where fitted", fit_error, "ratio", "measured",
                 note="median over the figures that it was fitted on: it flatters",
             ),
-            fact("fitted on", rows, "count", "measured", note="requests of the sweep"),
+            fact("fitted on", rows, "count", "measured", note=f"requests of {whence}"),
         ),
         fitted_us=fitted_us,
         checked_us=checked_us,

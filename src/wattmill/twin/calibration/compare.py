@@ -40,39 +40,51 @@ class Played(msgspec.Struct, frozen=True, kw_only=True):
 
 def figures(
     at_s: Sequence[float],
-    first_s: Sequence[float],
+    first_s: Sequence[float | None],
     end_s: Sequence[float],
     output_tok: Sequence[int],
     rates: Rates,
     cpu_s: float | None = None,
+    company: Sequence[bool] | None = None,
 ) -> Figures:
-    """Return what a client saw.
+    """Return what a client saw. `company` marks requests that were served beside those that are looked at.
 
     Joules are modelled: the host's declared power at the share of its cores that `cpu_s` is over the time
     that all took, idle power included. Where nobody knows the CPU time it is taken as `threads` cores while
     anything was in flight.
     """
-    at, first, end = (np.asarray(x, float) for x in (at_s, first_s, end_s))
+    at, end = np.asarray(at_s, float), np.asarray(end_s, float)
+    first = np.asarray([np.nan if one is None else one for one in first_s], float)
     tokens = np.asarray(output_tok, float)
-    lasted = float(end.max() - at.min())
-    many = tokens > 1
-    tpot = (end - first)[many] / (tokens[many] - 1)
-    total = float(tokens.sum())
+    own = np.ones(len(at), bool) if company is None else ~np.asarray(company, bool)
+    lasted = float(end[own].max() - at[own].min())
+    seen = own & ~np.isnan(first)
+    many = seen & (tokens > 1)
+    total, served_s = float(tokens[own].sum()), _covered(at, end)
     joules = None
     if rates.host is not None:
-        used_s = _covered(at, end) * rates.threads if cpu_s is None else cpu_s
+        used_s = served_s * rates.threads if cpu_s is None else cpu_s
         joules = host_power_w(rates.host, used_s / (lasted * rates.host.cores)) * lasted / total
+    ttft_p50, ttft_p95 = _percentiles((first - at)[seen])
+    tpot_p50, tpot_p95 = _percentiles((end - first)[many] / (tokens[many] - 1))
     return Figures(
         output_tok_per_s=total / lasted,
-        ttft_p50_s=float(np.percentile(first - at, 50)),
-        ttft_p95_s=float(np.percentile(first - at, 95)),
-        tpot_p50_s=float(np.percentile(tpot, 50)) if many.any() else 0.0,
-        tpot_p95_s=float(np.percentile(tpot, 95)) if many.any() else 0.0,
+        ttft_p50_s=ttft_p50,
+        ttft_p95_s=ttft_p95,
+        tpot_p50_s=tpot_p50,
+        tpot_p95_s=tpot_p95,
         j_per_tok=joules,
         usd_per_mtok=None
         if rates.usd_per_hour is None
         else rates.usd_per_hour * lasted / S_PER_H / total * TOK_PER_MTOK,
+        served_tok_per_s=float(tokens.sum()) / served_s if served_s > 0 else None,
     )
+
+
+def _percentiles(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> tuple[float | None, float | None]:
+    if not len(values):
+        return None, None
+    return float(np.percentile(values, 50)), float(np.percentile(values, 95))
 
 
 def _covered(at: np.ndarray[tuple[int], np.dtype[np.float64]], end: object) -> float:
@@ -93,6 +105,7 @@ def measured(sweep: Sweep, rates: Rates) -> Figures:
         [one.output_tok for one in sweep.seen],
         rates,
         sweep.engine_cpu_s,
+        [one.company for one in sweep.seen],
     )
 
 
@@ -128,22 +141,40 @@ def played(sweep: Sweep, cost: StepCost, limits: EngineLimits) -> Played:
 
 def predicted(sweep: Sweep, cost: StepCost, limits: EngineLimits, rates: Rates) -> Figures:
     """Return the figures of the sweep's requests on a simulated engine."""
-    ran = played(sweep, cost, limits)
-    return figures(ran.at_s, ran.first_s, ran.end_s, ran.output_tok, rates, ran.busy_s * rates.threads)
+    return figures_of(sweep, played(sweep, cost, limits), rates)
 
 
-def errors(pairs: Sequence[tuple[Figures, Figures]]) -> list[float]:
-    """Return predicted / measured - 1 of every figure of every (predicted, measured) pair."""
+def figures_of(sweep: Sweep, ran: Played, rates: Rates) -> Figures:
+    """Return the figures of a sweep that was played. First tokens that nobody saw live are not looked at."""
+    seen = [sweep.seen[i] for i in ran.order]
+    return figures(
+        ran.at_s,
+        [None if one.first_s is None else first for one, first in zip(seen, ran.first_s, strict=True)],
+        ran.end_s,
+        ran.output_tok,
+        rates,
+        ran.busy_s * rates.threads,
+        [one.company for one in seen],
+    )
+
+
+def errors(pairs: Sequence[tuple[Figures, Figures]], names: Sequence[str] = FIGURES) -> list[float]:
+    """Return predicted / measured - 1 of every figure of every (predicted, measured) pair; a figure that one
+    of them lacks says nothing."""
     return [
-        getattr(told, name) / getattr(real, name) - 1
-        for told, real in pairs
-        for name in FIGURES
-        if getattr(real, name) > 0
+        told / real - 1
+        for pair in pairs
+        for name in names
+        if (told := getattr(pair[0], name)) is not None and (real := getattr(pair[1], name))
     ]
 
 
-def median_error(pairs: Sequence[tuple[Figures, Figures]]) -> float:
-    return median(abs(error) for error in errors(pairs))
+def median_error(pairs: Sequence[tuple[Figures, Figures]], names: Sequence[str] = FIGURES) -> float:
+    """Return the median of the sizes of all errors. Raises `ValueError` where no figure can be compared."""
+    found = errors(pairs, names)
+    if not found:
+        raise ValueError("no figure was both predicted and measured: nothing can be compared")
+    return median(abs(error) for error in found)
 
 
 def spread(values: Sequence[float]) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from wattmill.twin.calibration.compare import Rates, measured, median_error, played, predicted
+from wattmill.twin.calibration.compare import FIGURES, Rates, measured, median_error, played, predicted
 from wattmill.twin.calibration.shapes import shape_of
 from wattmill.twin.calibration.spec import Sweep
 from wattmill.twin.engine.spec import EngineLimits, StepCost
@@ -27,25 +27,28 @@ _SURE_TOK = 16  # tokens from which on a time per token is as sure as a time to 
 Logs = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
-def fit(sweeps: Sequence[Sweep], limits: EngineLimits) -> tuple[StepCost, float]:
-    """Return the fitted cost, and the median error of the figures on the sweeps of the fit.
+def fit(
+    sweeps: Sequence[Sweep], limits: EngineLimits, *, figures: Sequence[str] = FIGURES
+) -> tuple[StepCost, float]:
+    """Return the fitted cost, and the median error of `figures` on the sweeps of the fit.
 
     What is fitted is said by `shape_of(limits)`. Raises `ValueError` where there are too few requests.
     """
     from scipy.optimize import least_squares
 
-    requests = sum(len(sweep.seen) for sweep in sweeps)
+    seen = [one for sweep in sweeps for one in sweep.seen if not one.company]
+    requests = len(seen)
     if requests < LEAST_REQUESTS:
         raise ValueError(
             f"{requests} requests are too few to fit an engine's coefficients: {LEAST_REQUESTS} are the least"
         )
     shape = shape_of(limits)
-    seen = [one for sweep in sweeps for one in sweep.seen]
-    answers = [(one.end_s - one.first_s) / (one.output_tok - 1) for one in seen if one.output_tok > 1]
+    streamed = [(one, one.first_s) for one in seen if one.first_s is not None]
+    answers = [(one.end_s - first) / (one.output_tok - 1) for one, first in streamed if one.output_tok > 1]
     if not answers:
-        raise ValueError("no answer has more than one token: nothing says what decoding costs")
+        raise ValueError("no streamed answer has more than one token: nothing says what decoding costs")
     tpot_s = max(_LEAST_S, float(np.percentile(answers, 10)))
-    to_first = [(one.first_s - one.at_s) / max(1, one.prompt_tok - one.cached_tok) for one in seen]
+    to_first = [(first - one.at_s) / max(1, one.prompt_tok - one.cached_tok) for one, first in streamed]
     start = np.log(shape.start(tpot_s, max(_LEAST_S, float(np.percentile(to_first, 25)))))
 
     def cost_of(logs: Logs) -> StepCost:
@@ -74,7 +77,8 @@ def fit(sweeps: Sequence[Sweep], limits: EngineLimits) -> tuple[StepCost, float]
             best, least = found.x, worth
     cost = cost_of(_by_turns(worth_of, best, least))
     return cost, median_error(
-        [(predicted(sweep, cost, limits, _NO_RATES), measured(sweep, _NO_RATES)) for sweep in sweeps]
+        [(predicted(sweep, cost, limits, _NO_RATES), measured(sweep, _NO_RATES)) for sweep in sweeps],
+        figures,
     )
 
 
@@ -97,11 +101,17 @@ def _by_turns(worth_of: Callable[[Logs], float], best: Logs, least: float) -> Lo
 
 
 def _apart(sweep: Sweep, cost: StepCost, limits: EngineLimits) -> list[float]:
-    """Return log(played / measured) of each request's time to the first token, and of its time per token."""
+    """Return log(played / measured) of each request's time to the first token, and of its time per token; of
+    one that was not streamed, of its whole time."""
     ran = played(sweep, cost, limits)
     apart: list[float] = []
     for i, at_s, first_s, end_s in zip(ran.order, ran.at_s, ran.first_s, ran.end_s, strict=True):
         one = sweep.seen[i]
+        if one.company:
+            continue
+        if one.first_s is None:
+            apart.append(_log(end_s - at_s, one.end_s - one.at_s))
+            continue
         apart.append(_log(first_s - at_s, one.first_s - one.at_s))
         if one.output_tok > 1:
             sure = min(1.0, (one.output_tok - 1) / _SURE_TOK) ** 0.5
