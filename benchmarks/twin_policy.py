@@ -26,6 +26,7 @@ from wattmill.app.home import Home  # noqa: E402
 from wattmill.app.simulating.demand import DemandFile, StreamSettings, demand  # noqa: E402
 from wattmill.app.simulating.factory import Core, SimulatedFactory  # noqa: E402
 from wattmill.twin.fleet.books import SimulatedBooks  # noqa: E402
+from wattmill.vocab.fact import Fact  # noqa: E402
 
 REPLICAS = 16
 AZURE = HERE / "data" / "azure_llm_2023_conv.csv.gz"
@@ -75,10 +76,10 @@ class Speed(NamedTuple):
 class _Unbooked(SimulatedBooks):
     """Facts are written and not booked."""
 
-    def book(self) -> None:
-        facts, self._facts = self._facts, []
-        self.facts += len(facts)
-        self._written(facts)
+    def append_intent(self, fact: Fact) -> None:
+        self.write(fact)
+
+    append_end = append_intent
 
 
 def declared() -> Loaded:

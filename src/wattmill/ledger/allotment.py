@@ -149,6 +149,8 @@ class Reservation:
     def took(self, spend: Spend) -> tuple[int, ...]:
         """Gauges of limits with what `spend` uses of each, in the same form. Where that is more than was
         reserved, only the reservation counts under the limit; the books name the rest."""
+        if not self.parts:
+            return ()
         return tuple(
             word
             for allotment, unit, amount in self.parts

@@ -25,7 +25,7 @@ from wattmill.vocab.caller import Caller
 from wattmill.vocab.fact import Snapshot
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.request import Request
-from wattmill.vocab.route import NO_HINTS, Hints, Route
+from wattmill.vocab.route import NO_HINTS, Candidate, Hints, Route
 from wattmill.vocab.usage import Usage
 
 TELL_AGAIN_US = 600 * US_PER_S
@@ -60,6 +60,16 @@ class PoolLife(Protocol):
     def ahead_share(self) -> float: ...
     def expect(self, *, prefill_tok_per_s: float, decode_tok_per_s: float, overhead_s: float) -> None: ...
     def observe_whole(self, ratio: float, *, s_per_tok: float, output_tok: int, others: float) -> None: ...
+
+
+class Decided(Protocol):
+    """What is learned from: a decision, or as much of it as its attempt needs. Among the candidates must be the
+    place that was tried."""
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]: ...
+    @property
+    def hints(self) -> Hints: ...
 
 
 class FleetView:
@@ -228,7 +238,7 @@ class FleetView:
         self,
         request: Request,
         caller: Caller,
-        route: Route,
+        route: Decided,
         pool: str,
         usage: Usage,
         whole_s: float | None = None,
@@ -246,7 +256,7 @@ class FleetView:
                 pool, shared_tok=shared[at], prompt_tok=usage.prompt_tok, cached_tok=usage.cached_tok
             )
 
-    def _learn_whole(self, request: Request, route: Route, pool: str, usage: Usage, whole_s: float) -> None:
+    def _learn_whole(self, request: Request, route: Decided, pool: str, usage: Usage, whole_s: float) -> None:
         chosen = next((c for c in route.candidates if c.pool == pool), None)
         expected_tok = expected_output_tok(request, self._weights, route.hints)
         if chosen is None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,6 +36,7 @@ from wattmill.vocab.price import Price
 
 BATCH = 1_024
 _SEGMENT = 1
+_encode, _pack, _crc32 = encoder.encode, FRAME.pack, zlib.crc32
 
 
 def epoch_name(seed: int) -> str:
@@ -50,7 +51,7 @@ class SimulatedBooks:
         self.epoch = epoch_name(seed)
         self.facts = 0
         self._start_us = start_us
-        self._facts: list[Fact] = []
+        self._facts: list[Found] = []  # written and not booked
         self._at = HEADER_BYTES
         folder = journal / self.epoch
         os.mkdir(folder, 0o700)
@@ -59,7 +60,7 @@ class SimulatedBooks:
             json.dumps({"kind": "gateway", "worker": 0, "pid": 0, "start_us": start_us})
         )
         self._file: BinaryIO = open(  # noqa: SIM115  it is closed by `close`
-            folder / segment_name(_SEGMENT), "wb", buffering=1 << 20
+            folder / segment_name(_SEGMENT), "wb", buffering=1 << 16
         )
         self._file.write(header(self.epoch, _SEGMENT))
         self.db = LedgerDb(ledger_db)
@@ -69,8 +70,9 @@ class SimulatedBooks:
     # ---- ports.Journal
 
     def append_intent(self, fact: Fact) -> None:
+        at = self.write(fact)
         facts = self._facts
-        facts.append(fact)
+        facts.append(Found(fact, _SEGMENT, at))
         if len(facts) >= BATCH:
             self.book()
 
@@ -83,31 +85,25 @@ class SimulatedBooks:
     # ---- the books
 
     def book(self) -> None:
-        """Write and book what was told since the last time, and what is ripe of meters."""
-        facts, self._facts = self._facts, []
-        if not facts:
+        """Book what was told since the last time, and what is ripe of meters."""
+        batch, self._facts = self._facts, []
+        if not batch:
             return
-        self.facts += len(facts)
-        batch = self._written(facts)
         self.books.book(self.epoch, batch, Position(_SEGMENT, self._at))
-        until_us = max([getattr(fact, "at_us", 0) for fact in facts])
+        until_us = max([getattr(found.fact, "at_us", 0) for found in batch])
         settle_held(self.books, read_until_us=until_us)
         self.books.commit()
 
-    def _written(self, facts: Sequence[Fact]) -> list[Found]:
-        """Write facts into the segment, and return where each stands."""
-        encode, pack, crc32, at = encoder.encode, FRAME.pack, zlib.crc32, self._at
-        parts: list[bytes] = []
-        batch: list[Found] = []
-        for fact in facts:
-            payload = encode(fact)
-            parts.append(pack(len(payload), crc32(payload)))
-            parts.append(payload)
-            batch.append(Found(fact, _SEGMENT, at))
-            at += FRAME_BYTES + len(payload)
-        self._file.write(b"".join(parts))
-        self._at = at
-        return batch
+    def write(self, fact: Fact) -> int:
+        """Write one fact into the segment, while all that it is made of is still in the processor's caches;
+        return where it stands."""
+        payload = _encode(fact)
+        size = len(payload)
+        self._file.write(_pack(size, _crc32(payload)) + payload)
+        at = self._at
+        self._at = at + FRAME_BYTES + size
+        self.facts += 1
+        return at
 
     def close(self, at_us: int, idle_nusd: Mapping[str, int]) -> dict[int, int]:
         """Book the rest and end the epoch; return what it used of each gauge.

@@ -23,20 +23,16 @@ class Ends:
         self._setup = setup
         self._clock = setup.clock
 
-    def so_far(self, visit: Visit, sent: Sent, broken: Broken) -> tuple[Usage | None, UsageSource]:
+    def so_far(self, sent: Sent, broken: Broken) -> tuple[Usage | None, UsageSource]:
         """Return what a gateway can say of an answer that broke off.
 
         Of a stream it has seen each token; of an answer that was to come at once it has seen nothing,
         whatever was made. A machine that died inside a prompt had computed a part of it: that part is booked,
         so that the engine's count and the books agree. Life cannot know it, and estimates the whole prompt.
         """
-        if not self.streamed(visit, sent):
+        if not sent.streamed:
             return None, "unmetered"
         return Usage(broken.prompt_tok, broken.output_tok, broken.cached_tok), "estimated"
-
-    def streamed(self, visit: Visit, sent: Sent) -> bool:
-        """Whether the engine is asked for a stream."""
-        return visit.ask.stream or sent.pool.name in self._setup.streams
 
     def book(
         self,
@@ -52,7 +48,7 @@ class Ends:
         """Write the end, settle the purse, free the slot; return the time to the first content."""
         setup, clock, sent = self._setup, self._clock, visit.sent
         assert sent is not None
-        grant, model, state = sent.grant, sent.model, setup.life[sent.pool.name]
+        grant, model, state = sent.grant, sent.model, sent.state
         cost = rated = 0
         counted = usage
         if usage is not None:
@@ -100,13 +96,13 @@ class Ends:
 
     def learn(self, visit: Visit, sent: Sent, usage: Usage) -> None:
         """Learn from an answer, as much as a worker would: so many a sweep."""
-        state = self._setup.life[sent.pool.name]
+        state = sent.state
         state.good()
         if sent.first_ps is None or not state.lessons:
             return
         state.lessons -= 1
-        now_ps, streamed = self._clock.now_ps, self.streamed(visit, sent)
-        if streamed:
+        now_ps = self._clock.now_ps
+        if sent.streamed:
             state.observe(
                 computed_tok=usage.prompt_tok - usage.cached_tok,
                 output_tok=usage.output_tok,
@@ -119,5 +115,5 @@ class Ends:
                 ahead_tok=sent.ahead_tok * usage.prompt_tok / max(1, visit.ask.input_bound_tok),
                 waited=sent.beside >= sent.backend.slots,
             )
-        whole_s = None if streamed else (now_ps - sent.started_ps) / PS_PER_S
-        self._setup.view.learn(visit.ask, visit.caller, visit.route, sent.pool.name, usage, whole_s)
+        whole_s = None if sent.streamed else (now_ps - sent.started_ps) / PS_PER_S
+        self._setup.view.learn(visit.ask, visit.caller, sent, sent.pool.name, usage, whole_s)

@@ -106,8 +106,7 @@ class FrontGate:
         if isinstance(route, Refusal):
             self._refuse(visit, route)
             return
-        visit.route = visit.new_route = route
-        visit.next = 0
+        visit.decided(route)
         self._try_next(visit)
 
     def _decide(self, visit: Visit, *, paid: bool = False) -> Any:
@@ -140,7 +139,7 @@ class FrontGate:
     # ---- from a route to an attempt
 
     def _try_next(self, visit: Visit) -> None:
-        candidates = visit.route.candidates
+        candidates = visit.candidates
         while visit.next < len(candidates):
             candidate = candidates[visit.next]
             visit.next += 1
@@ -222,14 +221,18 @@ class FrontGate:
         cost: int,
     ) -> None:
         setup, ask, clock = self._setup, visit.ask, self._clock
-        pool = self._pools[candidate.pool]
+        name = candidate.pool
+        pool, state = self._pools[name], setup.life[name]
         seq = visit.seq
         if visit.attempts:
             self._seq += 1
             seq = self._seq
         else:
-            self.retries.asked(candidate.pool, visit.caller.key)
-        sent = visit.sent = Sent(candidate, backend, model, pool, grant, clamp, cost, seq)
+            self.retries.asked(name, visit.caller.key)
+        streamed = ask.stream or name in setup.streams
+        sent = visit.sent = Sent(
+            candidate, visit.hints, backend, model, pool, state, grant, clamp, cost, seq, streamed
+        )
         visit.attempts += 1
         route, visit.new_route = visit.new_route, None
         setup.journal.append_intent(
@@ -239,7 +242,7 @@ class FrontGate:
                 visit.attempts - 1,
                 clock.wall_us(),
                 visit.caller.path,
-                candidate.pool,
+                name,
                 ask.model,
                 "chat",
                 ask.stream,
@@ -261,7 +264,8 @@ class FrontGate:
                 held=grant.held,
             )
         )
-        state = setup.life[candidate.pool]
+        route = None
+        visit.put_by()
         sent.started_ps = clock.now_ps
         sent.beside = state.busy
         sent.in_line_tok = ask.input_bound_tok
@@ -300,13 +304,12 @@ class FrontGate:
         visit = self._visits[index]
         sent = visit.sent
         assert sent is not None
-        if self._ends.streamed(visit, sent):
-            self._setup.life[sent.pool.name].gave_content()
+        if sent.streamed:
+            sent.state.gave_content()
             self._content_came(sent)
 
     def _content_came(self, sent: Sent) -> None:
-        state = self._setup.life[sent.pool.name]
-        state.ahead_tok -= sent.in_line_tok
+        sent.state.ahead_tok -= sent.in_line_tok
         sent.in_line_tok = 0
         sent.first_ps = self._clock.now_ps
 
@@ -332,7 +335,7 @@ class FrontGate:
         assert sent is not None
         pool = sent.pool
         pool.made(broken.prompt_tok - broken.cached_tok, broken.output_tok)
-        usage, source = self._ends.so_far(visit, sent, broken)
+        usage, source = self._ends.so_far(sent, broken)
         text = f"pool {pool.name!r}: the connection broke"
         self._failed(visit, "reset", text, usage, source, seen=visit.ask.stream and broken.output_tok > 0)
 
@@ -353,7 +356,7 @@ class FrontGate:
         sent = visit.sent
         assert sent is not None
         name = sent.pool.name
-        self._setup.life[name].failed(text, now_s=self._clock.now(), surely_down=surely_down)
+        sent.state.failed(text, now_s=self._clock.now(), surely_down=surely_down)
         http_status = 0 if sent.first_ps is None else 200
         ttft_us = self._ends.book(
             visit, "failed", usage, source, error=error, seen=seen, http_status=http_status
@@ -370,6 +373,7 @@ class FrontGate:
         visit.failure = refusal
         visit.tried += (pool,)
         visit.sent = None
+        visit.take_up()
         if self._may_try_again(visit, pool):
             self._try_next(visit)
         else:
@@ -378,12 +382,11 @@ class FrontGate:
     def _may_try_again(self, visit: Visit, failed: str) -> bool:
         if visit.attempts >= self._setup.resilience.attempts:
             return False
-        if all(c.pool in visit.tried for c in visit.route.candidates[visit.next :]):
+        if all(c.pool in visit.tried for c in visit.candidates[visit.next :]):
             route = self._decide(visit, paid=True)
             if isinstance(route, Refusal) or all(c.pool in visit.tried for c in route.candidates):
                 return False
-            visit.route = visit.new_route = route
-            visit.next = 0
+            visit.decided(route)
         return self.retries.take(failed, visit.caller.key, self._clock.now()) is None
 
     def _refuse(self, visit: Visit, refusal: Refusal) -> None:
@@ -412,8 +415,9 @@ class FrontGate:
     def _over(self, visit: Visit) -> None:
         visit.over = True
         entered, visit.gate = visit.gate, 0
-        for gate in reversed(self._setup.gates[:entered]):
-            gate.left(visit)
+        if entered:
+            for gate in reversed(self._setup.gates[:entered]):
+                gate.left(visit)
 
     # ---- now and then
 

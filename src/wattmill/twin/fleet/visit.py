@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from wattmill.scheduling.prefix import Prefix
 from wattmill.twin.fleet.spec import Client, Turn
 from wattmill.twin.spec import Work
@@ -11,14 +13,14 @@ from wattmill.units import PS_PER_S
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.request import Request
-from wattmill.vocab.route import Route
+from wattmill.vocab.route import Candidate, Hints, Route
 
 if TYPE_CHECKING:
+    from wattmill.distribution.backend_state import BackendState
     from wattmill.distribution.spec import Backend, BackendModel
     from wattmill.ports import Grant
     from wattmill.twin.fleet.gateway import FrontGate
     from wattmill.twin.fleet.pool import RunningPool
-    from wattmill.vocab.route import Candidate
 
 _NO_HEADERS: dict[bytes, bytes] = {}
 
@@ -35,8 +37,12 @@ class Head:
         self.label: str | None = None
 
 
+_pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder(tuple[Candidate, ...]).decode
+
+
 class Sent:
-    """One attempt that left."""
+    """One attempt that left, and what its decision expected (it is a `scheduling.fleet.Decided`)."""
 
     __slots__ = (
         "ahead_tok",
@@ -46,40 +52,54 @@ class Sent:
         "clamp_tok",
         "first_ps",
         "grant",
+        "hints",
         "in_line_tok",
         "model",
         "pool",
         "reserved_cost_nusd",
         "seq",
         "started_ps",
+        "state",
+        "streamed",
         "work",
     )
 
     def __init__(
         self,
         candidate: Candidate,
+        hints: Hints,
         backend: Backend,
         model: BackendModel,
         pool: RunningPool,
+        state: BackendState,
         grant: Grant,
         clamp_tok: int,
         reserved_cost_nusd: int,
         seq: int,
+        streamed: bool,
     ) -> None:
         self.candidate = candidate
+        self.hints = hints
         self.backend = backend
         self.model = model
         self.pool = pool
+        self.state = state
         self.grant = grant
         self.clamp_tok = clamp_tok
         self.reserved_cost_nusd = reserved_cost_nusd
         self.seq = seq
+        self.streamed = streamed  # the engine was asked for a stream
         self.started_ps = 0
         self.first_ps: int | None = None
         self.beside = 0  # requests at the place when it left
         self.ahead_tok = 0  # bound on the prompts there that had no answer yet
         self.in_line_tok = 0  # bound on its own, until it has one
         self.work: Work
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """What the decision expected of the place that was chosen."""
+        return (self.candidate,)
 
 
 class Visit:
@@ -89,19 +109,21 @@ class Visit:
         "arrived_ps",
         "ask",
         "attempts",
+        "behind",
         "caller",
+        "candidates",
         "client",
         "counted_tok",
         "failure",
         "gate",
         "gateway",
+        "hints",
         "index",
         "new_route",
         "next",
         "over",
         "prefix",
         "queued_us",
-        "route",
         "sent",
         "seq",
         "tried",
@@ -141,7 +163,31 @@ class Visit:
         self.counted_tok: int | None = None
         self.sent: Sent | None = None
         self.new_route: Route | None = None  # decided and not yet written down
-        self.route: Route
+        self.candidates: tuple[Candidate, ...] = ()  # of the last decision; `next` is the first not yet tried
+        self.behind = b""  # those not yet tried, while an attempt runs
+        self.hints: Hints
+
+    def decided(self, route: Route) -> None:
+        """Go by this decision from now on."""
+        self.new_route = route
+        self.candidates = route.candidates
+        self.hints = route.hints
+        self.next = 0
+
+    def put_by(self) -> None:
+        """Keep the places that were not tried as few bytes while an attempt runs: hardly any request asks for
+        them, and the objects of thousands of requests in flight would push everything else out of the
+        processor's caches."""
+        left = self.candidates[self.next :]
+        self.behind = _pack(left) if left else b""
+        self.candidates = ()
+        self.next = 0
+
+    def take_up(self) -> None:
+        """The attempt failed: the places that were put by are asked for."""
+        if self.behind:
+            self.candidates = _unpack(self.behind)
+            self.behind = b""
 
     @property
     def http(self) -> Head:
