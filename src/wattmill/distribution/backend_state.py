@@ -27,6 +27,8 @@ class BackendState(Breaker):
     exponentially weighted with 0.2 for the newest, decode's is fitted against the load."""
 
     __slots__ = (
+        "_fitted",
+        "_line",
         "ahead_tok",
         "busy",
         "cell",
@@ -65,6 +67,9 @@ class BackendState(Breaker):
         self.prompts: prompts.PromptPace | None = None
         self.prefill_tok_per_s: float | None = None
         self.pace: Pace | None = None
+        # What follows from a pace is worked out once for each: views ask three times, and the next lesson.
+        self._fitted: tuple[prompts.PromptPace | None, tuple[float, float]] = (None, (0.0, 0.0))
+        self._line: tuple[Pace | None, tuple[float, float]] = (None, (0.0, 0.0))
         self.prompt_tok = 0.0  # computed for one answer, in the mean
         self.output_tok = 0.0
         self.declared_decode_s: float | None = None  # per token, alone
@@ -78,24 +83,40 @@ class BackendState(Breaker):
 
     @property
     def decode_tok_per_s(self) -> float | None:
-        return None if self.pace is None else 1.0 / self.pace.alone_s
+        return None if self.pace is None else 1.0 / self._line_of(self.pace)[0]
 
     @property
     def ahead_share(self) -> float:
-        return 0.0 if self.prompts is None else self.prompts.ahead_share
+        if self.prompts is None:
+            return 0.0
+        own_s, ahead_s = self._fitted_of(self.prompts)
+        return ahead_s / own_s
 
     @property
     def decode_share(self) -> float:
         """Return which part of the slowdown comes of others' tokens, and not of their prompts."""
         if self.pace is None or self.prompts is None or not self.output_tok:
             return 0.5
-        prompts_s = self.prompt_tok * prompts.fitted(self.prompts)[1]
-        slower_s = self.output_tok * self.pace.slope_s
+        prompts_s = self.prompt_tok * self._fitted_of(self.prompts)[1]
+        slower_s = self.output_tok * self._line_of(self.pace)[1]
         return max(0.0, 1.0 - prompts_s / slower_s) if slower_s > 0.0 else 0.0
 
     @property
     def slowdown(self) -> float:
-        return 0.0 if self.pace is None else self.pace.slowdown
+        if self.pace is None:
+            return 0.0
+        alone_s, slope_s = self._line_of(self.pace)
+        return slope_s / alone_s
+
+    def _line_of(self, pace: Pace) -> tuple[float, float]:
+        if self._line[0] is not pace:
+            self._line = pace, pace.line_s
+        return self._line[1]
+
+    def _fitted_of(self, pace: prompts.PromptPace) -> tuple[float, float]:
+        if self._fitted[0] is not pace:
+            self._fitted = pace, prompts.fitted(pace)
+        return self._fitted[1]
 
     def expect(self, *, prefill_tok_per_s: float, decode_tok_per_s: float, overhead_s: float) -> None:
         """Take what is declared of the place for where learning starts from."""
@@ -195,10 +216,14 @@ class BackendState(Breaker):
             if self.prompts is None:
                 self.prompts = prompts.believed(self.declared_prefill_tok_per_s or computed_tok / seconds)
             self.prompts = prompts.seen(
-                self.prompts, own_tok=computed_tok, ahead_tok=ahead_tok, seconds=seconds
+                self.prompts,
+                own_tok=computed_tok,
+                ahead_tok=ahead_tok,
+                seconds=seconds,
+                fit=self._fitted_of(self.prompts),
             )
             if not prefill_us:
-                self.prefill_tok_per_s = 1.0 / self.prompts.own_s
+                self.prefill_tok_per_s = 1.0 / self._fitted_of(self.prompts)[0]
         if prefill_us and computed_tok >= _FEWEST_TOK:
             self.prefill_tok_per_s = _mix(self.prefill_tok_per_s, computed_tok * US_PER_S / prefill_us)
         spent_s = decode_us / US_PER_S if decode_us else decode_s
@@ -207,7 +232,8 @@ class BackendState(Breaker):
             if self.pace is None:
                 self.pace = first(others, s_per_tok, anchor_s=self.declared_decode_s)
             else:
-                self.pace = seen(self.pace, others=others, s_per_tok=s_per_tok)
+                line_s = self._line_of(self.pace)
+                self.pace = seen(self.pace, others=others, s_per_tok=s_per_tok, line_s=line_s)
         self.output_tok += _FEW * (output_tok - self.output_tok)
         self.prompt_tok += _FEW * (computed_tok - self.prompt_tok)
         if prefill_us:

@@ -87,9 +87,10 @@ def first(others: float, s_per_tok: float, *, anchor_s: float | None) -> Pace:
     return Pace(1.0, others, s_per_tok, 1.0, others, s_per_tok, anchor_s=anchor_s)
 
 
-def seen(pace: Pace, *, others: float, s_per_tok: float) -> Pace:
-    """Return `pace` after one more answer, made at `s_per_tok` beside `others` (mean) at the same place."""
-    alone, slope = pace.line_s
+def seen(pace: Pace, *, others: float, s_per_tok: float, line_s: tuple[float, float] | None = None) -> Pace:
+    """Return `pace` after one more answer, made at `s_per_tok` beside `others` (mean) at the same place.
+    `line_s`: that of `pace`, where it is known already."""
+    alone, slope = pace.line_s if line_s is None else line_s
     expected = alone + slope * others
     y = min(max(s_per_tok, expected / WILDEST), expected * WILDEST)
     weight = KEEP * pace.weight + 1.0

@@ -61,9 +61,17 @@ def fitted(pace: PromptPace) -> tuple[float, float]:
     return own_s, min(ahead_s, own_s)
 
 
-def seen(pace: PromptPace, *, own_tok: float, ahead_tok: float, seconds: float) -> PromptPace:
-    """Return `pace` after one more first token, `seconds` after its request left."""
-    own_s, ahead_s = fitted(pace)
+def seen(
+    pace: PromptPace,
+    *,
+    own_tok: float,
+    ahead_tok: float,
+    seconds: float,
+    fit: tuple[float, float] | None = None,
+) -> PromptPace:
+    """Return `pace` after one more first token, `seconds` after its request left. `fit`: what `fitted` says
+    of `pace`, where that is known already."""
+    own_s, ahead_s = fitted(pace) if fit is None else fit
     expected_s = own_s * own_tok + ahead_s * ahead_tok
     y = min(max(seconds, expected_s / WILDEST), expected_s * WILDEST)
     # What stands in line longer is off by more seconds: each counts by the inverse of its tokens.

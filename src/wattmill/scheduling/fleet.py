@@ -63,8 +63,8 @@ class PoolLife(Protocol):
 
 
 class Decided(Protocol):
-    """What is learned from: a decision, or as much of it as its attempt needs. Among the candidates must be the
-    place that was tried."""
+    """What is learned from: a decision, or as much of it as its attempt needs, with the place that was tried
+    among the candidates."""
 
     @property
     def candidates(self) -> tuple[Candidate, ...]: ...

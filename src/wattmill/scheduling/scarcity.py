@@ -101,10 +101,13 @@ class Scarcity:
         """Return what the request would find at each full place if one of its slots were free."""
         if weights is not self._weights:
             self._weights, self._unpriced = weights, unpriced(weights)
-        sieve = sieved(request, caller, fleet)
-        full = [row for row in sieve.rows if busy[row[0]] >= fleet.pools[row[0]].slots]
-        room = [min(n, pool.slots - 1) for n, pool in zip(busy, fleet.pools, strict=True)]
+        sieve, pools = sieved(request, caller, fleet), fleet.pools
+        full = [row for row in sieve.rows if busy[row[0]] >= pools[row[0]].slots]
+        room = list(busy)
+        for row in full:
+            room[row[0]] = pools[row[0]].slots - 1
         if values_more(weights):  # what is not known of a place is taken from the others: all are looked at
+            room = [min(n, pool.slots - 1) for n, pool in zip(busy, pools, strict=True)]
             free = _free(request, caller, fleet, busy=room, weights=self._unpriced, hints=hints, draw=1.0)
             names = {row[1] for row in full}
             return [] if isinstance(free, Refusal) else [c for c in free.candidates if c.pool in names]

@@ -130,19 +130,25 @@ class OpenLoop:
     def first(self) -> Iterator[Turn]:
         rng = random.Random(self._seed)
         clients = Clients(self._shares, rng)
+        log, uniform, getrandbits = math.log, rng.random, rng.getrandbits
+        pairs, per_s, most = self._pairs, self._per_s, self._most
+        count, bits = len(pairs), len(pairs).bit_length()
         at_s = 0.0
         while True:
-            at_s += rng.expovariate(self._per_s)
+            at_s += -log(1.0 - uniform()) / per_s
             at_us = int(at_s * US_PER_S)
             if at_us >= self._duration_us:
                 return
-            input_tok, output_tok = (
-                self._pairs[rng.randrange(len(self._pairs))]
-                if self._pairs
-                else (self._input.draw(rng), self._output.draw(rng))
-            )
-            most = output_tok if self._most is None else self._most
-            yield Turn(at_us, clients.draw(), input_tok, min(output_tok, most), most)
+            if pairs:
+                # As `rng.randrange(count)`, without its questions: the same draws, whatever Python asks next.
+                drawn = getrandbits(bits)
+                while drawn >= count:
+                    drawn = getrandbits(bits)
+                input_tok, output_tok = pairs[drawn]
+            else:
+                input_tok, output_tok = self._input.draw(rng), self._output.draw(rng)
+            asked = output_tok if most is None else most
+            yield Turn(at_us, clients.draw(), input_tok, min(output_tok, asked), asked)
 
     def follow(self, turn: Turn, now_us: int) -> Turn | None:
         return None
@@ -243,10 +249,10 @@ class Traffic:
     def next_us(self) -> int | None:
         """When the next request comes, None if none does."""
         first = self._next[0] if self._next is not None else None
-        more = self._more[0][0] if self._more else None
-        if first is None or more is None:
-            return more if first is None else first
-        return min(first, more)
+        if not self._more:
+            return first
+        more = self._more[0][0]
+        return more if first is None else min(first, more)
 
     def pop(self) -> tuple[Turn, int, int]:
         """Return (turn, stream, how often it was asked before) of what comes next."""
