@@ -261,7 +261,8 @@ def _told(journal: ListJournal, purse: FakePurse, places: list[BackendState]) ->
 
     def end(fact: End) -> dict[str, Any]:
         said = {name: getattr(fact, name) for name in fact.__struct_fields__}
-        for name in ("at_us", "started_us", "duration_us", "engine_id"):
+        # In the twin there is no client that could be told an estimate of its joules.
+        for name in ("at_us", "started_us", "duration_us", "engine_id", "told_uj"):
             del said[name]
         return said | {"seq": order[fact.seq], "ttft_us": fact.ttft_us is not None}
 
