@@ -14,14 +14,22 @@ import pytest
 
 from served import serving
 from wattmill.power.spec import HostPower
-from wattmill.twin.calibration.compare import FIGURES, Rates, errors, measured, predicted, spread
+from wattmill.twin.calibration.compare import (
+    FIGURES,
+    Rates,
+    errors,
+    measured,
+    median_error,
+    predicted,
+    spread,
+)
 from wattmill.twin.calibration.error import current_error
 from wattmill.twin.calibration.fit import fit
 from wattmill.twin.calibration.kept import keep, kept, path_of
 from wattmill.twin.calibration.load import FIT_LEVELS, closed, open_loop, prompt
 from wattmill.twin.calibration.shapes import Line, Pieces
 from wattmill.twin.calibration.spec import Ask, Calibration, Figures, Seen, Sweep
-from wattmill.twin.calibration.sweep import Endpoint, SweepFailed, sweep
+from wattmill.twin.calibration.sweep import Endpoint, SweepFailed, _ask, sweep
 from wattmill.twin.engine.defaults import limits
 from wattmill.twin.engine.experiment import Clients, Requests, simulate
 from wattmill.twin.engine.spec import EngineLimits, StepCost
@@ -192,6 +200,60 @@ def test_the_client_measures_what_it_was_told_and_says_why_it_cannot(scripted: S
     assert found.seen[2].at_s >= min(one.end_s for one in found.seen[:2])
     assert [body["max_tokens"] for body in scripted.bodies] == [2, 2, 2]
     assert endpoint.fingerprint == "b7"
+
+
+def test_two_models_never_share_a_file_and_an_older_file_is_found(tmp_path: Path) -> None:
+    one = Calibration(model="a/b", engine="b7", at_us=1, cost=TRUE, limits=LIMITS, rows=52, fit_error=0.04)
+    other = msgspec.structs.replace(one, model="a_b", rows=7)
+    keep(tmp_path, one)
+    assert kept(tmp_path, "a_b") is None
+    keep(tmp_path, other)
+    assert (kept(tmp_path, "a/b"), kept(tmp_path, "a_b")) == (one, other)
+    path_of(tmp_path, "a_b").unlink()
+    path_of(tmp_path, "a/b").rename(tmp_path / "twin" / "a_b.json")  # as an older version named it
+    assert kept(tmp_path, "a/b") == one
+    keep(tmp_path, msgspec.structs.replace(one, rows=60))
+    assert [path.name for path in (tmp_path / "twin").glob("*.json")] == ["a%2Fb.json"]
+
+
+def test_a_figure_that_nobody_saw_is_absent_and_compared_with_nothing() -> None:
+    """Answers of one token have no time per token: None, never 0."""
+    seen = (Seen(0.0, 1.0, 1.0, 5, 1), Seen(2.0, None, 3.0, 5, 1), Seen(0.0, 9.0, 9.0, 5, 1, company=True))
+    told = measured(Sweep(name="hand", concurrency=0, seen=seen, others_cores=None), Rates())
+    assert (told.tpot_p50_s, told.tpot_p95_s) == (None, None)
+    assert told.ttft_p95_s == 1.0
+    assert told.output_tok_per_s == pytest.approx(2 / 3)
+    assert told.served_tok_per_s == pytest.approx(3 / 9)  # the third kept it busy all the time
+    assert errors([(told, told)]) == [0.0, 0.0, 0.0]
+    nothing = Figures(
+        output_tok_per_s=0.0, ttft_p50_s=None, ttft_p95_s=None, tpot_p50_s=None, tpot_p95_s=None
+    )
+    with pytest.raises(ValueError, match="nothing can be compared"):
+        median_error([(told, nothing)])
+
+
+@pytest.mark.parametrize(
+    ("events", "words"),
+    [
+        ([b"data: {half\n\n"], "no stream of chat completions"),
+        ([b'data: {"choices": [{"delta": {"content": "a"}}]}\n\n',
+          b'data: {"choices": [], "usage": {"prompt_tokens": null}}\n\n'], "counted no tokens"),
+    ],
+)  # fmt: skip
+def test_an_endpoint_that_speaks_otherwise_is_told_by_a_sentence(events: list[bytes], words: str) -> None:
+    async def asked() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            data = b"".join(events)
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(data), data))
+            await writer.drain()
+
+        async with serving(answer) as port:
+            endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", model="m", key=None)
+            with pytest.raises(SweepFailed, match=words):
+                await _ask(endpoint, Ask(5, 2), 1, 0.0)
+
+    asyncio.run(asked())
 
 
 def test_prompts_of_one_trace_begin_like_no_other_and_repeat_with_their_seed() -> None:

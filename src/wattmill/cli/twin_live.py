@@ -17,7 +17,7 @@ from wattmill.cli.twin_words import engine_words
 from wattmill.power.spec import HostPower
 
 if TYPE_CHECKING:
-    from wattmill.twin.calibration.spec import Ask, Calibration, Covers, Figures, Sweep
+    from wattmill.twin.calibration.spec import Ask, Calibration, Figures, Sweep
     from wattmill.twin.calibration.sweep import Endpoint
 
 UrlOption = Annotated[
@@ -48,6 +48,7 @@ OthersOption = Annotated[
 SeedOption = Annotated[int, typer.Option(help="Of the drawn trace.")]
 
 _TRIES = 3
+_PROVENANCE = {"j_per_tok": "modelled", "usd_per_mtok": "declared"}  # of what is called measured
 
 
 def calibrate(
@@ -123,7 +124,7 @@ def _calibrate_by_sweep(
     url: str, model: str, key: str | None, scheduler: str, slots: int, batch: int, context: int,
     pid: int | None, others: float, seed: int, home: Path, *, json: bool,
 ) -> None:  # fmt: skip
-    from wattmill.twin.calibration.fit import fit
+    from wattmill.twin.calibration.fit import covered, fit
     from wattmill.twin.calibration.kept import keep
     from wattmill.twin.calibration.load import FIT_LEVELS, closed
     from wattmill.twin.calibration.spec import Calibration
@@ -157,7 +158,7 @@ def _calibrate_by_sweep(
         limits=shape,
         rows=sum(len(sweep.seen) for sweep in sweeps),
         fit_error=error,
-        covers=_covers(sweeps, max(concurrency for _, concurrency, _ in asked)),
+        covers=covered(sweeps, at_once=max(concurrency for _, concurrency, _ in asked)),
     )
     path = keep(home, calibration)
     _sweeps_next_to(path, sweeps, "fit")
@@ -166,17 +167,6 @@ def _calibrate_by_sweep(
         return
     typer.echo(f"{model} ({calibration.engine}): {engine_words(cost)}")
     typer.echo(f"fitted on {calibration.rows} requests, median error {error:.1%}; kept in {path}")
-
-
-def _covers(sweeps: list[Sweep], at_once: int) -> Covers:
-    from wattmill.twin.calibration.spec import Covers
-
-    seen = [one for sweep in sweeps for one in sweep.seen]
-    prompts = [one.prompt_tok - one.cached_tok for one in seen]
-    answers = [one.output_tok for one in seen]
-    return Covers(
-        prompt_tok=(min(prompts), max(prompts)), output_tok=(min(answers), max(answers)), at_once=at_once
-    )
 
 
 def check(
@@ -226,6 +216,9 @@ def check(
         fail(str(bad))
     if calibration is None:
         fail(f"there is no calibration of {model!r} under {home}; run `wattmill twin calibrate` first")
+    wrong = [share for share in load or () if not 0.0 < share < float("inf")]
+    if wrong:
+        fail(f"--load is {wrong[0]:g}, must be above 0: a share of what the engine can serve, such as 0.5")
     endpoint = _endpoint(url, model, key)
     host = None
     if max_w is not None:
@@ -244,7 +237,10 @@ def check(
             for repeat in range(repeats)
         ]  # fmt: skip
         every += sweeps
-        told = [predicted(sweep, calibration.cost, calibration.limits, rates) for sweep in sweeps]
+        try:
+            told = [predicted(sweep, calibration.cost, calibration.limits, rates) for sweep in sweeps]
+        except ValueError as misfit:
+            fail(_misfit(misfit))
         real = [measured(sweep, rates) for sweep in sweeps]
         pairs += zip(told, real, strict=True)
         rows += _rows(share, told, real, sweeps)
@@ -318,11 +314,18 @@ def _rows(
                 "load": share, "figure": name, "predicted": prediction, "measured": measurement,
                 "error": error,
                 "spread": apart, "holds": abs(error) <= max(GOAL, apart),
-                "provenance": "modelled" if name == "j_per_tok" else "measured",
+                "provenance": _PROVENANCE.get(name, "measured"),
                 "others_cores": max(taken) if taken else None,
             }
         )  # fmt: skip
     return rows
+
+
+def _misfit(error: ValueError) -> str:
+    return (
+        f"the trace cannot be played on the engine that was fitted: {error}. Calibrate again with the limits "
+        "that it has (--slots, --batch, --context)"
+    )
 
 
 def _trace(calibration: Calibration, requests: int, share: float, seed: int) -> list[Ask]:
@@ -333,10 +336,13 @@ def _trace(calibration: Calibration, requests: int, share: float, seed: int) -> 
     rng = random.Random(seed)
     words = [rng.randint(*CHECK_WORDS) + 40 for _ in range(200)]
     output_tok = [rng.randint(*CHECK_OUTPUT_TOK) for _ in range(200)]
-    ran = simulate(
-        [(calibration.cost, calibration.limits)],
-        Requests(at_ps=[0] * 200, input_tok=words, output_tok=output_tok),
-    )
+    try:
+        ran = simulate(
+            [(calibration.cost, calibration.limits)],
+            Requests(at_ps=[0] * 200, input_tok=words, output_tok=output_tok),
+        )
+    except ValueError as misfit:
+        fail(_misfit(misfit))
     most_per_s = 200 / (float(ran.end_ps.max()) / 1e12)
     return open_loop(requests, share * most_per_s, CHECK_WORDS, CHECK_OUTPUT_TOK, random.Random(seed))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from wattmill.twin.calibration.compare import FIGURES, Rates, measured, median_error, played, predicted
 from wattmill.twin.calibration.shapes import shape_of
-from wattmill.twin.calibration.spec import Sweep
+from wattmill.twin.calibration.spec import Covers, Sweep
 from wattmill.twin.engine.spec import EngineLimits, StepCost
 
 LEAST_REQUESTS = 12
@@ -79,6 +79,16 @@ def fit(
     return cost, median_error(
         [(predicted(sweep, cost, limits, _NO_RATES), measured(sweep, _NO_RATES)) for sweep in sweeps],
         figures,
+    )
+
+
+def covered(sweeps: Sequence[Sweep], *, at_once: int) -> Covers:
+    """Return which lengths a fit to `sweeps` has seen; `at_once` is the most requests at once in them."""
+    seen = [one for sweep in sweeps for one in sweep.seen]
+    prompts = [one.prompt_tok - one.cached_tok for one in seen]
+    answers = [one.output_tok for one in seen]
+    return Covers(
+        prompt_tok=(min(prompts), max(prompts)), output_tok=(min(answers), max(answers)), at_once=at_once
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 import msgspec
 
@@ -16,27 +17,46 @@ def folder(home: Path) -> Path:
 
 
 def path_of(home: Path, model: str) -> Path:
+    """Return the file of a model; two models never share one, as `a/b` and `a_b` once did."""
+    return folder(home) / (quote(model, safe="") + ".json")
+
+
+def _path_before(home: Path, model: str) -> Path:
+    """Return where a calibration of a model stood until 2026-11-28."""
     return folder(home) / (re.sub(r"[^A-Za-z0-9._-]", "_", model) + ".json")
 
 
 def keep(home: Path, calibration: Calibration) -> Path:
-    """Write `calibration`, in place of an older one of the same model."""
+    """Write `calibration`, in place of an older one of the same model. Returns its file."""
     path = path_of(home, calibration.model)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
     fresh.write_bytes(msgspec.json.format(msgspec.json.encode(calibration), indent=1))
     os.replace(fresh, path)
+    before = _path_before(home, calibration.model)
+    if before != path and _at(before, calibration.model) is not None:
+        before.unlink(missing_ok=True)
     return path
 
 
 def kept(home: Path, model: str) -> Calibration | None:
     """Return the calibration of `model`, or None. Raises `ValueError` where a file is not one."""
+    path = path_of(home, model)
     try:
-        found = msgspec.json.decode(path_of(home, model).read_bytes(), type=Calibration)
+        found = msgspec.json.decode(path.read_bytes(), type=Calibration)
     except FileNotFoundError:
-        return None
+        return _at(_path_before(home, model), model)
     except msgspec.DecodeError as error:
-        raise ValueError(f"{path_of(home, model)} is no calibration: {error}; calibrate again") from error
+        raise ValueError(f"{path} is no calibration: {error}; calibrate again") from error
     if found.format != FORMAT:
-        raise ValueError(f"{path_of(home, model)} has format {found.format}, not {FORMAT}; calibrate again")
+        raise ValueError(f"{path} has format {found.format}, not {FORMAT}; calibrate again")
     return found
+
+
+def _at(path: Path, model: str) -> Calibration | None:
+    """Return the calibration in an older file if it is one of `model`."""
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Calibration)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+    return found if found.model == model and found.format == FORMAT else None

@@ -14,6 +14,7 @@ import httptools
 from wattmill.twin.calibration.load import prompt
 from wattmill.twin.calibration.spec import Ask, Seen, Sweep
 
+_TOKENS = ("content", "reasoning_content", "reasoning")  # where engines put what they make
 _TICKS_PER_S = 100  # of /proc, on every Linux
 
 
@@ -59,7 +60,8 @@ class _Answer:
                 continue
             event = json.loads(line[6:])
             for choice in event.get("choices") or ():
-                if choice.get("delta", {}).get("content"):
+                delta = choice.get("delta") or {}
+                if any(delta.get(part) for part in _TOKENS):
                     self.last_s = now_s
                     if self.first_s is None:
                         self.first_s = now_s
@@ -100,6 +102,10 @@ async def _ask(endpoint: Endpoint, ask: Ask, seed: int, began_s: float) -> Seen:
             if not data:
                 break
             answer.parser.feed_data(data)
+    except (httptools.HttpParserError, ValueError, AttributeError) as error:
+        raise SweepFailed(
+            f"{endpoint.host}:{endpoint.port} answered what is no stream of chat completions: {error}"
+        ) from error
     finally:
         writer.close()
     if answer.first_s is None or not answer.usage:
@@ -112,12 +118,15 @@ async def _ask(endpoint: Endpoint, ask: Ask, seed: int, began_s: float) -> Seen:
     endpoint.fingerprint = answer.fingerprint or endpoint.fingerprint
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens", 0) if isinstance(details, dict) else 0
+    prompt_tok, output_tok = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not isinstance(prompt_tok, int) or not isinstance(output_tok, int):
+        raise SweepFailed(f"{endpoint.host}:{endpoint.port} counted no tokens: its usage is {usage}")
     return Seen(
         at_s - began_s,
         answer.first_s - began_s,
         answer.last_s - began_s,
-        int(str(usage["prompt_tokens"])),
-        int(str(usage["completion_tokens"])),
+        prompt_tok,
+        output_tok,
         int(cached or 0),
     )
 
