@@ -119,6 +119,9 @@ class FleetView:
         self._affinity = affinity
         self._signals = signals
         self._scarce = weights.others > 0.0 and weights.scarcity > 0.0
+        whole = int(weights.bound_tok_per_tok)
+        self._whole_bounds = whole if whole == weights.bound_tok_per_tok else 0
+        self._weights_told = msgspec.msgpack.encode(weights, order="deterministic")
         self._told = False
         self._seen_of: tuple[Pool, ...] | None = None  # the declared places that the view was made of
         self._healthy: list[bool] = []
@@ -151,7 +154,7 @@ class FleetView:
                 now_us,
                 msgspec.msgpack.encode(self.fleet, order="deterministic"),
                 self._policy,
-                msgspec.msgpack.encode(self._weights, order="deterministic"),
+                self._weights_told,
                 self._memory.seed,
                 self._version,
             )
@@ -200,7 +203,7 @@ class FleetView:
             memory.turn if known.takes_turns else 0,
             memory.lengths.expected_tok(request.model, caller.key),
             shared,
-            tuple([int(tok / weights.bound_tok_per_tok) for tok in ahead]) if any(ahead) else (),
+            self._in_tokens(ahead) if any(ahead) else (),
         )
         answer = known.policy(
             request,
@@ -233,6 +236,14 @@ class FleetView:
         """Take a recorded decision again, with what `route` says it was given, in the view it was given."""
         policy, _ = self._policy_called(route.policy)
         return decided_again(policy, request, caller, route, fleet=fleet, weights=weights)
+
+    def _in_tokens(self, bounds: list[int]) -> tuple[int, ...]:
+        """Return bounds as tokens, rounded down; in half the time where a token has a whole number."""
+        if self._whole_bounds:
+            whole = self._whole_bounds
+            return tuple([bound // whole for bound in bounds])
+        per_tok = self._weights.bound_tok_per_tok
+        return tuple([int(bound / per_tok) for bound in bounds])
 
     def learn(
         self,

@@ -9,6 +9,7 @@ that is late for the promise, one that would cut the answer short), then by scor
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 from wattmill.scheduling.filters import AS_FLOAT, Able, Row, Sieved, listed, refused, sieved
@@ -44,18 +45,18 @@ Score = Callable[[Look, list[Place]], tuple[list[float], str | None]]
 """Return one score for each place (lower is better), and a reason or None for the usual words."""
 
 
-Weighed = tuple[list[float], list[Candidate], dict[int, int], tuple[Excluded, ...]]
-"""The places that may serve a request now, in the order of the fleet: scores, expectations; by index in these
-the class where that is not FIT; and all that is ruled out. Most decisions need no more, and a plain tuple
-costs least."""
+Weighed = tuple[list[Candidate], dict[int, int], tuple[Excluded, ...]]
+"""The places that may serve a request now, in the order of the fleet; by index in these the class where that
+is not FIT; and all that is ruled out. Most decisions need no more, and a plain tuple costs least."""
+_score_of = attrgetter("score")
 
 
 def _places(sieve: Sieved, found: Weighed) -> list[Place]:
     """Return each place with all that is known of it."""
-    scores, candidates, classes, _ = found
+    candidates, classes, _ = found
     able = {one.name: one for one in sieve.able}
     return [
-        (classes.get(i, FIT), scores[i], able[candidate.pool].at, candidate, able[candidate.pool])
+        (classes.get(i, FIT), candidate.score, able[candidate.pool].at, candidate, able[candidate.pool])
         for i, candidate in enumerate(candidates)
     ]
 
@@ -76,8 +77,8 @@ def decide(
     sieve = sieved(request, caller, fleet)
     output_tok, longest_tok = output_toks(request, weights, hints)
     found = weigh(sieve.rows, sieve, request, busy, weights, hints, output_tok, longest_tok)
-    scores, candidates, classes, excluded = found
-    count = len(scores)
+    candidates, classes, excluded = found
+    count = len(candidates)
     if not count:
         looked = Route((), excluded, "", fleet.id, tuple(busy), name, now_s, draw, hints)
         return refused(request, caller, fleet, excluded, looked)
@@ -85,15 +86,8 @@ def decide(
     reason = None
     if score is None and not classes and not more and draw >= weights.explore:
         # Nearly every decision: all places are of one class, and what was found are the scores.
-        least = scores[0]
-        if count > 2:
-            order = sorted(range(count), key=scores.__getitem__)  # stable: ties go to the first declared
-            least = scores[order[0]]
-            candidates = [candidates[i] for i in order]
-        elif count == 2 and scores[1] < least:
-            least = scores[1]
-            candidates.reverse()
         if count > 1:
+            candidates.sort(key=_score_of)  # stable: ties go to the first declared
             reason = _preference(candidates[0], candidates[1])
     else:
         places = _places(sieve, found)
@@ -108,9 +102,8 @@ def decide(
                 reason = _explore(places, draw / weights.explore) or reason
             reason = reason or _reason(places)
         candidates = [place[3] for place in places]
-        least = min([place[1] for place in places])
     worth = weights.refusal_usd
-    if worth is not None and score is None and least > worth:
+    if worth is not None and score is None and min([c.score for c in candidates]) > worth:
         excluded += tuple([Excluded(c.pool, "worth") for c in candidates])
         looked = Route((), excluded, "", fleet.id, tuple(busy), name, now_s, draw, hints)
         return refused(request, caller, fleet, excluded, looked)
@@ -146,7 +139,6 @@ def weigh(
     promise_s, least_tok_per_s = request.promise_ttft_s, request.promise_tok_per_s
     promised = promise_s is not None or least_tok_per_s is not None
     as_float = AS_FLOAT
-    scores: list[float] = []
     candidates: list[Candidate] = []
     classes: dict[int, int] = {}
     for (
@@ -204,15 +196,14 @@ def weigh(
             share = in_flight / slots if in_flight < slots else 1.0
             value += scarce * slot_usd * share * share * (prompt_s + decode_s)
         if not fits_all and whole_tok > context_tok:
-            classes[len(scores)] = SHORT
+            classes[len(candidates)] = SHORT
         elif promised and (
             (promise_s is not None and ttft_s > promise_s)
             or (least_tok_per_s is not None and decode_s * least_tok_per_s > output_tok)
         ):
-            classes[len(scores)] = LATE
-        scores.append(value)
+            classes[len(candidates)] = LATE
         candidates.append(Candidate(pool, nusd, ttft_s, total_s, value))
-    return scores, candidates, classes, excluded
+    return candidates, classes, excluded
 
 
 def values_more(weights: Weights) -> bool:

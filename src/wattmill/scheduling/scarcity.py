@@ -112,7 +112,7 @@ class Scarcity:
             names = {row[1] for row in full}
             return [] if isinstance(free, Refusal) else [c for c in free.candidates if c.pool in names]
         output_tok, longest_tok = output_toks(request, weights, hints)
-        return weigh(full, sieve, request, room, self._unpriced, hints, output_tok, longest_tok)[1]
+        return weigh(full, sieve, request, room, self._unpriced, hints, output_tok, longest_tok)[0]
 
     def refresh(self, now_s: float, usd_per_s: float) -> list[float]:
         """Return the prices in dollars a second, by place; 0 where slots are free."""

@@ -177,6 +177,7 @@ class Engine:
         )
         self._s.common[c.TELL] = 1
         self._s.common[c.SOONEST] = c.NEVER
+        self.common: memoryview[int] = self._s.common.data  # what all replicas share, to look at
         self._stands()
         self._free = list(range(rows - 1, -1, -1))
         self._ids = 0
@@ -191,7 +192,7 @@ class Engine:
     @property
     def next_ps(self) -> int:
         """When something happens next; 2^62 if nothing will."""
-        return self._common[c.SOONEST]
+        return self.common[c.SOONEST]
 
     def take(
         self,
@@ -278,4 +279,3 @@ class Engine:
         """The arrays are others: tell where they stand now."""
         self._told_where = _where(self._s)
         self._where: int = self._told_where.ctypes.data
-        self._common = self._s.common.data

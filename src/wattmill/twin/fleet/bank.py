@@ -59,6 +59,7 @@ class Bank:
         self.engine = Engine(replicas, prefixes=prefixes)
         self.places = [0] * len(replicas)  # of each replica: the pool that it stands in
         self.cached_tok = [0] * len(replicas)  # found in its cache, by requests that have ended
+        self._common = self.engine.common
         self._clock = clock
         self._on_first = on_first
         self._on_end = on_end
@@ -78,7 +79,7 @@ class Bank:
 
     @property
     def next_ps(self) -> int:
-        return self.engine.next_ps
+        return self._common[c.SOONEST]
 
     def advance(self, to_ps: int, *, to_news: bool = False) -> None:
         """Let everything happen until `to_ps`, and tell it at its own instant. `to_news`: only until there is
@@ -90,7 +91,8 @@ class Bank:
             clock.now_ps = at_ps
             place = places[number]
             if kind == END:
-                self.cached_tok[number] += cached_tok
+                if cached_tok:
+                    self.cached_tok[number] += cached_tok
                 self._on_end(Served(tag, place, came_ps, begun_ps, first_ps, at_ps, cached_tok))
             else:
                 self._on_first(tag, place)

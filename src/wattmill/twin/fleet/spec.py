@@ -6,7 +6,7 @@ ordered by them, seconds where people declare them.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
@@ -120,7 +120,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     tries: int = 1  # how often a client comes back in all that was told when to
 
 
-class Turn(NamedTuple):
+class Turn(msgspec.Struct, frozen=True, gc=False):
     """One request of the demand. `output_tok` is what the engine will say: no policy may look at it."""
 
     at_us: int

@@ -171,7 +171,9 @@ class Visit:
         """Go by this decision from now on."""
         self.new_route = route
         self.candidates = route.candidates
-        self.hints = route.hints
+        hints = route.hints
+        # What was ahead at each place is written down; nobody learns from it.
+        self.hints = Hints(hints.asker, hints.turn, hints.output_tok, hints.shared_tok)
         self.next = 0
 
     def put_by(self) -> None:

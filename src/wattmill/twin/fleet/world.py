@@ -150,8 +150,8 @@ class World:
         clock, timers, traffic, engines = self._clock, self._timers, self._traffic, self._engines
         bank = self._bank
         if bank is not None and len(engines) == 1:  # what follows, where there is nobody else to look at
-            while (now_ps := bank.next_ps) < until_ps:
-                bank.advance(max(now_ps, until_ps - 1), to_news=self._coupled)
+            while bank.next_ps < until_ps:
+                bank.advance(until_ps - 1, to_news=self._coupled)
                 if timers.soon or traffic.changed:
                     traffic.changed = False
                     return False
