@@ -167,8 +167,8 @@ def _tier_row(t: TierAnswer) -> tuple[str, ...]:
         f"{t.usd_per_mtok_output:.3f}",
         f"{t.usd_per_mtok_both:.4f}",
         f"{t.marginal_usd_per_mtok_output:.3f}",
-        f"{t.j_per_output_tok:.3f}",
-        f"{t.j_per_tok_both:.4f}",
+        "-" if t.j_per_output_tok is None else f"{t.j_per_output_tok:.3f}",
+        "-" if t.j_per_tok_both is None else f"{t.j_per_tok_both:.4f}",
         "-" if t.g_per_mtok_output is None else f"{t.g_per_mtok_output:.0f}",
         f"{t.margin_usd_per_year / USD_PER_MUSD:.1f}",
     )
@@ -219,7 +219,7 @@ def show_tasks(plan: Plan) -> None:
                 f"{t.output_tok:,.0f}",
                 f"{t.usd_per_task:.6f}",
                 f"{t.usd_low:.6f}–{t.usd_high:.6f}",
-                f"{t.j_per_task / J_PER_KJ:.2f}",
+                "-" if t.j_per_task is None else f"{t.j_per_task / J_PER_KJ:.2f}",
                 f"{t.provisioned_mw:.3f}",
                 f"{t.mw_share:.1%}",
             )
@@ -248,7 +248,7 @@ def show_jobs(plan: Plan) -> None:
                 f"{j.usd_per_run / USD_PER_MUSD:.3f}",
                 f"{j.usd_low / USD_PER_MUSD:.3f}–{j.usd_high / USD_PER_MUSD:.3f}",
                 "-" if j.usd_per_task is None else f"{j.usd_per_task:.6f}",
-                f"{j.j_per_run / J_PER_GJ:,.0f}",
+                "-" if j.j_per_run is None else f"{j.j_per_run / J_PER_GJ:,.0f}",
                 "yes" if j.done else "no: serving brings more",
             )
             for j in plan.jobs

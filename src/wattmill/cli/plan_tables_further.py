@@ -43,6 +43,8 @@ def _from(a: Alternative) -> str:
         return "-"
     if a.owning_pays_from is None:
         return "never"
+    if a.owning_pays_to is not None:
+        return f"0% to {a.owning_pays_to:.0%}"
     return "always" if a.owning_pays_from == 0.0 else f"{a.owning_pays_from:.0%}"
 
 

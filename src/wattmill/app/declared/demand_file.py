@@ -24,7 +24,7 @@ from wattmill.twin.planning.demand import Demand
 from wattmill.twin.planning.given import Given
 from wattmill.twin.planning.jobs import flops
 from wattmill.twin.planning.listed import with_listed_prices
-from wattmill.twin.planning.load import Rate, Recorded, Trace, Users, recorded
+from wattmill.twin.planning.load import Forecast, Rate, Recorded, Trace, Users, recorded
 from wattmill.twin.planning.options import BITS
 from wattmill.twin.planning.supply import Listed
 
@@ -150,6 +150,13 @@ def _load(demand: Demand) -> Iterator[_Finding]:
             "the least cost of as many requests as fit is that of none",
             'Say how many requests are asked (`requests_per_s`), or `goal = "margin"`',
             '"cost"',
+        )
+    if isinstance(load, Forecast) and not any(load.hourly_requests_per_s):
+        yield (
+            ("load", "hourly_requests_per_s"),
+            "is 0 in every hour: nothing is asked",
+            "Write the mean requests per second of each hour",
+            None,
         )
     if isinstance(load, Trace) and load.as_many_as_fit and load.requests_per_s is not None:
         yield ("load", "as_many_as_fit"), "`requests_per_s` is given too", "Keep one of the two", "true"

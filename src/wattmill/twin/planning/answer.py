@@ -7,7 +7,7 @@ from typing import NamedTuple
 from wattmill.twin.planning.answer_limits import binding, job_answers, notes_on, task_answers
 from wattmill.twin.planning.demand import Demand
 from wattmill.twin.planning.load import Recorded
-from wattmill.twin.planning.nodes import Bought, Flow, flows_of
+from wattmill.twin.planning.nodes import Bought, Flow, borne_usd, borne_w, flows_of
 from wattmill.twin.planning.offers import energy_usd_per_j, offers
 from wattmill.twin.planning.options import Choice, Option, TierAsk, choice
 from wattmill.twin.planning.performance import Performance, Power, slow_end
@@ -89,26 +89,22 @@ def _plan(done: Chosen, could: Choice, flows: tuple[Flow, ...]) -> Plan:
             columns=len(done.solution.values),
         ),
         left={entry.what: entry.why for entry in could.left},
-        notes=notes_on(problem),
+        notes=notes_on(problem, [b.offer.name for b in bought.values() if b.nodes and not b.offer.own]),
     )
 
 
 def _tier(done: Chosen, tier: TierAsk, flows: tuple[Flow, ...], bought: dict[str, Bought]) -> TierAnswer:
-    """Put on a tier the fixed cost and idle power of its part of each offer's serving nodes, by the
-    accelerators that it keeps busy, and the power above idle that it draws itself."""
+    """Put on a tier what its flows bear of fixed cost and of power."""
     own = [flow for flow in flows if flow.tier is tier]
     per_s = sum(flow.per_s for flow in own)
-    usd, watts = 0.0, 0.0
-    for flow in own:
-        nodes = bought[flow.offer.name]
-        part = flow.busy_gpus / nodes.busy_gpus * nodes.serving_share
-        usd += nodes.fixed_usd * (flow.busy_gpus / nodes.busy_gpus if flow.offer.on_demand else part)
-        watts += nodes.idle_w * part + flow.busy_w
-    usd += watts * S_PER_YEAR * energy_usd_per_j(done.problem.demand)
+    watts = sum(borne_w(flow, bought[flow.offer.name]) for flow in own)
+    usd = sum(borne_usd(flow, bought[flow.offer.name], done.problem.demand) for flow in own)
     yearly = per_s * S_PER_YEAR
     output, both = yearly * tier.output_tok, yearly * (tier.output_tok + tier.input_tok)
     at = max(own, key=lambda flow: flow.per_s).option.gives[tier.name] if own else None
     carbon = done.problem.demand.site.g_per_kwh
+    # What is rented draws elsewhere, where nobody reads a meter for us: then a tier's joules are not known.
+    known = bool(output) and all(flow.offer.own for flow in own)
     joules = watts * S_PER_YEAR
     return TierAnswer(
         tier=tier.name,
@@ -124,10 +120,10 @@ def _tier(done: Chosen, tier: TierAsk, flows: tuple[Flow, ...], bought: dict[str
         usd_per_mtok_output=usd / output * TOK_PER_MTOK if output else 0.0,
         usd_per_mtok_both=usd / both * TOK_PER_MTOK if both else 0.0,
         marginal_usd_per_mtok_output=_marginal(done, tier),
-        j_per_output_tok=joules / output if output else 0.0,
-        j_per_tok_both=joules / both if both else 0.0,
+        j_per_output_tok=joules / output if known else None,
+        j_per_tok_both=joules / both if known else None,
         g_per_mtok_output=(
-            joules / output * TOK_PER_MTOK / J_PER_KWH * carbon.value if carbon and output else None
+            joules / output * TOK_PER_MTOK / J_PER_KWH * carbon.value if carbon and known else None
         ),
     )
 
@@ -151,6 +147,9 @@ def _totals(
     per_s = sum(tier.requests_per_s for tier in tiers)
     output = sum(tier.output_tok_per_s for tier in tiers)
     both = output + sum(tier.requests_per_s * tier.input_tok for tier in tiers)
+    ours = [flow for flow in flows if flow.offer.own]
+    own_output = sum(flow.per_s * flow.tier.output_tok for flow in ours)
+    own_both = own_output + sum(flow.per_s * flow.tier.input_tok for flow in ours)
     provisioned = sum(b.provisioned_mw for b in bought.values())
     drawn_w = sum(b.drawn_w for b in bought.values())
     working = sum(b.working_gpus for b in bought.values())
@@ -171,8 +170,8 @@ def _totals(
         both_tok_per_s=both,
         provisioned_mw=provisioned,
         drawn_mw=drawn_w / W_PER_MW,
-        output_tok_per_s_per_mw=output / provisioned if provisioned else 0.0,
-        both_tok_per_s_per_mw=both / provisioned if provisioned else 0.0,
+        output_tok_per_s_per_mw=own_output / provisioned if provisioned else 0.0,
+        both_tok_per_s_per_mw=own_both / provisioned if provisioned else 0.0,
         fixed_usd_per_year=sum(b.fixed_usd for b in bought.values()),
         energy_usd_per_year=drawn_w * S_PER_YEAR * energy_usd_per_j(demand),
         revenue_usd_per_year=sum(tier.revenue_usd_per_year for tier in tiers),
@@ -200,7 +199,7 @@ def _pools(done: Chosen, could: Choice, flows: tuple[Flow, ...]) -> list[Pool]:
                 ep=d.ep,
                 replicas=replicas,
                 batch=at.batch,
-                bound_by=_bound_by(could, option, main.tier),
+                bound_by=_bound_by(could, option, main.tier, done.problem.tiers),
                 tiers={flow.tier.name: flow.per_s for flow in own},
                 klass=at.klass,
                 nearest=at.nearest,
@@ -210,8 +209,11 @@ def _pools(done: Chosen, could: Choice, flows: tuple[Flow, ...]) -> list[Pool]:
     return out
 
 
-def _bound_by(could: Choice, option: Option, tier: TierAsk) -> str:
-    """Return what keeps the batch of a pool from being larger."""
+def _bound_by(could: Choice, option: Option, tier: TierAsk, tiers: tuple[TierAsk, ...]) -> str:
+    """Return what keeps the batch of a pool from being larger: where it is made for a faster tier than the
+    one that it serves most, that tier's promise counts."""
+    made_for = next(one for one in tiers if one.name == option.made_for)
+    tok_per_s, ttft_s = max(tier.tok_per_s, made_for.tok_per_s), min(tier.ttft_s, made_for.ttft_s)
     at = option.gives[tier.name]
     curve = could.curves[str(option.config), tier.name]
     last = curve.points[-1].concurrency
@@ -219,8 +221,8 @@ def _bound_by(could: Choice, option: Option, tier: TierAsk) -> str:
         memory = int(option.config.kv_tokens / (tier.input_tok + tier.output_tok))
         return "memory for the cache" if last >= memory else "the range that the law is sure of"
     larger = next(point.prediction for point in curve.points if point.concurrency > at.batch)
-    if larger.tpot_s.value > at.tpot_s.value and 1.0 / larger.tpot_s.value < tier.tok_per_s:
+    if larger.tpot_s.value > at.tpot_s.value and 1.0 / larger.tpot_s.value < tok_per_s:
         return "the promise of tokens per second"
-    if larger.ttft_s.value > tier.ttft_s:
+    if larger.ttft_s.value > ttft_s:
         return "the promise of a first token"
     return "throughput, which falls beyond"

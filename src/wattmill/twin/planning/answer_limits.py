@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from wattmill.twin.planning.jobs import flops
+from collections.abc import Sequence
+
+from wattmill.twin.planning.jobs import flops, runs_at_once
 from wattmill.twin.planning.nodes import Bought, Flow
 from wattmill.twin.planning.offers import energy_usd_per_j
 from wattmill.twin.planning.plan import Binding, JobAnswer, TaskAnswer, TierAnswer, Totals
@@ -77,7 +79,7 @@ def task_answers(
                 usd_per_task=usd,
                 usd_low=usd * low / times,
                 usd_high=usd * high / times,
-                j_per_task=tier.j_per_output_tok * tier.output_tok,
+                j_per_task=None if tier.j_per_output_tok is None else tier.j_per_output_tok * tier.output_tok,
                 provisioned_mw=mw,
                 mw_share=mw / provisioned if provisioned else 0.0,
             )
@@ -90,7 +92,8 @@ def job_answers(done: Chosen, bought: dict[str, Bought]) -> list[JobAnswer]:
     for name, job in done.problem.demand.jobs.items():
         need = flops(name, done.problem.demand.jobs)
         nodes = mw = usd = joules = 0.0
-        run_share = job.days * S_PER_DAY / S_PER_YEAR
+        elsewhere = False
+        run_share = job.days * S_PER_DAY / S_PER_YEAR / runs_at_once(job)  # of nodes that several runs share
         for b in bought.values():
             own = b.training.get(name, 0)
             gpus = own * b.offer.per_node
@@ -98,7 +101,9 @@ def job_answers(done: Chosen, bought: dict[str, Bought]) -> list[JobAnswer]:
             usd += gpus * b.offer.fixed_usd_per_gpu_h * H_PER_YEAR * run_share
             if b.offer.own:
                 mw += gpus * b.offer.provisioned_w / W_PER_MW
-                joules += gpus * b.offer.full_w * job.days * S_PER_DAY
+                joules += gpus * b.offer.full_w * run_share * S_PER_YEAR
+            elif own:
+                elsewhere = True
         usd += joules * energy_usd_per_j(done.problem.demand)
         done_it = nodes > 0
         wide = job.mfu
@@ -117,14 +122,15 @@ def job_answers(done: Chosen, bought: dict[str, Bought]) -> list[JobAnswer]:
                 usd_low=usd * need.low / need.value * fast,
                 usd_high=usd * need.high / need.value * slow,
                 usd_per_task=usd / job.tasks if job.tasks else None,
-                j_per_run=joules,
+                j_per_run=None if elsewhere else joules,
                 done=done_it,
             )
         )
     return out
 
 
-def notes_on(problem: Problem) -> tuple[str, ...]:
+def notes_on(problem: Problem, rented: Sequence[str]) -> tuple[str, ...]:
+    """Return what a reader must know. `rented`: offers of the plan that stand elsewhere."""
     notes = [
         "Load is packed onto as few replicas as it needs while the others idle; spread out, it draws more.",
         "Failures are taken as independent of each other.",
@@ -136,5 +142,10 @@ def notes_on(problem: Problem) -> tuple[str, ...]:
         notes.append(
             f"No power curve of {', '.join(unknown)} is known: each is taken to draw all that it is "
             "provisioned with, so joules, grams and energy dollars are upper bounds."
+        )
+    if rented:
+        notes.append(
+            f"{', '.join(rented)} stands elsewhere: its watts, joules and grams are not known, and what it "
+            "serves is not counted by MW."
         )
     return tuple(notes)

@@ -32,6 +32,7 @@ class Alternative(msgspec.Struct, frozen=True, kw_only=True):
         float | None
     )  # utilisation from which owning costs no more; None: never, or it is owning
     source: str
+    owning_pays_to: float | None = None  # utilisation up to which it does; None: to the full, or never
 
 
 class BreakEven(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,11 +54,15 @@ def break_even(found: Answered) -> BreakEven | None:
     capacity = totals.output_tok_per_s / used
     usd_per_j = energy_usd_per_j(problem.demand)
     above_w = sum(flow.busy_w for flow in found.flows)
-    idle_usd = totals.energy_usd_per_year - above_w * S_PER_YEAR * usd_per_j
+    idle_w = {offer.name: offer.idle_w if offer.own else 0.0 for offer in problem.offers}
+    # Nodes that train make no tokens: neither their hours nor their watts are part of what is compared.
+    serving_gpus = {p.offer: p.gpus * (1.0 - p.training_nodes / p.nodes) for p in found.plan.purchases}
+    idle_usd = sum(gpus * idle_w[name] for name, gpus in serving_gpus.items()) * S_PER_YEAR * usd_per_j
+    fixed_usd = sum(p.fixed_usd_per_year * serving_gpus[p.offer] / p.gpus for p in found.plan.purchases)
     owning = _alternative(
         "this plan",
         "own",
-        totals.fixed_usd_per_year + idle_usd,
+        fixed_usd + idle_usd,
         above_w * S_PER_YEAR * usd_per_j / used,
         capacity,
         None,
@@ -77,7 +82,7 @@ def break_even(found: Answered) -> BreakEven | None:
                 _alternative(name, "on demand", 0.0, usd, capacity, owning, rental.usd_per_gpu_h.source)
             )
         else:
-            usd = hours * sum(p.gpus for p in part)
+            usd = hours * sum(serving_gpus[p.offer] for p in part)
             others.append(
                 _alternative(name, "reserved", usd, 0.0, capacity, owning, rental.usd_per_gpu_h.source)
             )
@@ -121,6 +126,7 @@ def _alternative(
         used_usd_per_year=used,
         usd_per_mtok_output={f"{u:.0%}": (fixed / u + used) / mtok for u in UTILISATIONS},
         owning_pays_from=None if owning is None else crossing(owning, fixed, used),
+        owning_pays_to=None if owning is None else until(owning, fixed, used),
         source=source,
     )
 
@@ -133,7 +139,20 @@ def crossing(owning: Alternative, fixed: float, used: float) -> float | None:
     ahead = owning.fixed_usd_per_year - fixed
     saved = used - owning.used_usd_per_year
     if ahead <= 0.0:
-        return 0.0 if saved >= 0.0 or ahead <= saved else None
+        return 0.0
     if saved <= 0.0 or ahead > saved:
         return None
     return ahead / saved
+
+
+def until(owning: Alternative, fixed: float, used: float) -> float | None:
+    """Return the utilisation up to which owning costs no more, where use makes it dearer than the other; None
+    where it stays cheaper to the full, or never is.
+
+    Hand check: 80 + 30 u against 100 crosses at 20 / 30 = 67 %: below that owning pays.
+    """
+    ahead = owning.fixed_usd_per_year - fixed
+    saved = used - owning.used_usd_per_year
+    if ahead <= 0.0 and saved < ahead:
+        return ahead / saved + 0.0
+    return None

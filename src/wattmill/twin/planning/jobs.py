@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from wattmill.twin.planning.given import Given
+from wattmill.units import S_PER_DAY, S_PER_YEAR
 
 FLOP_PER_PARAM_TOK = 6.0
 """Forward 2 and backward 4 FLOPs for each parameter and token (Kaplan et al., 2020, section 2.1)."""
@@ -45,6 +46,14 @@ class Multiple(_Job, frozen=True, kw_only=True, tag="multiple"):
 
 
 Job = Training | Multiple
+
+
+def runs_at_once(job: Job) -> float:
+    """Return how many runs of a job overlap, in the mean of a year: 1 where they can follow each other.
+
+    Hand check: 24 runs a year of 30 days each are 720 days of work, 1.97 at once.
+    """
+    return max(1.0, job.days * S_PER_DAY * job.runs_per_year / S_PER_YEAR)
 
 
 class Flops(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from wattmill.twin.planning.demand import Demand
 from wattmill.twin.planning.offers import Offer, energy_usd_per_j
 from wattmill.twin.planning.options import Option, TierAsk
 from wattmill.twin.planning.plan import Purchase
@@ -96,6 +97,19 @@ class Bought:
             energy_inside_usd_per_gpu_h=self.offer.energy_inside_usd_per_gpu_h,
             drawn_usd_per_gpu_h=drawn,
         )
+
+
+def borne_w(flow: Flow, nodes: Bought) -> float:
+    """Return the watts that a flow bears: the idle power of its part of the offer's serving nodes, by the
+    accelerators that it keeps busy, and the power above idle that it draws itself."""
+    return nodes.idle_w * nodes.serving_share * flow.busy_gpus / nodes.busy_gpus + flow.busy_w
+
+
+def borne_usd(flow: Flow, nodes: Bought, demand: Demand) -> float:
+    """Return the dollars a year that a flow bears: fixed cost by the same part, and its energy."""
+    part = flow.busy_gpus / nodes.busy_gpus
+    fixed = nodes.fixed_usd * part * (1.0 if flow.offer.on_demand else nodes.serving_share)
+    return fixed + borne_w(flow, nodes) * S_PER_YEAR * energy_usd_per_j(demand)
 
 
 def duty(done: Chosen, job: str) -> float:

@@ -79,6 +79,7 @@ class Choice(NamedTuple):
     options: tuple[Option, ...]
     curves: dict[tuple[str, str], Curve]  # (configuration, tier)
     left: tuple[Left, ...]
+    configs: dict[str, Config]  # every one that has a curve, also if the plan has no use for it
 
 
 def choice(
@@ -93,13 +94,15 @@ def choice(
     options: list[Option] = []
     curves: dict[tuple[str, str], Curve] = {}
     left: list[Left] = []
+    configs: dict[str, Config] = {}
     for found in _configs(demand):
         if isinstance(found, Left):
             left.append(found)
             continue
+        configs[str(found)] = found
         options += _served(found, tiers, performance, extrapolate, curves, left)
     kept = [option for option in options if not any(_better(other, option) for other in options)]
-    return Choice(tuple(kept), curves, tuple(left))
+    return Choice(tuple(kept), curves, tuple(left), configs)
 
 
 def _configs(demand: Demand) -> Iterator[Config | Left]:

@@ -40,7 +40,7 @@ def spots(found: Answered) -> tuple[Spot, ...]:
     watts = {offer.candidate: offer.provisioned_w for offer in found.chosen.problem.offers}
     first = found.chosen.problem.tiers[0].name
     raw = []
-    configs = {str(option.config): option.config for option in found.choice.options}
+    configs = found.choice.configs
     for (name, tier), curve in found.choice.curves.items():
         if tier != first or name not in configs:
             continue

@@ -62,8 +62,8 @@ class TierAnswer(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_mtok_output: float
     usd_per_mtok_both: float  # input + output tokens
     marginal_usd_per_mtok_output: float  # what one more costs, what it displaces included
-    j_per_output_tok: float  # drawn at the meter
-    j_per_tok_both: float
+    j_per_output_tok: float | None  # drawn at the meter; None: part of it is served elsewhere, or nothing is
+    j_per_tok_both: float | None
     g_per_mtok_output: float | None
 
     @property
@@ -82,7 +82,7 @@ class TaskAnswer(msgspec.Struct, frozen=True, kw_only=True):
     usd_per_task: float
     usd_low: float
     usd_high: float
-    j_per_task: float
+    j_per_task: float | None
     provisioned_mw: float  # the tier's part of our power
     mw_share: float
 
@@ -112,7 +112,7 @@ class JobAnswer(msgspec.Struct, frozen=True, kw_only=True):
     usd_low: float
     usd_high: float
     usd_per_task: float | None
-    j_per_run: float
+    j_per_run: float | None  # None: it runs elsewhere, where nobody reads a meter for us
     done: bool
 
 
@@ -139,7 +139,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     both_tok_per_s: float
     provisioned_mw: float
     drawn_mw: float  # mean
-    output_tok_per_s_per_mw: float  # of provisioned power
+    output_tok_per_s_per_mw: float  # of provisioned power, what is rented elsewhere on neither side
     both_tok_per_s_per_mw: float
     fixed_usd_per_year: float
     energy_usd_per_year: float

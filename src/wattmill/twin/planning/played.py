@@ -46,7 +46,7 @@ def played(found: Answered, chosen: Sequence[Spot], *, seed: int = 0) -> Iterato
     time that a request takes, as the closed form counts it.
     """
     tier = found.chosen.problem.tiers[0]
-    configs = {str(option.config): option.config for option in found.choice.options}
+    configs = found.choice.configs
     isl, osl = max(1, round(tier.input_tok)), max(2, round(tier.output_tok))
     for spot in chosen:
         config = configs[spot.config]

@@ -16,7 +16,7 @@ import math
 from typing import NamedTuple
 
 from wattmill.twin.planning.demand import Demand
-from wattmill.twin.planning.jobs import flops
+from wattmill.twin.planning.jobs import flops, runs_at_once
 from wattmill.twin.planning.load import Asked
 from wattmill.twin.planning.offers import Offer, energy_usd_per_j, fixed_usd_per_node_year
 from wattmill.twin.planning.options import BITS, Option, TierAsk
@@ -200,7 +200,7 @@ def _most_nodes(problem: Problem, offer: Offer) -> int:
         limits.append(float(offer.most_nodes))
     if offer.own and demand.limits.power_mw is not None:
         limits.append(demand.limits.power_mw * W_PER_MW / (offer.per_node * offer.provisioned_w))
-    if demand.limits.usd_per_year is not None and not offer.on_demand:
+    if demand.limits.usd_per_year is not None and not offer.on_demand and offer.fixed_usd_per_gpu_h > 0.0:
         limits.append(demand.limits.usd_per_year / fixed_usd_per_node_year(offer))
     rate = problem.asked.requests_per_s
     if rate is not None and not demand.jobs:
@@ -238,7 +238,8 @@ def _add_jobs(problem: Problem, p: Programme, cost: dict[str, float], energy: di
             if offer.own:
                 busy = min(1.0, job.days * S_PER_DAY * job.runs_per_year / S_PER_YEAR)
                 energy[nodes] = offer.per_node * busy * (offer.full_w - offer.idle_w)
-        need = flops(name, problem.demand.jobs).value / (job.days * S_PER_DAY) / _EXA
+        one = flops(name, problem.demand.jobs).value / (job.days * S_PER_DAY) / _EXA
+        need = one * runs_at_once(job)
         if job.usd_value is None:
             p.row(f"job:{name}", per_s, low=need)
         else:

@@ -107,6 +107,8 @@ def _joined(op: ast.operator, a: Quantity, b: Quantity, text: str) -> Quantity:
             return Quantity(a.value / b.value, _merged(a.dimension, b.dimension, -1))
         case ast.Pow() if not b.dimension and b.value.denominator == 1 and abs(b.value) <= 9:
             power = int(b.value)
+            if power < 0 and a.value == 0:
+                raise ValueError(f"relation {text!r} divides by zero")
             return Quantity(a.value**power, tuple((base, n * power) for base, n in a.dimension if power))
     raise ValueError(f"relation {text!r}: only + - * / and whole powers up to 9")
 

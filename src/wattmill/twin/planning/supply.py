@@ -153,7 +153,14 @@ def yearly_capital_usd(cost: Capital, usd: float) -> float:
 def fixed_usd_per_gpu_h(cost: AllIn | Capital | Rent, *, all_in_kw: float) -> float:
     """Return dollars an hour of one accelerator without energy: what is paid whether it works or not."""
     if isinstance(cost, AllIn):
-        return cost.usd_per_gpu_h.value - energy_inside_usd_per_gpu_h(cost, all_in_kw=all_in_kw)
+        inside = energy_inside_usd_per_gpu_h(cost, all_in_kw=all_in_kw)
+        if inside > cost.usd_per_gpu_h.value:
+            raise ValueError(
+                f"usd_per_gpu_h is {cost.usd_per_gpu_h.value:g}, must be at least the energy inside it, "
+                f"{inside:.3g} (energy_inside_usd_per_mwh {cost.energy_inside_usd_per_mwh.value:g} on "
+                f"{all_in_kw:g} kW): correct one of them, or owning would be paid for"
+            )
+        return cost.usd_per_gpu_h.value - inside
     if isinstance(cost, Capital):
         return yearly_capital_usd(cost, cost.usd_per_gpu.value) / H_PER_YEAR
     return cost.usd_per_gpu_h.value

@@ -56,7 +56,7 @@ def planned(variation: Variation) -> Varied:
         plan = answered(
             variation.demand, variation.trace, law, declared_power, extrapolate=variation.extrapolate
         ).plan
-    except (Infeasible, ValueError) as error:
+    except (Infeasible, ValueError, RuntimeError) as error:  # RuntimeError: the solver's time ran out
         return Varied(
             what=variation.what,
             objective_usd_per_year=None,

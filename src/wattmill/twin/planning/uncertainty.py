@@ -17,7 +17,7 @@ import numpy as np
 
 from wattmill.twin.planning.answer import Answered
 from wattmill.twin.planning.given import Given
-from wattmill.twin.planning.nodes import Flow
+from wattmill.twin.planning.nodes import Bought, Flow, borne_usd
 from wattmill.twin.planning.spares import down_share
 from wattmill.twin.planning.supply import AllIn
 from wattmill.twin.prediction import Interval
@@ -81,6 +81,7 @@ def sureness(found: Answered, *, draws: int, seed: int) -> Sureness:
     z_tpot = {c: rng.standard_normal(draws) for c in candidates}
     z_ttft = {c: rng.standard_normal(draws) for c in candidates}
     parts = [_part(found, flow, z_tpot[flow.offer.candidate], z_ttft[flow.offer.candidate]) for flow in flows]
+    borne = _borne(found)
 
     usd_per_mwh = _drawn(demand.site.electricity, rng, draws)
     growth = _drawn(demand.load.growth, rng, draws) if demand.load.growth is not None else np.ones(draws)
@@ -117,13 +118,10 @@ def sureness(found: Answered, *, draws: int, seed: int) -> Sureness:
     served = np.where(np.isfinite(scale), scale, 0.0) if free else np.minimum(asked, scale)
 
     watts = np.full(draws, found.plan.totals.drawn_mw * W_PER_MW - sum(flow.busy_w for flow in flows))
-    fixed = sum(
-        (rates[p.offer] * _paid_gpus(found, p.offer) * H_PER_YEAR for p in found.plan.purchases),
-        start=np.zeros(draws),
-    )
     revenue = np.full(draws, found.plan.totals.jobs_usd_per_year)
     requests = np.zeros(draws)
-    busy: dict[str, Floats] = {}
+    used: dict[str, Floats] = {}  # accelerators kept busy, by offer
+    part_of: dict[str, Floats] = {}  # by tier: dollars of its accelerators as planned, to divide the cost by
     tokens: dict[str, Floats] = {}
     for p in parts:
         per_s = p.flow.per_s * served * np.isfinite(p.gpus)
@@ -131,22 +129,27 @@ def sureness(found: Answered, *, draws: int, seed: int) -> Sureness:
         watts = watts + gpus * (p.flow.busy_w / p.flow.busy_gpus if p.flow.busy_gpus else 0.0)
         requests = requests + per_s
         tier = p.flow.tier
-        busy[tier.name] = busy.get(tier.name, np.zeros(draws)) + gpus
+        used[p.flow.offer.name] = used.get(p.flow.offer.name, np.zeros(draws)) + gpus
+        part_of[tier.name] = part_of.get(tier.name, np.zeros(draws)) + gpus * borne[id(p.flow)]
         tokens[tier.name] = tokens.get(tier.name, np.zeros(draws)) + per_s * tier.output_tok * S_PER_YEAR
         revenue = revenue + per_s * tier.usd_per_request * S_PER_YEAR
     pue = np.maximum(_drawn(demand.site.overhead, rng, draws), 1.0)
     watts = _metered(found, watts, pue / demand.site.overhead.value)
     tonnes = _tonnes(found, watts, rng)
+    fixed = np.zeros(draws)
+    for purchase in found.plan.purchases:
+        offer = next(f for f in problem.offers if f.name == purchase.offer)
+        hours = used.get(offer.name, np.zeros(draws)) if offer.on_demand else float(purchase.gpus)
+        fixed = fixed + rates[offer.name] * hours * H_PER_YEAR
     cost = fixed + watts * S_PER_YEAR / J_PER_MWH * usd_per_mwh
     margin = revenue - cost
-    whole_busy = sum(busy.values(), start=np.zeros(draws))
+    whole = sum(part_of.values(), start=np.zeros(draws))
     totals = found.plan.totals
     serving_share = _serving_share(found)
     tiers = {
         t.tier: _spread(
             t.usd_per_mtok_output,
-            _divided(cost * serving_share * _divided(busy[t.tier], whole_busy), tokens[t.tier])
-            * TOK_PER_MTOK,
+            _divided(cost * serving_share * _divided(part_of[t.tier], whole), tokens[t.tier]) * TOK_PER_MTOK,
         )
         for t in found.plan.tiers
         if t.tier in tokens
@@ -208,16 +211,21 @@ def _part(found: Answered, flow: Flow, z_tpot: Floats, z_ttft: Floats) -> _Part:
     """Ask the curve on a grid of both factors, and read the draws from it between."""
     option, tier = flow.option, flow.tier
     at = option.gives[tier.name]
-    slower, ttft_slower = _factors(at.tpot_s, z_tpot), _factors(at.ttft_s, z_ttft)
+    careful = found.chosen.problem.demand.law == "slow end"
+    slower = _factors(at.tpot_s, z_tpot, careful=careful)
+    ttft_slower = _factors(at.ttft_s, z_ttft, careful=careful)
     curve = found.choice.curves[str(option.config), tier.name]
     planned = slower * at.tpot_s.value <= 1.0 / tier.tok_per_s, ttft_slower * at.ttft_s.value <= tier.ttft_s
+    # A pool that was made for a faster tier keeps that one's batch, whoever is on it.
+    made_for = next(one for one in found.chosen.problem.tiers if one.name == option.made_for)
+    tok_per_s, ttft_s = max(tier.tok_per_s, made_for.tok_per_s), min(tier.ttft_s, made_for.ttft_s)
     rows = np.geomspace(slower.min(), slower.max(), _GRID)
     columns = np.geomspace(ttft_slower.min(), ttft_slower.max(), _GRID)
     table = np.full((_GRID, _GRID), np.inf)
     for i, a in enumerate(rows):
         for j, b in enumerate(columns):
             reached = curve.at_promise(
-                ttft_s=tier.ttft_s, tok_per_s=tier.tok_per_s, slower=float(a), ttft_slower=float(b)
+                ttft_s=ttft_s, tok_per_s=tok_per_s, slower=float(a), ttft_slower=float(b)
             )
             if reached is not None:
                 table[i, j] = option.config.gpus / reached.requests_per_s
@@ -225,7 +233,12 @@ def _part(found: Answered, flow: Flow, z_tpot: Floats, z_ttft: Floats) -> _Part:
     return _Part(flow, gpus, planned[0] & planned[1])
 
 
-def _factors(interval: Interval, z: Floats) -> Floats:
+def _factors(interval: Interval, z: Floats, *, careful: bool) -> Floats:
+    """Return the true times over the planned ones. `careful`: the plan took the slow end of the interval for
+    its figure, so the middle lies below it, in the middle of the interval's logarithm."""
+    if careful:
+        wide = math.log(interval.value / interval.low)
+        return np.asarray(np.exp(wide / 2.0 * (z / TENTH - 1.0)))
     up = math.log(max(interval.high / interval.value, 1.0)) / TENTH
     down = math.log(max(interval.value / interval.low, 1.0)) / TENTH
     return np.asarray(np.exp(np.where(z > 0.0, up, down) * z))
@@ -270,15 +283,21 @@ def _rate(found: Answered, name: str, rng: np.random.Generator, draws: int) -> F
     if isinstance(cost, AllIn):
         mw = offer.provisioned_w / W_PER_MW
         inside = _drawn(cost.energy_inside_usd_per_mwh, rng, draws) * mw
-        return _drawn(cost.usd_per_gpu_h, rng, draws) - inside
+        return np.maximum(_drawn(cost.usd_per_gpu_h, rng, draws) - inside, 0.0)
     given = getattr(cost, "usd_per_gpu_h", None) or getattr(cost, "usd_per_gpu", None)
     assert isinstance(given, Given)
-    return offer.fixed_usd_per_gpu_h * _drawn(given, rng, draws) / given.value
+    drawn = np.maximum(_drawn(given, rng, draws), 0.0)
+    return offer.fixed_usd_per_gpu_h * (drawn / given.value if given.value else np.ones(draws))
 
 
-def _paid_gpus(found: Answered, name: str) -> float:
-    purchase = next(p for p in found.plan.purchases if p.offer == name)
-    return purchase.fixed_usd_per_year / (purchase.fixed_usd_per_gpu_h * H_PER_YEAR)
+def _borne(found: Answered) -> dict[int, float]:
+    """Return, by flow, the dollars a year that one of its busy accelerators bears in the plan."""
+    done = found.chosen
+    nodes = {offer.name: Bought(done, offer, found.flows) for offer in done.problem.offers}
+    return {
+        id(flow): borne_usd(flow, nodes[flow.offer.name], done.problem.demand) / flow.busy_gpus
+        for flow in found.flows
+    }
 
 
 def _serving_share(found: Answered) -> float:
