@@ -10,7 +10,16 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from wattmill.twin.engine.spec import ONE, EngineLimits, StepCost
+from wattmill.twin.engine.spec import CERTAIN, ONE, EngineLimits, StepCost
+
+
+def mixed(seed: int, index: int) -> int:
+    """Return 62 bits of a seed and an index: splitmix64 with halved constants, in 64 bits without a sign."""
+    whole = (1 << 64) - 1
+    z = (seed * 0x1E3779B97F4A7C15 + (index + 1) * 0x3C6EF372FE94F82B) & whole
+    z = (z ^ (z >> 30)) * 0x3F58476D1CE4E5B9 & whole
+    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * 0x14D049BB133111EB & whole
+    return (z ^ (z >> 31)) & (1 << 62) - 1
 
 
 @dataclass(eq=False)
@@ -64,7 +73,9 @@ class Engine:
 
     # Memory.
     def clock(self) -> int:
-        return self.decode_steps * self.cost.tokens_per_step // ONE
+        """Return how many tokens a request that decoded from the first step on would have: none where each
+        one's are drawn."""
+        return 0 if self.cost.accept else self.decode_steps * self.cost.tokens_per_step // ONE
 
     def own_blocks(self, guest: Guest) -> int:
         kind, size = self.limits.scheduler, self.limits.block_tok
@@ -177,7 +188,12 @@ class Engine:
         """Return the blocks that decoding requests need for the next step."""
         if self.limits.scheduler in ("trtllm", "llamacpp"):
             return 0
+        if self.cost.accept:
+            return self.tokens_to_blocks(self.cost.verify_tok)  # all that may be accepted
         more = (self.decode_steps + 1) * self.cost.tokens_per_step // ONE - self.clock()
+        return self.tokens_to_blocks(more)
+
+    def tokens_to_blocks(self, more: int) -> int:
         size = self.limits.block_tok
         return sum(
             -(-(guest.there_tok + more) // size) - -(-guest.there_tok // size)
@@ -324,6 +340,19 @@ class Engine:
             took += self.at(each * len(chosen))
         return took
 
+    def gives(self, guest: Guest, expected: int) -> int:
+        """Return the tokens of one step: what is expected, or each drafted one by its own luck."""
+        if not self.cost.accept:
+            return expected
+        luck = mixed(mixed(self.cost.draw_seed, guest.index), guest.given_tok) % CERTAIN
+        chance, tokens = self.cost.accept, 1
+        for _ in range(self.cost.verify_tok - 1):
+            if luck >= chance:
+                break
+            tokens += 1
+            chance = chance * self.cost.accept // CERTAIN
+        return tokens
+
     def step(self) -> None:
         chunks, decodes = self.plan()
         decoding = [guest for guest in self.running if guest.decodes] if decodes else []
@@ -344,12 +373,16 @@ class Engine:
             before = self.clock()
             self.decode_steps += 1
             for guest in decoding:
-                guest.there_tok += self.clock() - before
-                guest.given_tok += self.clock() - before
+                tokens = self.gives(guest, self.clock() - before)
+                guest.there_tok += tokens
+                guest.given_tok += tokens
         self.most_blocks = max(self.most_blocks, self.used())
         for guest in sorted(
             (g for g in decoding if g.given_tok >= g.output_tok),
-            key=lambda g: (g.joined_clock + g.output_tok, g.index),
+            key=lambda g: (
+                self.decoders.index(g) if self.cost.accept else g.joined_clock + g.output_tok,
+                g.index,
+            ),
         ):
             self.end(guest)
         for guest, tokens in chunks:

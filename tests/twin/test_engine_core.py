@@ -11,15 +11,21 @@ from slow_engine import Guest, walked
 
 from wattmill.twin.engine.experiment import Clients, Outcome, Requests, simulate
 from wattmill.twin.engine.live import END, FIRST, Engine, Event
-from wattmill.twin.engine.spec import ONE, EngineLimits, StepCost
+from wattmill.twin.engine.spec import CERTAIN, ONE, EngineLimits, StepCost, tokens_per_step
 
 MS_PS = 1_000_000_000
+DRAFTS = [(1, CERTAIN // 2), (3, round(0.8 * CERTAIN)), (2, CERTAIN)]  # tokens, how often each is accepted
 TABLE = (1, *(8 * MS_PS + (n // 8) * 123_456_789 for n in range(1, 40)))
 
 
 @st.composite
 def costs(draw: st.DrawFn) -> StepCost:
-    verify_tok, per_step = draw(st.sampled_from([(1, ONE), (1, ONE), (3, ONE + 40_000), (4, 3 * ONE - 7)]))
+    verify_tok, per_step, accept = draw(
+        st.sampled_from(
+            [(1, ONE, 0), (1, ONE, 0), (3, ONE + 40_000, 0), (4, 3 * ONE - 7, 0)]
+            + [(k + 1, tokens_per_step(drafted=k, accept=a), a) for k, a in DRAFTS]
+        )
+    )
     return StepCost(
         step_ps=draw(st.sampled_from([(8 * MS_PS,), TABLE])),
         beyond_ps_per_tok=draw(st.sampled_from([0, 1_234_567])),
@@ -30,6 +36,8 @@ def costs(draw: st.DrawFn) -> StepCost:
         stages=draw(st.sampled_from([1, 1, 2, 3])),
         verify_tok=verify_tok,
         tokens_per_step=per_step,
+        accept=accept,
+        draw_seed=draw(st.integers(0, 9)),
         power_mw=(1, 300, 400, 450),
         idle_mw=100,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from small_factory import HEAD, bought, holds, owned, run, stream
 
+from wattmill.app.simulating.laws import CannotSimulate
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.twin.fleet.demand import Between, Fixed, Skewed, lengths
 from wattmill.twin.fleet.model import cold_start_s, hours_nusd
@@ -204,3 +205,31 @@ def test_pictures_are_svg_with_a_name_and_round_numbers() -> None:
     assert 'aria-label="Batch &amp; &quot;queue&quot;"' in one or "aria-label='Batch &amp; \"queue\"'" in one
     assert ticks(0.0, 10.0, log=False) == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
     assert ticks(0.5, 2_000.0, log=True) == [1.0, 10.0, 100.0, 1_000.0]
+
+
+DRAFTING = """
+[pools.near.twin.speculation]
+drafted_tok = 3
+acceptance = 0.7
+source = "made up"
+"""
+
+
+def test_a_pool_that_drafts_tokens_gives_what_the_law_says_in_the_mean_and_says_so(tmp_path: Path) -> None:
+    """1 + 0.7 + 0.49 + 0.343 = 2.533 tokens a step of 10 ms: an answer of 200 takes some 79 of them."""
+    text = HEAD + owned("near", slots=16, twin=DRAFTING)
+    ran = run(text, tmp_path, stream(per_s=2.0, duration_s=60.0, output_tok="200"), core="compiled")
+    pool = ran.factory.pools[0]
+    draws, drawn_tok = pool.drawn_tok
+    assert draws > 5_000
+    assert drawn_tok / draws == pytest.approx(2.533, abs=0.05)
+    decode_s = [(a.duration_us - a.ttft_us) / 1e6 for a in ran.attempts if a.ttft_us is not None]
+    assert 0.6 < min(decode_s) < max(decode_s) < 1.3
+    assert sum(decode_s) / len(decode_s) == pytest.approx(0.010 * 199 / 2.533, rel=0.1)
+    assert holds(ran.audit)
+
+
+def test_speculation_is_not_declared_for_a_place_that_is_bought(tmp_path: Path) -> None:
+    text = HEAD + bought("cloud", twin=DRAFTING.replace("near", "cloud"))
+    with pytest.raises(CannotSimulate, match="speculation is declared for an engine that we own"):
+        run(text, tmp_path, core="compiled")

@@ -75,6 +75,25 @@ class DeploymentTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     ] = None
 
 
+class SpeculationTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An owned engine drafts tokens and verifies them in one step, each request by its own luck.
+
+    A drafted token is accepted with probability a if those before it were, and a step gives one more: in the
+    mean 1 + a + a^2 + ... + a^drafted_tok. What drafting itself takes belongs into the declared step."""
+
+    drafted_tok: Annotated[
+        int, Meta(ge=1, le=64, description="Tokens drafted for each request in each step.")
+    ]
+    acceptance: Annotated[
+        float, Meta(gt=0, le=1, description="Probability that one is accepted, if those before it were.")
+    ]
+    draws: Annotated[
+        bool,
+        Meta(description="Draw it by the run's seed. False: each step gives what is expected, in the mean."),
+    ] = True
+    source: Source
+
+
 class ProviderTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A bought place: how its times scatter, and the limits of its contract."""
 
@@ -154,6 +173,9 @@ class PoolTwin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
     provider: Annotated[
         ProviderTimes | None, Meta(description="It is bought: scatter and limits of the provider.")
+    ] = None
+    speculation: Annotated[
+        SpeculationTimes | None, Meta(description="Its engine drafts tokens. Absent: one token a step.")
     ] = None
     cold_start: Annotated[
         ColdStartTimes | None,

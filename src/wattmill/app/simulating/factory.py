@@ -178,8 +178,9 @@ class SimulatedFactory:
             from wattmill.twin.fleet.bank import banked  # numba: only where it is used
 
             bank, sources = banked(
-                specs, clock=clock, on_first=gate.on_first, on_end=gate.on_end, prefixes=demand.prefixes
-            )
+                specs, clock=clock, on_first=gate.on_first, on_end=gate.on_end, prefixes=demand.prefixes,
+                seed=seed,
+            )  # fmt: skip
         pools: list[RunningPool] = []
         for at, (spec, pool) in enumerate(zip(specs, declared, strict=True)):
             one = msgspec.structs.replace(pool, slots=spec.slots)

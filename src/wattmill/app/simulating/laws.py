@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from wattmill.app.declared.plan import Place, places
 from wattmill.app.declared.pool_settings import HttpPool, OwnedCost, Pool
 from wattmill.app.declared.settings import Settings
-from wattmill.app.declared.twin_settings import ColdStartTimes, PoolTwin, StepTimes
+from wattmill.app.declared.twin_settings import ColdStartTimes, PoolTwin, SpeculationTimes, StepTimes
 from wattmill.models.engines.llama_cpp import LLAMA_CPP
 from wattmill.scheduling import spec as scheduling
+from wattmill.twin.engine.spec import CERTAIN
 from wattmill.twin.fleet.spec import (
     ColdStart,
     EngineLaw,
@@ -19,6 +20,7 @@ from wattmill.twin.fleet.spec import (
     Power,
     ProviderLaw,
     SimPool,
+    Speculation,
 )
 from wattmill.twin.spec import BLOCK_TOK, StepLaw
 from wattmill.units import (
@@ -68,6 +70,16 @@ def _sim_pool(settings: Settings, place: Place, pool: scheduling.Pool) -> SimPoo
     owned = (place.embedded or isinstance(cost, OwnedCost)) and twin.provider is None
     slots = max(1, place.slots // twin.replicas)
     law, origin = _law(place, twin, slots, owned=owned)
+    if twin.speculation is not None and isinstance(law, ProviderLaw):
+        raise ValueError(
+            f"pools.{place.pool}.twin.speculation: the pool is bought, and its speed is the provider's; "
+            "speculation is declared for an engine that we own"
+        )
+    if twin.speculation is not None and twin.step is None and twin.deployment is None:
+        raise ValueError(
+            f"pools.{place.pool}.twin.speculation: `speed` has all that speculation gains in it already; "
+            "declare `step` or `deployment`, which say how long one step takes"
+        )
     outages = twin.outages
     if outages is not None and isinstance(law, EngineLaw):
         raise ValueError(
@@ -83,6 +95,7 @@ def _sim_pool(settings: Settings, place: Place, pool: scheduling.Pool) -> SimPoo
         slots=slots,
         replicas=twin.replicas,
         overhead_s=place.speed.overhead_s,
+        speculation=None if twin.speculation is None else _speculation(twin.speculation),
         power=_power(place, pool, twin.replicas, law),
         hours=_hours(settings, place, twin.replicas),
         cold_start=ColdStart() if twin.cold_start is None else _cold_start(settings, place, twin.cold_start),
@@ -94,6 +107,14 @@ def _sim_pool(settings: Settings, place: Place, pool: scheduling.Pool) -> SimPoo
             mttr_s=outages.mttr_s,
         ),
         scaling=twin.scaling,
+    )
+
+
+def _speculation(declared: SpeculationTimes) -> Speculation:
+    return Speculation(
+        drafted=declared.drafted_tok,
+        accept=max(1, round(declared.acceptance * CERTAIN)),
+        draws=declared.draws,
     )
 
 

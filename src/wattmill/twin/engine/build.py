@@ -98,7 +98,9 @@ def _law(
     law[c.ATTENTION] = cost.attention_ps_per_ktok
     law[c.STAGES] = cost.stages
     law[c.VERIFY] = cost.verify_tok
-    law[c.PER_STEP] = cost.tokens_per_step
+    law[c.PER_STEP] = 0 if cost.accept else cost.tokens_per_step
+    law[c.ACCEPT] = cost.accept
+    law[c.DRAW_SEED] = cost.draw_seed
     law[c.OVERHEAD] = cost.overhead_ps
     law[c.HANDOVER] = cost.handover_ps
     law[c.HANDOVER_TOK] = cost.handover_ps_per_tok

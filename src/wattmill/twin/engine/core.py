@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from wattmill.twin.engine import layout as c
 from wattmill.twin.engine.compiled import inner
+from wattmill.twin.engine.draws import draw_step
 from wattmill.twin.engine.layout import State
 from wattmill.twin.engine.lists import append, pop
 from wattmill.twin.engine.policy import (
@@ -86,7 +87,7 @@ def plan(s: State, r: int, now: int) -> None:
         if s.law[r, c.PIECE] > 0:
             s.rep[r, c.PIECES] = pieces_ps(s, r)
         steps = 1
-        if s.rep[r, c.AGAIN] == 0:
+        if s.rep[r, c.AGAIN] == 0 and s.law[r, c.ACCEPT] == 0:
             steps = steps_to_clock(s, r, s.heap[r, 0] >> c.ROW_BITS)
             steps = steps_that_fit(s, r, steps, s.rep[r, c.GROWN])
         s.rep[r, c.PLANNED] = steps
@@ -141,6 +142,8 @@ def _step_ended(s: State, r: int, now: int) -> None:
         s.rep[r, c.DSTEP] += steps
         if s.law[r, c.MIXED] == 0:
             s.rep[r, c.RATIO] = max(s.rep[r, c.RATIO] - SGLANG_DECAY * steps, SGLANG_LEAST)
+        if s.law[r, c.ACCEPT] > 0:
+            draw_step(s, r, now)
         reached = clock(s, r)
         while s.rep[r, c.HEAPED] > 0 and s.heap[r, 0] >> c.ROW_BITS <= reached:
             row = s.heap[r, 0] & c.ROW_MASK

@@ -80,6 +80,8 @@ class Outcome:
     computed_tok: Array  # prompt tokens, recomputed ones too
     reused_tok: Array
     lost_tok: Array
+    draws: Array  # steps in which a request's tokens were drawn, one for each request
+    drawn_tok: Array  # what came of them, past ends of answers too
 
 
 def simulate(
@@ -125,6 +127,7 @@ def _state(replicas: Sequence[tuple[StepCost, EngineLimits]], requests: Requests
         max_output_tok=None if requests.max_output_tok is None else _whole(requests.max_output_tok),
         ids_from=ids_from if ids is not None else None,
     )
+    s.req[:, c.TAG] = np.arange(len(s.req))
     build.refuse_misfits(s.req, replicas)
     if requests.at_ps is not None:
         at_ps = _whole(requests.at_ps)
@@ -183,6 +186,8 @@ def _outcome(s: State, replicas: Sequence[tuple[StepCost, EngineLimits]]) -> Out
         computed_tok=s.rep[:, c.COMPUTED].copy(),
         reused_tok=s.rep[:, c.REUSED].copy(),
         lost_tok=s.rep[:, c.LOST].copy(),
+        draws=s.rep[:, c.DRAWS].copy(),
+        drawn_tok=s.rep[:, c.DRAWN].copy(),
     )
 
 

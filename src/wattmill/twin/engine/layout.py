@@ -35,7 +35,9 @@ HANDOVER_TOK: Final = 21
 POWERS: Final = 22  # entries of this replica's power table
 PREFILL_ONLY: Final = 23  # 1: it hands over what it has prefilled
 PIECE: Final = 24  # tokens of a piece of a step, 0: a step is one piece
-LAW_COLUMNS: Final = 25
+ACCEPT: Final = 25  # 0: expected tokens; else PER_STEP is 0, so that the clock stands still
+DRAW_SEED: Final = 26
+LAW_COLUMNS: Final = 27
 
 ADMIT_PROMPT: Final = 0  # when its prompt's blocks are free
 ADMIT_WHOLE: Final = 1  # when the prompt and all that it asked for are free
@@ -98,7 +100,9 @@ ENDED_TOK: Final = 47  # tokens that had to be computed, or found
 ENDED_UJ: Final = 48
 VOID_UJ: Final = 49  # joules of requests that a failure took away
 PIECES: Final = 50  # picoseconds that the pieces of one decoding step cost
-REP_COLUMNS: Final = 51
+DRAWS: Final = 51  # drawn steps of one request each
+DRAWN: Final = 52  # tokens that came of them
+REP_COLUMNS: Final = 53
 
 # Columns of `State.req`: one request.
 INPUT: Final = 0

@@ -66,6 +66,8 @@ def begin_to_decode(s: State, r: int, row: int) -> None:
     base = s.req[row, c.TARGET] - now
     s.rep[r, c.CTX] += base + 1
     s.residue[r, base % s.law[r, c.BLOCK]] += 1
+    if s.law[r, c.ACCEPT] > 0:
+        return  # nobody knows when it will end
     push(s, r, ((now + s.req[row, c.OUTPUT] - s.req[row, c.GIVEN]) << c.ROW_BITS) | row)
 
 
@@ -147,8 +149,9 @@ def take_back(s: State, r: int, row: int, now: int) -> None:
     own = held(s, r, row)
     if s.req[row, c.STATE] == c.DECODING_NOW:
         had = s.req[row, c.TARGET] + clock(s, r) - s.req[row, c.JOINED]
-        key = s.req[row, c.JOINED] + s.req[row, c.OUTPUT] - s.req[row, c.GIVEN]
-        drop(s, r, (key << c.ROW_BITS) | row)
+        if s.law[r, c.ACCEPT] == 0:
+            key = s.req[row, c.JOINED] + s.req[row, c.OUTPUT] - s.req[row, c.GIVEN]
+            drop(s, r, (key << c.ROW_BITS) | row)
         before = s.req[row, c.GIVEN]
         _out_of_the_batch(s, r, row)
         s.rep[r, c.GIVEN_OUT] += s.req[row, c.GIVEN] - before

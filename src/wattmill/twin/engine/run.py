@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from wattmill.twin.engine import layout as c
+from wattmill.twin.engine.chance import mixed
 from wattmill.twin.engine.compiled import SOURCE, Array, inner, outer
 from wattmill.twin.engine.core import advance, take
 from wattmill.twin.engine.layout import State
@@ -15,15 +16,6 @@ AS_GIVEN = 0
 ROUND_ROBIN = 1
 LEAST_LOADED = 2
 TWO_CHOICES = 3
-
-
-@inner
-def mixed(seed: int, index: int) -> int:
-    """Return 62 well-mixed bits of a seed and an index (the finalizer of splitmix64)."""
-    z = seed * 0x1E3779B97F4A7C15 + (index + 1) * 0x3C6EF372FE94F82B
-    z = (z ^ ((z >> 30) & 0x3FFFFFFFF)) * 0x3F58476D1CE4E5B9
-    z = (z ^ ((z >> 27) & 0x1FFFFFFFFF)) * 0x14D049BB133111EB
-    return (z ^ ((z >> 31) & 0x1FFFFFFFF)) & 0x3FFFFFFFFFFFFFFF
 
 
 @inner

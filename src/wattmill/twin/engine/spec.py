@@ -11,6 +11,9 @@ SchedulerKind = Literal["vllm", "sglang", "trtllm", "llamacpp"]
 ONE = 1 << 16
 """Speculation's fixed point: this many parts are one token."""
 
+CERTAIN = 1 << 31
+"""A probability's fixed point: this many parts are certainty."""
+
 
 class StepCost(msgspec.Struct, frozen=True, kw_only=True):
     """The step-time law of one deployment, lowered to integers. A step lasts, in picoseconds,
@@ -32,6 +35,11 @@ class StepCost(msgspec.Struct, frozen=True, kw_only=True):
     takes equally many tokens of neighbouring slots, `piece_tok` at most, until nothing is left. The table is
     then of one piece, and a step pays it for each: a prompt beside an answer reads the weights twice.
 
+    Speculation gives each decoding request `tokens_per_step` in each step, or, where `accept` is set, what is
+    drawn for it: one token, and each of the `verify_tok` - 1 drafted ones, while those before it were
+    accepted, with probability `accept` / `CERTAIN` (`wattmill.twin.engine.draws`). In the mean that is the
+    same.
+
     Tensor and expert parallelism, quantisation and attention-DP are inside these figures: whoever lowers a
     deployment (`wattmill.twin.lowering`) puts them there.
     """
@@ -45,6 +53,8 @@ class StepCost(msgspec.Struct, frozen=True, kw_only=True):
     stages: int = 1
     verify_tok: int = 1  # tokens computed for a decoding request: 1 + drafted ones under speculation
     tokens_per_step: int = ONE  # expected tokens that a step gives to a decoding request, in parts of `ONE`
+    accept: int = 0  # of a drafted token, in parts of `CERTAIN`; 0: nothing is drawn, `tokens_per_step` holds
+    draw_seed: int = 0  # what is drawn follows from it, the request and the place in its answer
     piece_tok: int = 0  # llama.cpp's n_ubatch, where a step is computed slot by slot; 0: in one go
     overhead_ps: int = 0  # from the client to the engine's queue: network, tokenizer, front end
     handover_ps: int = 0  # of one request's memory from a prefill replica to a decode replica: fixed part
@@ -82,6 +92,8 @@ def check(cost: StepCost, limits: EngineLimits) -> None:
             f"tokens_per_step is {cost.tokens_per_step / ONE:.2f} tokens, must be between 1 and "
             f"verify_tok, {cost.verify_tok}: a step gives what it verified at most"
         )
+    if cost.accept:
+        _check_draws(cost)
     if cost.piece_tok and (limits.scheduler != "llamacpp" or cost.stages > 1 or cost.piece_tok < 0):
         raise ValueError(
             f"piece_tok is {cost.piece_tok}, must be >= 0, and 0 for {limits.scheduler} with {cost.stages} "
@@ -99,4 +111,30 @@ def check(cost: StepCost, limits: EngineLimits) -> None:
     if limits.prefix_tok % limits.block_tok:
         raise ValueError(
             f"prefix_tok is {limits.prefix_tok}, must be a multiple of block_tok, {limits.block_tok}"
+        )
+
+
+def tokens_per_step(*, drafted: int, accept: int) -> int:
+    """Return the expected tokens of a step, 1 + a + a^2 + ... + a^drafted, in parts of `ONE`, whole ones."""
+    total, chance = 0, CERTAIN
+    for _ in range(drafted + 1):
+        total += chance
+        chance = chance * accept // CERTAIN
+    return total * ONE // CERTAIN
+
+
+def _check_draws(cost: StepCost) -> None:
+    if not 0 < cost.accept <= CERTAIN:
+        raise ValueError(f"accept is {cost.accept}, must be between 0 and {CERTAIN}: it is a probability")
+    if not 0 <= cost.draw_seed < CERTAIN:
+        raise ValueError(f"draw_seed is {cost.draw_seed}, must be between 0 and {CERTAIN - 1}")
+    if cost.verify_tok < 2:
+        raise ValueError(
+            f"accept is set, so verify_tok must be >= 2, is {cost.verify_tok}: nothing is drafted"
+        )
+    mean = tokens_per_step(drafted=cost.verify_tok - 1, accept=cost.accept)
+    if abs(mean - cost.tokens_per_step) > 1:
+        raise ValueError(
+            f"tokens_per_step is {cost.tokens_per_step / ONE:.5f}, must be {mean / ONE:.5f}: the mean of the "
+            "draws"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wattmill.twin.engine.compiled import inner
 from wattmill.twin.engine.layout import (
+    ACCEPT,
     ADMIT,
     ADMIT_SLOT,
     ADMIT_WHOLE,
@@ -208,6 +209,8 @@ def growth(s: State, r: int, steps: int) -> int:
     dstep = s.rep[r, DSTEP]
     now = clock_at(s, r, dstep)
     more = clock_at(s, r, dstep + steps) - now
+    if s.law[r, ACCEPT] > 0:
+        more = s.law[r, VERIFY]  # who draws sets memory aside for all that may be accepted, for one step
     size = s.law[r, BLOCK]
     if size == 1:
         return s.rep[r, DECODING] * more

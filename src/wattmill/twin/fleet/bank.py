@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from msgspec.structs import replace
+
 from wattmill.twin.engine import layout as c
 from wattmill.twin.engine.live import END, Engine
-from wattmill.twin.engine.spec import EngineLimits, SchedulerKind, StepCost
+from wattmill.twin.engine.spec import CERTAIN, EngineLimits, SchedulerKind, StepCost, tokens_per_step
 from wattmill.twin.fleet import pool as machines
-from wattmill.twin.fleet.spec import EngineLaw, ProviderLaw, SimPool
+from wattmill.twin.fleet.spec import EngineLaw, ProviderLaw, SimPool, Speculation
 from wattmill.twin.fleet.timers import Clock
 from wattmill.twin.spec import BLOCK_TOK, Broken, Served, StepLaw, Work
 from wattmill.units import PS_PER_S
@@ -42,6 +44,27 @@ def lowered(
         prefix_tok=BLOCK_TOK,
     )
     return cost, limits
+
+
+def speculating(
+    law: tuple[StepCost, EngineLimits], speculation: Speculation, seed: int
+) -> tuple[StepCost, EngineLimits]:
+    """Return the law of a replica that drafts tokens, with room for those that it verifies."""
+    cost, limits = law
+    verify_tok = 1 + speculation.drafted
+    per_step = tokens_per_step(drafted=speculation.drafted, accept=speculation.accept)
+    cost = replace(
+        cost,
+        verify_tok=verify_tok,
+        tokens_per_step=per_step,
+        accept=speculation.accept if speculation.draws else 0,
+        draw_seed=seed % CERTAIN,
+    )
+    return cost, replace(
+        limits,
+        budget_tok=max(limits.budget_tok, limits.max_num_seqs * verify_tok + 1),
+        kv_blocks=limits.kv_blocks + -(-verify_tok // limits.block_tok),
+    )
 
 
 class Bank:
@@ -163,14 +186,24 @@ class Numbers:
     def __init__(self, bank: Bank, numbers: range, place: int) -> None:
         self._bank = bank
         self._place = place
+        self._numbers = numbers
         self._free = list(numbers)[::-1]
+        self._gone = (0, 0)  # draws of those that were taken back
 
     def new(self) -> machines.Engine:
         return self._bank.replica(self._free.pop(), self._place)
 
     def done_with(self, engine: machines.Engine) -> None:
         assert isinstance(engine, BankReplica)
+        rep = self._bank.engine.state.rep[engine.number]
+        self._gone = self._gone[0] + int(rep[c.DRAWS]), self._gone[1] + int(rep[c.DRAWN])
+        rep[[c.DRAWS, c.DRAWN]] = 0
         self._free.append(engine.number)
+
+    @property
+    def drawn(self) -> tuple[int, int]:
+        rep = self._bank.engine.state.rep[self._numbers.start : self._numbers.stop]
+        return self._gone[0] + int(rep[:, c.DRAWS].sum()), self._gone[1] + int(rep[:, c.DRAWN].sum())
 
 
 def banked(
@@ -180,6 +213,7 @@ def banked(
     on_first: Callable[[int, int], None],
     on_end: Callable[[Served], None],
     prefixes: bool,
+    seed: int = 0,
 ) -> tuple[Bank | None, dict[str, machines.Source]]:
     """Return a bank, and by pool where its engines are in it: of all owned pools whose machines do not
     fail."""
@@ -196,6 +230,8 @@ def banked(
         else:
             overhead_ps = round(pool.overhead_s * PS_PER_S)
             law = lowered(pool.law, slots=pool.slots, overhead_ps=overhead_ps, scheduler=pool.scheduler)
+        if pool.speculation is not None:
+            law = speculating(law, pool.speculation, seed)
         ranges.append((pool, place, range(len(laws), len(laws) + most)))
         laws += [law] * most
     if not laws:

@@ -55,6 +55,10 @@ class Source(Protocol):
     def done_with(self, engine: Engine) -> None:
         """Take back one that is idle; it is asked no more."""
 
+    @property
+    def drawn(self) -> tuple[int, int]:
+        """Steps of one request each whose tokens were drawn until now, and the tokens that came of them."""
+
 
 OnFirst = Callable[[int, int], None]
 OnEnd = Callable[[Served], None]
@@ -212,9 +216,10 @@ class RunningPool:
         engine: Engine
         if self._source is not None:
             engine = self._source.new()
-        elif isinstance(law, EngineLaw):
+        elif isinstance(law, EngineLaw) or self.spec.speculation is not None:
+            what = "a deployment's law" if isinstance(law, EngineLaw) else "speculation"
             raise ValueError(
-                f"pool {self.name!r}: a deployment's law is played by the compiled core, which needs numba: "
+                f"pool {self.name!r}: {what} is played by the compiled core, which needs numba: "
                 "pip install 'wattmill[twin]'"
             )
         elif isinstance(law, ProviderLaw):
@@ -300,6 +305,11 @@ class RunningPool:
             prompt + sum(r.engine.prompt_tok for r in self.replicas),
             output + sum(r.engine.output_tok for r in self.replicas),
         )
+
+    @property
+    def drawn_tok(self) -> tuple[int, int]:
+        """Steps of one request each whose tokens were drawn, and the tokens that came of them."""
+        return (0, 0) if self._source is None else self._source.drawn
 
     def made(self, computed_tok: int, output_tok: int) -> None:
         """Take down the joules of what its engines did for one request."""

@@ -11,6 +11,7 @@ import numpy as np
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.ledger.stores.sqlite_schema import STATUSES
 from wattmill.ledger.stores.sqlite_tiers import tier_sums
+from wattmill.twin.engine.spec import CERTAIN
 from wattmill.twin.fleet.pool import RunningPool
 from wattmill.twin.fleet.timeline import Timeline
 from wattmill.units import J_PER_KWH, NUSD_PER_USD, PS_PER_S, UJ_PER_J, US_PER_S
@@ -46,6 +47,16 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     margin_usd: float
 
 
+class Drafts(msgspec.Struct, frozen=True, kw_only=True):
+    """Speculation at a pool: what a step gives one request by the closed law, and what was drawn."""
+
+    drafted: int
+    acceptance: float
+    law_tok_per_step: float
+    drawn_tok_per_step: float | None  # None: nothing was drawn
+    draws: int  # steps of one request each
+
+
 class PoolRow(Row, frozen=True, kw_only=True):
     """A pool, with what its machines did."""
 
@@ -62,6 +73,7 @@ class PoolRow(Row, frozen=True, kw_only=True):
     carbon_g: float | None  # None: the grid was not declared
     cold_starts: int
     failures: int
+    speculation: Drafts | None = None  # None: none was declared
 
 
 class TierRow(Row, frozen=True, kw_only=True):
@@ -172,6 +184,7 @@ def report(
                 "carbon_g": grams,
                 "cold_starts": pool.cold_starts,
                 "failures": pool.failures,
+                "speculation": _drafts(pool),
             },
             PoolRow,
         )
@@ -221,6 +234,20 @@ def report(
         holds=not broken,
         provenance=PROVENANCE,
     )
+
+
+def _drafts(pool: RunningPool) -> dict[str, object] | None:
+    speculation = pool.spec.speculation
+    if speculation is None:
+        return None
+    draws, tok = pool.drawn_tok
+    return {
+        "drafted": speculation.drafted,
+        "acceptance": speculation.accept / CERTAIN,
+        "law_tok_per_step": speculation.tokens_per_step,
+        "drawn_tok_per_step": tok / draws if draws else None,
+        "draws": draws,
+    }
 
 
 class _Times:

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from wattmill.scheduling.scaling.spec import ScalingRules
-from wattmill.twin.engine.spec import EngineLimits, StepCost
+from wattmill.twin.engine.spec import ONE, EngineLimits, StepCost, tokens_per_step
 from wattmill.twin.spec import StepLaw
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.usage import Provenance
@@ -31,6 +31,19 @@ class EngineLaw(msgspec.Struct, frozen=True, kw_only=True):
 
     cost: StepCost
     limits: EngineLimits
+
+
+class Speculation(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens drafted for each request in each step, and how often one is accepted, in parts of `CERTAIN`."""
+
+    drafted: int
+    accept: int
+    draws: bool  # false: every step gives what is expected
+
+    @property
+    def tokens_per_step(self) -> float:
+        """What a step gives one request in the mean: 1 + a + ... + a^drafted."""
+        return tokens_per_step(drafted=self.drafted, accept=self.accept) / ONE
 
 
 class ProviderLaw(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +113,7 @@ class SimPool(msgspec.Struct, frozen=True, kw_only=True):
     slots: int  # of one replica
     replicas: int = 1
     overhead_s: float = 0.0  # network, on the way to an owned place
+    speculation: Speculation | None = None  # of an owned engine; the compiled core plays it
     power: Power | None = None
     hours: Hours | None = None
     cold_start: ColdStart = ColdStart()
