@@ -24,7 +24,7 @@ from wattmill.twin.calibration.compare import (
     spread,
 )
 from wattmill.twin.calibration.error import current_error
-from wattmill.twin.calibration.fit import fit
+from wattmill.twin.calibration.fit import _Lived, fit
 from wattmill.twin.calibration.kept import keep, kept, path_of
 from wattmill.twin.calibration.load import FIT_LEVELS, closed, open_loop, prompt
 from wattmill.twin.calibration.shapes import Line, Pieces
@@ -115,6 +115,15 @@ def test_a_wrong_engine_is_told() -> None:
 def test_too_few_requests_are_no_fit() -> None:
     with pytest.raises(ValueError, match="4 requests are too few"):
         fit([lived("few", [Ask(10, 4)] * 4, 1)], LIMITS)
+
+
+def test_a_guess_beyond_the_simulators_clock_is_hopeless_and_no_crash() -> None:
+    """Prompts of 4,000 tokens at 10 s a token: the clock of 2^62 picoseconds is too short."""
+    seen = tuple(Seen(float(n), n + 1.0, n + 2.0, 4_000, 10) for n in range(300))
+    lived = _Lived(Sweep(name="long", concurrency=0, seen=seen, others_cores=None))
+    shape = limits("vllm", kv_tok=1 << 20, max_num_seqs=4, budget_tok=128)
+    assert lived.apart(Line().cost([1e13] * 6), shape).tolist() == [10.0] * 600
+    assert max(abs(lived.apart(Line().cost([6e9, 2e9, 1e4, 2e8, 1e6, 3e9]), shape))) < 10.0
 
 
 def test_figures_by_hand() -> None:

@@ -63,7 +63,7 @@ def calibrate_recorded(
     part = thinned(period, FIT_MOST)
     if not json:
         typer.echo(_told(period), err=True)
-        typer.echo(f"fitting {len(part.works)} requests; this takes up to a minute or two", err=True)
+        typer.echo(f"fitting {len(part.works)} requests; this takes up to a minute", err=True)
     try:
         cost, error = fit([part.sweep], limits, figures=JUDGED)
         power = drawn(part, cost, limits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -115,28 +116,39 @@ def played(sweep: Sweep, cost: StepCost, limits: EngineLimits) -> Played:
     The open loop is asked at the instants at which the client really asked, a closed one when the simulated
     engine lets it.
     """
+    trace = trace_of(sweep)
+    ran = simulate([(cost, limits)], trace.requests, clients=trace.clients)
+    return Played(
+        order=trace.order,
+        at_s=(ran.at_ps / PS_PER_S).tolist(),
+        first_s=(ran.first_ps / PS_PER_S).tolist(),
+        end_s=(ran.end_ps / PS_PER_S).tolist(),
+        output_tok=np.asarray(trace.requests.output_tok).tolist(),
+        busy_s=float(ran.busy_ps.sum()) / PS_PER_S,
+    )
+
+
+class Trace(NamedTuple):
+    """A sweep as the simulated engine takes it: made once where it is played again and again."""
+
+    order: tuple[int, ...]  # index in the sweep
+    requests: Requests
+    clients: Clients | None
+
+
+def trace_of(sweep: Sweep) -> Trace:
+    """Return a sweep's requests in order of arrival: of an open loop with their times."""
     open_loop = not sweep.concurrency
     order = list(range(len(sweep.seen)))
     if open_loop:
         order.sort(key=lambda i: sweep.seen[i].at_s)
-    output_tok = [max(1, sweep.seen[i].output_tok) for i in order]
-    ran = simulate(
-        [(cost, limits)],
-        Requests(
-            at_ps=[round(sweep.seen[i].at_s * PS_PER_S) for i in order] if open_loop else None,
-            input_tok=[max(1, sweep.seen[i].prompt_tok - sweep.seen[i].cached_tok) for i in order],
-            output_tok=output_tok,
-        ),
-        clients=None if open_loop else Clients(concurrency=sweep.concurrency),
+    seen = [sweep.seen[i] for i in order]
+    requests = Requests(
+        at_ps=np.array([round(one.at_s * PS_PER_S) for one in seen], np.int64) if open_loop else None,
+        input_tok=np.array([max(1, one.prompt_tok - one.cached_tok) for one in seen], np.int64),
+        output_tok=np.array([max(1, one.output_tok) for one in seen], np.int64),
     )
-    return Played(
-        order=tuple(order),
-        at_s=(ran.at_ps / PS_PER_S).tolist(),
-        first_s=(ran.first_ps / PS_PER_S).tolist(),
-        end_s=(ran.end_ps / PS_PER_S).tolist(),
-        output_tok=output_tok,
-        busy_s=float(ran.busy_ps.sum()) / PS_PER_S,
-    )
+    return Trace(tuple(order), requests, None if open_loop else Clients(concurrency=sweep.concurrency))
 
 
 def predicted(sweep: Sweep, cost: StepCost, limits: EngineLimits, rates: Rates) -> Figures:

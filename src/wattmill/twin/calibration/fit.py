@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from wattmill.twin.calibration.compare import FIGURES, Rates, measured, median_error, played, predicted
+from wattmill.twin.calibration.compare import FIGURES, Rates, measured, median_error, predicted, trace_of
 from wattmill.twin.calibration.shapes import shape_of
 from wattmill.twin.calibration.spec import Covers, Sweep
+from wattmill.twin.engine.experiment import simulate
 from wattmill.twin.engine.spec import EngineLimits, StepCost
+from wattmill.units import PS_PER_S
 
 LEAST_REQUESTS = 12
 _NO_RATES = Rates()
@@ -22,6 +24,8 @@ _LEAST_S = 1e-6
 _USUAL = 0.1  # a request that is off by more than this share counts by its size, no more by the square of it
 _LOOKS = ((1.0, 0.2), (0.3, 0.06), (0.1, 0.02), (0.1, 0.1), (0.1, 0.005))  # (that share, how far to look)
 _STEPS, _ROUNDS = (0.3, 0.1, 0.03, 0.01), 6
+_LATEST_PS = 2.0**61  # the simulator's clock ends at 2^62: costs that come near it are no guess at all
+_HOPELESS = 10.0  # log(played / measured) of such a cost
 _SURE_TOK = 16  # tokens from which on a time per token is as sure as a time to the first
 
 Logs = np.ndarray[tuple[int], np.dtype[np.float64]]
@@ -54,18 +58,17 @@ def fit(
     def cost_of(logs: Logs) -> StepCost:
         return shape.cost(np.exp(logs).tolist())
 
-    def off(logs: Logs) -> list[float]:
+    lived = [_Lived(sweep) for sweep in sweeps]
+
+    def off(logs: Logs) -> Logs:
         cost = cost_of(logs)
-        apart: list[float] = []
-        for sweep in sweeps:
-            apart += _apart(sweep, cost, limits)
         # Weak ties to the start: a coefficient that no sweep tells of stays where physics put it.
-        return [*apart, *(0.02 * float(x) for x in logs - start)]
+        return np.concatenate([*(one.apart(cost, limits) for one in lived), 0.02 * (logs - start)])
 
     # Who shares a step with whom changes by jumps, so a slope over one distance may lead nowhere: look over
     # shorter and shorter ones, from the best place until then.
     def worth_of(logs: Logs) -> float:
-        return float(np.sum(np.hypot(1.0, np.asarray(off(logs)) / _USUAL) - 1.0))
+        return float(np.sum(np.hypot(1.0, off(logs) / _USUAL) - 1.0))
 
     best, least = start, worth_of(start)
     for scale, reach in _LOOKS:
@@ -110,24 +113,52 @@ def _by_turns(worth_of: Callable[[Logs], float], best: Logs, least: float) -> Lo
     return best
 
 
-def _apart(sweep: Sweep, cost: StepCost, limits: EngineLimits) -> list[float]:
-    """Return log(played / measured) of each request's time to the first token, and of its time per token; of
-    one that was not streamed, of its whole time."""
-    ran = played(sweep, cost, limits)
-    apart: list[float] = []
-    for i, at_s, first_s, end_s in zip(ran.order, ran.at_s, ran.first_s, ran.end_s, strict=True):
-        one = sweep.seen[i]
-        if one.company:
-            continue
-        if one.first_s is None:
-            apart.append(_log(end_s - at_s, one.end_s - one.at_s))
-            continue
-        apart.append(_log(first_s - at_s, one.first_s - one.at_s))
-        if one.output_tok > 1:
-            sure = min(1.0, (one.output_tok - 1) / _SURE_TOK) ** 0.5
-            apart.append(sure * _log(end_s - first_s, one.end_s - one.first_s))
-    return apart
+class _Lived:
+    """A sweep with what its requests took, ready to be played with one cost after the other."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._trace = trace_of(sweep)
+        seen = [sweep.seen[i] for i in self._trace.order]
+        at, end = np.array([one.at_s for one in seen]), np.array([one.end_s for one in seen])
+        first = np.array([np.nan if one.first_s is None else one.first_s for one in seen])
+        tokens = np.array([one.output_tok for one in seen], float)
+        judged = np.array([not one.company for one in seen])
+        self._streamed = judged & ~np.isnan(first)
+        self._whole = judged & np.isnan(first)
+        self._many = self._streamed & (tokens > 1)
+        self._sure = np.minimum(1.0, (tokens[self._many] - 1) / _SURE_TOK) ** 0.5
+        self._judged = int(self._streamed.sum() + self._many.sum() + self._whole.sum())
+        self._input = np.asarray(self._trace.requests.input_tok, float)
+        self._output = np.asarray(self._trace.requests.output_tok, float)
+        self._last_ps = float(at.max()) * PS_PER_S
+        self._took = (first - at)[self._streamed], (end - first)[self._many], (end - at)[self._whole]
+
+    def _worst_ps(self, cost: StepCost, limits: EngineLimits) -> float:
+        """Return an instant before which all has ended, however it is scheduled: each step full and alone."""
+        seqs, longest = limits.max_num_seqs, float((self._input + self._output).max())
+        step_ps = max(cost.step_ps) * (seqs + 1.0)
+        step_ps += (cost.decode_ps + cost.context_ps_per_tok * longest) * seqs
+        steps = float((self._output + self._input / limits.budget_tok + 1.0).sum())
+        prompts_ps = float(
+            (
+                self._input * cost.prefill_ps_per_tok + self._input**2 * cost.attention_ps_per_ktok / 2_048
+            ).sum()
+        )
+        return self._last_ps + steps * step_ps + prompts_ps + len(self._input) * cost.overhead_ps
+
+    def apart(self, cost: StepCost, limits: EngineLimits) -> Logs:
+        """Return log(played / measured) of each request's time to the first token, and of its time per token;
+        of one that was not streamed, of its whole time."""
+        if self._worst_ps(cost, limits) > _LATEST_PS:
+            return np.full(self._judged, _HOPELESS)
+        ran = simulate([(cost, limits)], self._trace.requests, clients=self._trace.clients)
+        to_first = (ran.first_ps - ran.at_ps)[self._streamed]
+        decoding, whole = (ran.end_ps - ran.first_ps)[self._many], (ran.end_ps - ran.at_ps)[self._whole]
+        first, tpot, all_of_it = self._took
+        return np.concatenate(
+            [_log(to_first, first), self._sure * _log(decoding, tpot), _log(whole, all_of_it)]
+        )
 
 
-def _log(told_s: float, real_s: float) -> float:
-    return float(np.log(max(told_s, _LEAST_S) / max(real_s, _LEAST_S)))
+def _log(told_ps: np.ndarray[tuple[int], np.dtype[np.int64]], real_s: Logs) -> Logs:
+    return np.log(np.maximum(told_ps / PS_PER_S, _LEAST_S) / np.maximum(real_s, _LEAST_S))
