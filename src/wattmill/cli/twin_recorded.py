@@ -51,15 +51,15 @@ def calibrate_recorded(
     home: Path, pool: str, *, since: str, until: str | None, asked: Asked, json: bool
 ) -> None:
     """Fit the twin's engine to a period of the books."""
-    from wattmill.twin.calibration.fit import fit
+    settings, _ = _declared(home)
+    scheduler, limits = _limits(settings, pool, asked)
+    period = _period(home, pool, since=since, until=until)
+    from wattmill.twin.calibration.fit import fit  # heavy: only once there is something to fit
     from wattmill.twin.calibration.kept import keep
     from wattmill.twin.calibration.recorded import thinned
     from wattmill.twin.calibration.replayed import JUDGED, about, drawn
     from wattmill.twin.calibration.spec import Calibration
 
-    settings, _ = _declared(home)
-    scheduler, limits = _limits(settings, pool, asked)
-    period = _period(home, pool, since=since, until=until)
     part = thinned(period, FIT_MOST)
     if not json:
         typer.echo(_told(period), err=True)
@@ -105,7 +105,6 @@ def check_recorded(
 ) -> None:
     """Replay a period of the books on the calibrated engine and print both."""
     from wattmill.twin.calibration.kept import keep, kept
-    from wattmill.twin.calibration.replayed import replayed
 
     settings, prices = _declared(home)
     place = _place(settings, pool)
@@ -120,6 +119,8 @@ def check_recorded(
             f"there is no calibration of {name!r} under {home}; run `wattmill twin calibrate --pool {pool}` "
             f"on an earlier period, or `wattmill twin calibrate --url URL/v1 --model {name}` first"
         )
+    from wattmill.twin.calibration.replayed import replayed  # heavy: only once there is something to play
+
     try:
         found = replayed(
             period,
