@@ -26,7 +26,6 @@ from wattmill.app.home import Home  # noqa: E402
 from wattmill.app.simulating.demand import DemandFile, StreamSettings, demand  # noqa: E402
 from wattmill.app.simulating.factory import Core, SimulatedFactory  # noqa: E402
 from wattmill.twin.fleet.books import SimulatedBooks  # noqa: E402
-from wattmill.vocab.fact import Fact  # noqa: E402
 
 REPLICAS = 16
 AZURE = HERE / "data" / "azure_llm_2023_conv.csv.gz"
@@ -76,10 +75,7 @@ class Speed(NamedTuple):
 class _Unbooked(SimulatedBooks):
     """Facts are written and not booked."""
 
-    def append_intent(self, fact: Fact) -> None:
-        self.write(fact)
-
-    append_end = append_intent
+    append_intent = append_end = SimulatedBooks.write  # type: ignore[assignment]
 
 
 def declared() -> Loaded:

@@ -53,13 +53,17 @@ class Pace(msgspec.Struct, frozen=True, gc=False):
             sxy += part * x * (y - self.anchor_s)
             y += (self.anchor_s - y) * ANCHOR / (ANCHOR + weight)
             x *= weight / (ANCHOR + weight)
-        slope = max(0.0, sxy / (sxx + RIDGE))
-        alone = y - slope * x if weight else self.s_per_tok
+        slope = sxy / (sxx + RIDGE)
+        if slope < 0.0:
+            slope = 0.0
+        mean, others = self.s_per_tok, self.others
+        alone = y - slope * x if weight else mean
         # Where the last answers had hardly anyone beside them, they say it better than all before them.
-        few = FEW_OTHERS / (FEW_OTHERS + self.others * self.others)
-        alone += few * (self.s_per_tok - slope * self.others - alone)
-        alone = min(max(alone, LEAST_ALONE * self.s_per_tok), self.s_per_tok)
-        return alone, (self.s_per_tok - alone + slope) / (self.others + 1.0)
+        few = FEW_OTHERS / (FEW_OTHERS + others * others)
+        alone += few * (mean - slope * others - alone)
+        least = LEAST_ALONE * mean
+        alone = least if alone < least else mean if alone > mean else alone
+        return alone, (mean - alone + slope) / (others + 1.0)
 
     @property
     def slope_s(self) -> float:
@@ -92,7 +96,8 @@ def seen(pace: Pace, *, others: float, s_per_tok: float, line_s: tuple[float, fl
     `line_s`: that of `pace`, where it is known already."""
     alone, slope = pace.line_s if line_s is None else line_s
     expected = alone + slope * others
-    y = min(max(s_per_tok, expected / WILDEST), expected * WILDEST)
+    least, most = expected / WILDEST, expected * WILDEST
+    y = least if s_per_tok < least else most if s_per_tok > most else s_per_tok
     weight = KEEP * pace.weight + 1.0
     long_weight = KEEP_LONG * pace.long_weight + 1.0
     dx, dy = others - pace.long_others, y - pace.long_s

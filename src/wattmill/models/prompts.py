@@ -57,8 +57,9 @@ def fitted(pace: PromptPace) -> tuple[float, float]:
         own_s, ahead_s = xy / xx, 0.0
     elif ahead_s > own_s:
         own_s = ahead_s = (xy + zy) / (xx + 2.0 * xz + zz)
-    own_s = min(max(own_s, pace.believed_s / MOST_OFF), pace.believed_s * MOST_OFF)
-    return own_s, min(ahead_s, own_s)
+    least_s, most_s = pace.believed_s / MOST_OFF, pace.believed_s * MOST_OFF
+    own_s = least_s if own_s < least_s else most_s if own_s > most_s else own_s
+    return own_s, ahead_s if ahead_s < own_s else own_s
 
 
 def seen(
@@ -73,7 +74,8 @@ def seen(
     of `pace`, where that is known already."""
     own_s, ahead_s = fitted(pace) if fit is None else fit
     expected_s = own_s * own_tok + ahead_s * ahead_tok
-    y = min(max(seconds, expected_s / WILDEST), expected_s * WILDEST)
+    least_s, most_s = expected_s / WILDEST, expected_s * WILDEST
+    y = least_s if seconds < least_s else most_s if seconds > most_s else seconds
     # What stands in line longer is off by more seconds: each counts by the inverse of its tokens.
     part = 1.0 / (own_tok + ahead_tok)
     weight = FOREVER * FIRST_TOK

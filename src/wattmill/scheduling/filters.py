@@ -76,6 +76,7 @@ class Sieved(NamedTuple):
     excluded: tuple[Excluded, ...]
     rows: tuple[Row, ...]  # of each that is able
     shortest_tok: int  # the shortest of their contexts
+    all_up: bool  # none of them is down
 
 
 AS_FLOAT: list[float] = []
@@ -138,7 +139,8 @@ def _sieve(
     excluded = [Excluded(pool.name, rule) for pool, rule, _, _ in places if rule is not None]
     rows = [row for _, _, _, row in places if row is not None]
     shortest_tok = min([able.context_tok for able in able_now], default=0)
-    return Sieved(tuple(able_now), tuple(excluded), tuple(rows), shortest_tok), places
+    all_up = not any(able.down is not None for able in able_now)
+    return Sieved(tuple(able_now), tuple(excluded), tuple(rows), shortest_tok, all_up), places
 
 
 def standing_rule(request: Request, caller: Caller, pool: Pool) -> str | None:

@@ -44,13 +44,14 @@ class Lengths:
     def learn(self, model: str, key: int, output_tok: float) -> None:
         """Take in one finished answer. An answer that a limit cut counts as long as it was."""
         wide = self._models.get(model)
-        narrow = self._keys.get((model, key))
+        whose = model, key
+        narrow = self._keys.get(whose)
         if narrow is None and len(self._keys) >= self._most:
             del self._keys[next(iter(self._keys))]
         if wide is None and len(self._models) >= self._most:
             del self._models[next(iter(self._models))]
         expected_tok = self._expected_tok if wide is None else wide.tok
-        self._keys[model, key] = longer(narrow, output_tok, expected_tok)
+        self._keys[whose] = longer(narrow, output_tok, expected_tok)
         self._models[model] = longer(wide, output_tok, self._expected_tok)
 
 

@@ -138,7 +138,10 @@ def weigh(
     left_nusd = request.left_nusd
     promise_s, least_tok_per_s = request.promise_ttft_s, request.promise_tok_per_s
     promised = promise_s is not None or least_tok_per_s is not None
+    # Where every place is up and long enough, and nothing else is asked, only the load is looked at.
+    plain = fits_all and sieve.all_up and not (shared or by_cost or promised or left_nusd is not None)
     as_float = AS_FLOAT
+    reused_tok = 0.0
     candidates: list[Candidate] = []
     classes: dict[int, int] = {}
     for (
@@ -147,28 +150,29 @@ def weigh(
         tokens, slot_usd, others,
     ) in rows:  # fmt: skip
         in_flight = busy[at]
-        if not fits_all and input_tok >= context_tok:
-            excluded += (Excluded(pool, "context"),)
-            continue
-        if down is not None:
-            excluded += (Excluded(pool, down),)
-            continue
+        if not plain:
+            if input_tok >= context_tok:
+                excluded += (Excluded(pool, "context"),)
+                continue
+            if down is not None:
+                excluded += (Excluded(pool, down),)
+                continue
         if in_flight < slots:
             others = as_float[in_flight]  # else as it came: a full place's
         elif in_flight >= room:
             excluded += (Excluded(pool, "full"),)
             continue
-        if shared and hits:
-            reused_tok = min(shared[at], input_tok) * hits
-            usual_nusd = input_tok * in_nusd - reused_tok * (in_nusd - cached_nusd)
-            prompt_s = (input_tok - reused_tok) * in_s
-        else:
+        usual_nusd = input_tok * in_nusd
+        prompt_s = input_tok * in_s
+        if not plain:
             reused_tok = 0.0
-            usual_nusd = input_tok * in_nusd
-            prompt_s = input_tok * in_s
-        if left_nusd is not None and usual_nusd + out_nusd > left_nusd:
-            excluded += (Excluded(pool, "budget"),)
-            continue
+            if shared and hits:
+                reused_tok = min(shared[at], input_tok) * hits
+                usual_nusd -= reused_tok * (in_nusd - cached_nusd)
+                prompt_s = (input_tok - reused_tok) * in_s
+            if left_nusd is not None and usual_nusd + out_nusd > left_nusd:
+                excluded += (Excluded(pool, "budget"),)
+                continue
         # Everybody at work waits for a newcomer: for its prompt where prompts wait for each other, and a
         # little in each of its steps; the fitted slowdown holds others' prompts too, so half is counted here.
         alone_s = out_tok * out_s
@@ -195,13 +199,13 @@ def weigh(
         if slot_usd:
             share = in_flight / slots if in_flight < slots else 1.0
             value += scarce * slot_usd * share * share * (prompt_s + decode_s)
-        if not fits_all and whole_tok > context_tok:
-            classes[len(candidates)] = SHORT
-        elif promised and (
-            (promise_s is not None and ttft_s > promise_s)
-            or (least_tok_per_s is not None and decode_s * least_tok_per_s > output_tok)
-        ):
-            classes[len(candidates)] = LATE
+        if not plain:
+            if whole_tok > context_tok:
+                classes[len(candidates)] = SHORT
+            elif (promise_s is not None and ttft_s > promise_s) or (
+                least_tok_per_s is not None and decode_s * least_tok_per_s > output_tok
+            ):
+                classes[len(candidates)] = LATE
         candidates.append(Candidate(pool, nusd, ttft_s, total_s, value))
     return candidates, classes, excluded
 

@@ -9,7 +9,7 @@ import heapq
 import math
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -236,10 +236,12 @@ class Traffic:
 
     def __init__(self, streams: Sequence[Stream]) -> None:
         self._streams = streams
-        merged: Iterable[tuple[int, int, Turn]] = heapq.merge(
-            *[_numbered(at, stream) for at, stream in enumerate(streams)], key=lambda item: (item[0], item[1])
+        numbered = [_numbered(at, stream) for at, stream in enumerate(streams)]
+        self._first: Iterator[tuple[int, int, Turn]] = (
+            numbered[0]
+            if len(numbered) == 1
+            else iter(heapq.merge(*numbered, key=lambda item: (item[0], item[1])))
         )
-        self._first = iter(merged)
         self._next = next(self._first, None)
         self._more: list[tuple[int, int, Turn, int, int]] = []
         self._number = 0

@@ -65,12 +65,12 @@ class Ends:
         if status == "failed" and (usage is None or not (seen or setup.resilience.failovers_pay == "tenant")):
             rated = 0
         charge = min(rated, grant.nusd)
-        now_ps = clock.now_ps
-        ttft_us = None if sent.first_ps is None else (sent.first_ps - visit.arrived_ps) // PS_PER_US
+        now_ps, arrived_ps, first_ps = clock.now_ps, visit.arrived_ps, sent.first_ps
+        ttft_us = None if first_ps is None else (first_ps - arrived_ps) // PS_PER_US
         setup.journal.append_end(
             End(
                 sent.seq,
-                clock.wall_us(),
+                clock.at_us(now_ps),
                 status,
                 usage,
                 source,
@@ -79,7 +79,7 @@ class Ends:
                 rated - charge,
                 http_status,
                 ttft_us,
-                (now_ps - visit.arrived_ps) // PS_PER_US,
+                (now_ps - arrived_ps) // PS_PER_US,
                 clock.at_us(sent.started_ps),
                 finish_reason=None if status != "finished" else "stop",
                 error=error,
@@ -98,22 +98,24 @@ class Ends:
         """Learn from an answer, as much as a worker would: so many a sweep."""
         state = sent.state
         state.good()
-        if sent.first_ps is None or not state.lessons:
+        first_ps = sent.first_ps
+        if first_ps is None or not state.lessons:
             return
         state.lessons -= 1
-        now_ps = self._clock.now_ps
+        now_ps, slots, beside = self._clock.now_ps, sent.backend.slots, sent.beside
+        bound_tok = visit.ask.input_bound_tok
         if sent.streamed:
             state.observe(
                 computed_tok=usage.prompt_tok - usage.cached_tok,
                 output_tok=usage.output_tok,
-                ttft_s=(sent.first_ps - sent.started_ps) / PS_PER_S,
-                decode_s=(now_ps - sent.first_ps) / PS_PER_S,
+                ttft_s=(first_ps - sent.started_ps) / PS_PER_S,
+                decode_s=(now_ps - first_ps) / PS_PER_S,
                 prefill_us=None,
                 decode_us=None,
-                others=min((sent.beside + state.busy) / 2, sent.backend.slots - 1),
+                others=min((beside + state.busy) / 2, slots - 1),
                 expected_ttft_s=sent.candidate.expected_ttft_s,
-                ahead_tok=sent.ahead_tok * usage.prompt_tok / max(1, visit.ask.input_bound_tok),
-                waited=sent.beside >= sent.backend.slots,
+                ahead_tok=sent.ahead_tok * usage.prompt_tok / (bound_tok or 1),
+                waited=beside >= slots,
             )
         whole_s = None if sent.streamed else (now_ps - sent.started_ps) / PS_PER_S
         self._setup.view.learn(visit.ask, visit.caller, sent, sent.pool.name, usage, whole_s)

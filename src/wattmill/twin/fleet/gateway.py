@@ -44,6 +44,7 @@ class FrontGate:
     def __init__(self, setup: Setup, heard: Heard) -> None:
         self._setup = setup
         self._clock = setup.clock
+        self._gates = setup.gates
         self._pools: dict[str, RunningPool] = {}
         self._heard = heard
         self._ends = Ends(setup)
@@ -80,7 +81,10 @@ class FrontGate:
         prefix = prefix_of_blocks(turn) if turn.blocks and setup.affinity else ()
         self._seq += 1
         visit = Visit(self, index, turn, client, ask, self._clock.now_ps, self._seq, prefix, tries)
-        self._through_gates(visit)
+        if self._gates:
+            self._through_gates(visit)
+        else:
+            self._route(visit)
         return visit
 
     def go_on(self, visit: Visit, refusal: Refusal | None) -> None:
@@ -92,7 +96,7 @@ class FrontGate:
             self._through_gates(visit)
 
     def _through_gates(self, visit: Visit) -> None:
-        gates = self._setup.gates
+        gates = self._gates
         while visit.gate < len(gates):
             gate = gates[visit.gate]
             visit.gate += 1
@@ -102,6 +106,9 @@ class FrontGate:
                 return
             if told is not None:
                 return  # it calls `go_on` later
+        self._route(visit)
+
+    def _route(self, visit: Visit) -> None:
         route = self._decide(visit)
         if isinstance(route, Refusal):
             self._refuse(visit, route)
@@ -170,12 +177,12 @@ class FrontGate:
         not."""
         setup, ask = self._setup, visit.ask
         purse, path = setup.purse, visit.caller.path
-        visit.counted_tok = None
+        counted = False
+        input_tok = ask.input_bound_tok  # or the prompt's length, once it was counted
         clamp = ask.max_output_tok or setup.default_output_tok
         if model.context_tok is not None:
             clamp = min(clamp, model.context_tok)
         while True:
-            input_tok = visit.input_tok
             try:
                 worst = worst_spend(RATES, backend, model, input_tok, clamp)
                 cost = worst_case_nusd(model.cost, input_tok, clamp)
@@ -187,16 +194,16 @@ class FrontGate:
                 return None
             floor = worst_spend(RATES, backend, model, input_tok, min(1, clamp))
             answer = purse.lease_now(path, worst, floor)
-            may_count = visit.counted_tok is None and candidate.pool in setup.counts
+            may_count = not counted and candidate.pool in setup.counts
             if isinstance(answer, Refusal):
                 if answer.code in _LIMITED and may_count:
-                    visit.counted_tok = visit.turn.input_tok
+                    input_tok, counted = visit.turn.input_tok, True
                     continue
                 return answer
             room = output_room(RATES, answer, backend, model, input_tok, clamp)
             if room < clamp and may_count:
                 purse.settle(answer, NOTHING)
-                visit.counted_tok = visit.turn.input_tok
+                input_tok, counted = visit.turn.input_tok, True
                 continue
             if room < 1:
                 purse.settle(answer, NOTHING)
@@ -220,33 +227,35 @@ class FrontGate:
         clamp: int,
         cost: int,
     ) -> None:
-        setup, ask, clock = self._setup, visit.ask, self._clock
+        setup, ask, caller = self._setup, visit.ask, visit.caller
+        clock = self._clock
+        now_ps, bound_tok = clock.now_ps, ask.input_bound_tok
         name = candidate.pool
         pool, state = self._pools[name], setup.life[name]
-        seq = visit.seq
-        if visit.attempts:
+        seq, attempt = visit.seq, visit.attempts
+        if attempt:
             self._seq += 1
             seq = self._seq
         else:
-            self.retries.asked(name, visit.caller.key)
+            self.retries.asked(name, caller.key)
         streamed = ask.stream or name in setup.streams
         sent = visit.sent = Sent(
-            candidate, visit.hints, backend, model, pool, state, grant, clamp, cost, seq, streamed
+            candidate, visit.hints, backend, model, pool, state, grant, clamp, cost, seq, streamed, now_ps
         )
-        visit.attempts += 1
+        visit.attempts = attempt + 1
         route, visit.new_route = visit.new_route, None
         setup.journal.append_intent(
             Intent(
                 seq,
                 visit.seq,
-                visit.attempts - 1,
-                clock.wall_us(),
-                visit.caller.path,
+                attempt,
+                clock.at_us(now_ps),
+                caller.path,
                 name,
                 ask.model,
                 "chat",
                 ask.stream,
-                ask.input_bound_tok,
+                bound_tok,
                 clamp,
                 grant.nusd,
                 model.cost.id,
@@ -264,12 +273,11 @@ class FrontGate:
                 held=grant.held,
             )
         )
-        route = None
+        del route  # whatever was decided beyond this attempt may go now
         visit.put_by()
-        sent.started_ps = clock.now_ps
         sent.beside = state.busy
-        sent.in_line_tok = ask.input_bound_tok
-        sent.ahead_tok = state.asked(ask.input_bound_tok)
+        sent.in_line_tok = bound_tok
+        sent.ahead_tok = state.asked(bound_tok)
         state.took(clock.now())
         turn = visit.turn
         most = clamp  # an engine ends an answer where its context is full
@@ -305,13 +313,11 @@ class FrontGate:
         sent = visit.sent
         assert sent is not None
         if sent.streamed:
-            sent.state.gave_content()
-            self._content_came(sent)
-
-    def _content_came(self, sent: Sent) -> None:
-        sent.state.ahead_tok -= sent.in_line_tok
-        sent.in_line_tok = 0
-        sent.first_ps = self._clock.now_ps
+            state = sent.state
+            state.gave_content()
+            state.ahead_tok -= sent.in_line_tok
+            sent.in_line_tok = 0
+            sent.first_ps = self._clock.now_ps
 
     def on_end(self, served: Served) -> None:
         """An answer is whole."""
@@ -322,7 +328,9 @@ class FrontGate:
         usage = Usage(work.input_tok, work.output_tok, served.cached_tok)
         sent.pool.made(work.input_tok - served.cached_tok, work.output_tok)
         if sent.first_ps is None:
-            self._content_came(sent)
+            sent.state.ahead_tok -= sent.in_line_tok
+            sent.in_line_tok = 0
+            sent.first_ps = self._clock.now_ps
         ttft_us = self._ends.book(visit, "finished", usage, "measured")
         self._ends.learn(visit, sent, usage)
         self._over(visit)
@@ -416,7 +424,7 @@ class FrontGate:
         visit.over = True
         entered, visit.gate = visit.gate, 0
         if entered:
-            for gate in reversed(self._setup.gates[:entered]):
+            for gate in reversed(self._gates[:entered]):
                 gate.left(visit)
 
     # ---- now and then

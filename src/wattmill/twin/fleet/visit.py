@@ -77,6 +77,7 @@ class Sent:
         reserved_cost_nusd: int,
         seq: int,
         streamed: bool,
+        started_ps: int,
     ) -> None:
         self.candidate = candidate
         self.hints = hints
@@ -89,7 +90,7 @@ class Sent:
         self.reserved_cost_nusd = reserved_cost_nusd
         self.seq = seq
         self.streamed = streamed  # the engine was asked for a stream
-        self.started_ps = 0
+        self.started_ps = started_ps
         self.first_ps: int | None = None
         self.beside = 0  # requests at the place when it left
         self.ahead_tok = 0  # bound on the prompts there that had no answer yet
@@ -113,7 +114,6 @@ class Visit:
         "caller",
         "candidates",
         "client",
-        "counted_tok",
         "failure",
         "gate",
         "gateway",
@@ -160,7 +160,6 @@ class Visit:
         self.next = 0
         self.tried: tuple[str, ...] = ()
         self.failure: Refusal | None = None
-        self.counted_tok: int | None = None
         self.sent: Sent | None = None
         self.new_route: Route | None = None  # decided and not yet written down
         self.candidates: tuple[Candidate, ...] = ()  # of the last decision; `next` is the first not yet tried
@@ -201,8 +200,3 @@ class Visit:
     def go_on(self, refusal: Refusal | None = None) -> None:
         """A gate that kept it waiting lets it go on, or says no."""
         self.gateway.go_on(self, refusal)
-
-    @property
-    def input_tok(self) -> int:
-        """What is reserved for the prompt: its bound, or its length once that was counted."""
-        return self.ask.input_bound_tok if self.counted_tok is None else self.counted_tok

@@ -190,10 +190,10 @@ class World:
 
     def ended(self, visit: Visit, status: Status, ttft_us: int | None, usage: Usage) -> None:
         stream = self._streams.pop(visit.index)
-        now_us = self._clock.now_ps // PS_PER_US
         if status == "finished":
             self.served += 1
-            self._traffic.ended(visit.turn, stream, now_us)
+            if visit.turn.session >= 0:
+                self._traffic.ended(visit.turn, stream, self._clock.now_ps // PS_PER_US)
         if self._scaling:
             for pool in self.pools:
                 if pool.ending:
