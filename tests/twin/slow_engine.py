@@ -41,6 +41,8 @@ class Guest:
     end_ps: int = -1
     cached_tok: int = -1
     preemptions: int = 0
+    broke: int = 0  # how many machines died with it
+    lost: bool = False
 
     @property
     def decodes(self) -> bool:
@@ -70,6 +72,8 @@ class Engine:
     ratio: int = round(0.7 * ONE)
     full: bool = False
     most_blocks: int = 0
+    under_way: tuple[list[tuple[Guest, int]], bool, list[Guest]] = ([], False, [])
+    ends_ps: int = -1  # of the step under way, -1: none
 
     # Memory.
     def clock(self) -> int:
@@ -354,6 +358,11 @@ class Engine:
         return tokens
 
     def step(self) -> None:
+        self.begin()
+        self.finish()
+
+    def begin(self) -> None:
+        """Plan a step; it ends at `ends_ps`."""
         chunks, decodes = self.plan()
         decoding = [guest for guest in self.running if guest.decodes] if decodes else []
         tokens = sum(tokens for _, tokens in chunks) + len(decoding) * self.cost.verify_tok
@@ -364,8 +373,14 @@ class Engine:
         for guest, tokens in chunks:
             took += self.cost.prefill_ps_per_tok * tokens
             took += a * (guest.there_tok + tokens) ** 2 // 2048 - a * guest.there_tok**2 // 2048
-        self.now += took
-        self.busy_ps += took
+        self.under_way = chunks, decodes, decoding
+        self.ends_ps = self.now + took
+
+    def finish(self) -> None:
+        chunks, decodes, decoding = self.under_way
+        self.busy_ps += self.ends_ps - self.now
+        self.now = self.ends_ps
+        self.ends_ps = -1
         self.steps += 1
         if decodes:
             if self.limits.scheduler == "sglang":
@@ -379,10 +394,7 @@ class Engine:
         self.most_blocks = max(self.most_blocks, self.used())
         for guest in sorted(
             (g for g in decoding if g.given_tok >= g.output_tok),
-            key=lambda g: (
-                self.decoders.index(g) if self.cost.accept else g.joined_clock + g.output_tok,
-                g.index,
-            ),
+            key=lambda g: (0 if self.cost.accept else g.joined_clock + g.output_tok, g.index),
         ):
             self.end(guest)
         for guest, tokens in chunks:

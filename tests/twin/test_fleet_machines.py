@@ -220,9 +220,8 @@ def test_a_pool_that_drafts_tokens_gives_what_the_law_says_in_the_mean_and_says_
     text = HEAD + owned("near", slots=16, twin=DRAFTING)
     ran = run(text, tmp_path, stream(per_s=2.0, duration_s=60.0, output_tok="200"), core="compiled")
     pool = ran.factory.pools[0]
-    draws, drawn_tok = pool.drawn_tok
-    assert draws > 5_000
-    assert drawn_tok / draws == pytest.approx(2.533, abs=0.05)
+    assert pool.counts is not None and pool.counts.draws > 5_000
+    assert pool.counts.drawn_tok / pool.counts.draws == pytest.approx(2.533, abs=0.05)
     decode_s = [(a.duration_us - a.ttft_us) / 1e6 for a in ran.attempts if a.ttft_us is not None]
     assert 0.6 < min(decode_s) < max(decode_s) < 1.3
     assert sum(decode_s) / len(decode_s) == pytest.approx(0.010 * 199 / 2.533, rel=0.1)
@@ -233,3 +232,21 @@ def test_speculation_is_not_declared_for_a_place_that_is_bought(tmp_path: Path) 
     text = HEAD + bought("cloud", twin=DRAFTING.replace("near", "cloud"))
     with pytest.raises(CannotSimulate, match="speculation is declared for an engine that we own"):
         run(text, tmp_path, core="compiled")
+
+
+def test_machines_of_a_deployment_fail_and_their_engines_counts_stay_those_of_the_books(
+    tmp_path: Path,
+) -> None:
+    twin = "[pools.near.twin.outages]\nmtbf_h = 0.005\nmttr_s = 5.0\n"
+    text = HEAD + deployed("near") + twin + bought("cloud")
+    ran = run(text, tmp_path, stream(per_s=5.0, duration_s=120.0, output_tok="300"), core="compiled")
+    pool = ran.factory.pools[0]
+    assert isinstance(pool.spec.law, EngineLaw) and pool.banked
+    assert pool.failures > 3 and any(a.status == "failed" for a in ran.attempts)
+    in_facts = sum(a.prefill_tok + a.output_tok for a in ran.attempts)
+    assert in_facts == sum(sum(one.counted_tok) for one in ran.factory.pools)
+    assert pool.counts is not None and pool.counts.void_tok > 0
+    assert 0 < pool.counts.void_uj < pool.drawn.idle_uj + pool.drawn.dynamic_uj
+    idle_s = pool.drawn.idle_uj / UJ_PER_J / (pool.spec.law.cost.idle_mw / 1_000)
+    assert idle_s < 2 * ran.factory.clock.now() - 5.0  # no power while it was down
+    assert holds(ran.audit)

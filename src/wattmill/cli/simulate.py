@@ -271,6 +271,9 @@ def show_report(told: Report) -> None:
     for row in told.pools:
         error = "error not known" if row.twin_error is None else f"median error {row.twin_error:.0%}"
         typer.echo(f"{row.name}: times {row.provenance} ({row.source}); {error}")
+        if row.failures and row.void_tok is not None:
+            joules = "" if row.void_j is None else f" and {row.void_j:,.0f} J"
+            typer.echo(f"{row.name}: {row.failures} failures took {row.void_tok:,} tokens given{joules}")
         if row.speculation is not None:
             typer.echo(f"{row.name}: {_drafts(row.speculation)}")
     if told.energy_j is not None:

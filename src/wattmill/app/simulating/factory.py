@@ -85,7 +85,7 @@ class SimulatedFactory:
     ) -> None:
         """`core`: what plays the engines. `compiled` (numba, extra `twin`) has paged memory, preemption and
         each engine's scheduler; `python` reserves a request's whole context; `auto` is the first where numba
-        is there. Pools whose machines fail are always played by `python`."""
+        is there."""
         one_worker = msgspec.structs.replace(settings.gateway, workers=1)
         self.settings = settings = msgspec.structs.replace(settings, gateway=one_worker)
         self.home = home

@@ -81,11 +81,6 @@ def _sim_pool(settings: Settings, place: Place, pool: scheduling.Pool) -> SimPoo
             "declare `step` or `deployment`, which say how long one step takes"
         )
     outages = twin.outages
-    if outages is not None and isinstance(law, EngineLaw):
-        raise ValueError(
-            f"pools.{place.pool}.twin: machines of a `deployment` do not fail here; declare `step` for a "
-            "pool with outages"
-        )
     return SimPool(
         name=place.pool,
         law=law,

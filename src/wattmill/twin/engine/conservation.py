@@ -29,9 +29,11 @@ def check_conserved(s: State, *, whole_trace: bool = True) -> None:
     outputs, wanted, joules = (int(total[i]) for i in (c.ENDED_OUT, c.ENDED_TOK, c.ENDED_UJ))
     if whole_trace:
         gone = req[:, c.STATE] == c.GONE
-        _law(bool(gone.all()), f"{int((~gone).sum())} requests never ended")
-        _law(outputs == int(req[:, c.OUTPUT].sum()), "an answer ended twice, or never")
-        _law(wanted == int((req[:, c.INPUT] + req[:, c.OUTPUT] - 1).sum()), "a prompt ended twice, or never")
+        lost = req[:, c.STATE] == c.GIVEN_UP
+        _law(bool((gone | lost).all()), f"{int((~gone & ~lost).sum())} requests never ended")
+        _law(outputs == int(req[gone, c.OUTPUT].sum()), "an answer ended twice, or never")
+        prompts = int((req[gone, c.INPUT] + req[gone, c.OUTPUT] - 1).sum())
+        _law(wanted == prompts, "a prompt ended twice, or never")
         _law(joules == int(req[:, c.JOULES].sum()), "a request was given joules after its end")
     _law(
         int(total[c.GIVEN_OUT]) == outputs + int(total[c.UNDONE]),

@@ -98,7 +98,7 @@ def plan(s: State, r: int, now: int) -> None:
 
 
 @inner
-def _energy(s: State, r: int, lasts: int) -> int:
+def energy_uj(s: State, r: int, lasts: int) -> int:
     """Return the microjoules of what ran for `lasts`, by the number of sequences in it."""
     if s.law[r, c.POWERS] == 0:
         return 0
@@ -124,7 +124,7 @@ def _step_ended(s: State, r: int, now: int) -> None:
     lasts = now - s.rep[r, c.FROM]
     s.rep[r, c.STEPS] += steps
     s.rep[r, c.BUSY] += lasts
-    energy = _energy(s, r, lasts)
+    energy = energy_uj(s, r, lasts)
     # A step's energy goes to its requests by the tokens computed for them; what does not divide is left over.
     each = 0
     if energy > 0:
@@ -143,7 +143,7 @@ def _step_ended(s: State, r: int, now: int) -> None:
         if s.law[r, c.MIXED] == 0:
             s.rep[r, c.RATIO] = max(s.rep[r, c.RATIO] - SGLANG_DECAY * steps, SGLANG_LEAST)
         if s.law[r, c.ACCEPT] > 0:
-            draw_step(s, r, now)
+            draw_step(s, r)
         reached = clock(s, r)
         while s.rep[r, c.HEAPED] > 0 and s.heap[r, 0] >> c.ROW_BITS <= reached:
             row = s.heap[r, 0] & c.ROW_MASK

@@ -15,7 +15,7 @@ from wattmill.twin.engine import layout as c
 from wattmill.twin.engine.chance import mixed
 from wattmill.twin.engine.compiled import inner
 from wattmill.twin.engine.layout import State
-from wattmill.twin.engine.request import last_token
+from wattmill.twin.engine.lists import push
 from wattmill.twin.engine.steps import blocks, whole
 
 _BITS = 31  # of `CERTAIN`
@@ -35,8 +35,8 @@ def accepted(accept: int, drafted: int, seed: int, tag: int, given: int) -> int:
 
 
 @inner
-def draw_step(s: State, r: int, now: int) -> None:
-    """The step that ended at `now` gave each decoding request what is drawn; some end with it."""
+def draw_step(s: State, r: int) -> None:
+    """The step that has ended gave each decoding request what is drawn; who ends with it is in the heap."""
     accept, drafted, size = s.law[r, c.ACCEPT], s.law[r, c.VERIFY] - 1, s.law[r, c.BLOCK]
     pays = not whole(s, r)
     taken = s.rep[r, c.GROWN]  # set aside for all that might have been accepted
@@ -55,11 +55,7 @@ def draw_step(s: State, r: int, now: int) -> None:
         s.rep[r, c.CTX] += tokens
         if pays:
             taken -= blocks(s, r, had + tokens) - blocks(s, r, had)
+        if s.req[row, c.GIVEN] >= s.req[row, c.OUTPUT]:
+            push(s, r, row)  # due at clock 0, which is now
         row = s.req[row, c.NEXT]
     s.rep[r, c.USED] -= taken
-    row = s.rep[r, c.DECODERS]
-    while row != c.NOBODY:
-        after = s.req[row, c.NEXT]
-        if s.req[row, c.GIVEN] >= s.req[row, c.OUTPUT]:
-            last_token(s, r, row, now)
-        row = after

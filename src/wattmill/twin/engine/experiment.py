@@ -16,13 +16,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from wattmill.twin.engine import build, run
+from wattmill.twin.engine import build, failing, run
 from wattmill.twin.engine import layout as c
 from wattmill.twin.engine.compiled import Array
 from wattmill.twin.engine.conservation import check_conserved
 from wattmill.twin.engine.layout import State
 from wattmill.twin.engine.spec import EngineLimits, StepCost
-from wattmill.units import NS_PER_MS, PS_PER_MS, PS_PER_NS
+from wattmill.units import NS_PER_MS, PS_PER_MS, PS_PER_NS, US_PER_S
 
 Dispatch = Literal["least-loaded", "two-choices", "round-robin", "given"]
 
@@ -62,6 +62,20 @@ class Clients:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Failures:
+    """Machines that fail: exponential times, the same means for each replica, drawn by `seed`.
+
+    What a machine was at when it died is sent anew, from its beginning, to one that is up; after `tries`
+    machines have died with it, a request is lost (`wattmill.twin.engine.failing`).
+    """
+
+    mtbf_s: float  # from repair to failure, in the mean
+    mttr_s: float  # of a repair
+    tries: int = 3
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What became of each request, and what each replica did. Instants in picoseconds, -1: never."""
 
@@ -82,6 +96,12 @@ class Outcome:
     lost_tok: Array
     draws: Array  # steps in which a request's tokens were drawn, one for each request
     drawn_tok: Array  # what came of them, past ends of answers too
+    broke: Array  # by request: how many machines died with it
+    lost: Array  # by request, 1: given up; its `end_ps` is -1
+    failures: Array  # by replica, as what follows
+    down_ps: Array  # until the last end
+    void_tok: Array  # given to readers of answers that broke off
+    void_uj: Array  # joules of requests and of steps that broke off
 
 
 def simulate(
@@ -91,34 +111,55 @@ def simulate(
     dispatch: Dispatch = "least-loaded",
     seed: int = 0,
     clients: Clients | None = None,
+    failures: Failures | None = None,
 ) -> Outcome:
     """Play `requests` to their end and check that nothing was lost or made up on the way.
 
     Raises `ValueError` for requests or replicas that could never work, `AssertionError` where conservation of
     tokens, memory or joules is broken, which is an error of the simulator.
     """
-    s = _state(replicas, requests)
+    s = _state(
+        replicas,
+        requests,
+        coupled=requests.after is not None or requests.at_ps is None or failures is not None,
+    )
     given = np.zeros(1, np.int64) if requests.replica is None else _whole(requests.replica)
     if dispatch == "given" and requests.replica is None:
         raise ValueError('dispatch is "given", so requests need `replica`')
     if len(s.req) and (given.min() < 0 or given.max() >= len(replicas)):
         raise ValueError(f"replica must be between 0 and {len(replicas) - 1}")
     rule = _RULES[dispatch]
-    if clients is None and requests.after is None:
+    fate = np.zeros((len(replicas) if failures is not None else 0, failing.FATES), np.int64)
+    if clients is None and requests.after is None and failures is None:
         if requests.at_ps is None:
             raise ValueError("requests need `at_ps`, or clients that decide when they come")
         run.open_loop(s, given, rule, seed)
     else:
-        _coupled(s, requests, clients, given, rule, seed)
+        _coupled(s, requests, clients, given, np.array([rule, seed], np.int64), fate, _fails(failures))
     check_conserved(s)
-    return _outcome(s, replicas)
+    return _outcome(s, replicas, fate)
 
 
-def _state(replicas: Sequence[tuple[StepCost, EngineLimits]], requests: Requests) -> State:
+def _fails(failures: Failures | None) -> Array:
+    law = np.zeros(4, np.int64)
+    if failures is not None:
+        if failures.mtbf_s <= 0 or failures.mttr_s <= 0:
+            raise ValueError(
+                f"mtbf_s is {failures.mtbf_s}, mttr_s is {failures.mttr_s}: both must be > 0, they are means"
+            )
+        if failures.tries < 1:
+            raise ValueError(f"tries is {failures.tries}, must be >= 1: a request is sent at least once")
+        law[failing.MTBF_US] = max(1, round(failures.mtbf_s * US_PER_S))
+        law[failing.MTTR_US] = max(1, round(failures.mttr_s * US_PER_S))
+        law[failing.TRIES] = failures.tries
+        law[failing.SEED] = failures.seed
+    return law
+
+
+def _state(replicas: Sequence[tuple[StepCost, EngineLimits]], requests: Requests, *, coupled: bool) -> State:
     inputs = _whole(requests.input_tok)
     ids = None if requests.prefix_ids is None else _whole(requests.prefix_ids)
     ids_from = None if requests.prefix_from is None else _whole(requests.prefix_from)
-    coupled = requests.after is not None or requests.at_ps is None
     s = build.state(replicas, requests=len(inputs), ids=ids, events=3 * len(inputs) if coupled else 0)
     build.fill_rows(
         s.req,
@@ -138,7 +179,13 @@ def _state(replicas: Sequence[tuple[StepCost, EngineLimits]], requests: Requests
 
 
 def _coupled(
-    s: State, requests: Requests, clients: Clients | None, given: Array, rule: int, seed: int
+    s: State,
+    requests: Requests,
+    clients: Clients | None,
+    given: Array,
+    rule: Array,
+    fate: Array,
+    fails: Array,
 ) -> None:
     rows = len(s.req)
     order = np.zeros(0, np.int64)
@@ -156,24 +203,35 @@ def _coupled(
         order = order[np.argsort(s.req[order, c.AT], kind="stable")]
     elif clients is not None and clients.concurrency < 1:
         raise ValueError(f"concurrency is {clients.concurrency}, must be >= 1")
-    client = np.zeros(3, np.int64)
+    elif clients is None:
+        if requests.at_ps is None:
+            raise ValueError("requests need `at_ps`, or clients that decide when they come")
+        order = np.arange(rows)
+    client = np.zeros(run.CLIENTS, np.int64)
     if clients is not None:
         if not 0 <= clients.warm_ups <= rows:
             raise ValueError(f"warm_ups is {clients.warm_ups}, must be between 0 and the {rows} requests")
-        client[:] = clients.concurrency, clients.warm_ups, clients.gap_ps
+        client[run.CONCURRENCY] = clients.concurrency
+        client[run.WARM_UPS] = clients.warm_ups
+        client[run.GAP_PS] = clients.gap_ps
     s.common[c.TELL] = 1
-    run.coupled(s, given, order, np.zeros((rows + 1, 2), np.int64), client, np.array([rule, seed], np.int64))
+    run.coupled(s, given, order, np.zeros((rows + 1, 2), np.int64), client, rule, fate, fails)
 
 
-def _outcome(s: State, replicas: Sequence[tuple[StepCost, EngineLimits]]) -> Outcome:
-    end_ps = int(s.req[:, c.END].max()) if len(s.req) else 0
-    idle_ps = end_ps - s.rep[:, c.BUSY]
+def _outcome(s: State, replicas: Sequence[tuple[StepCost, EngineLimits]], fate: Array) -> Outcome:
+    end_ps = max(0, int(s.req[:, c.END].max())) if len(s.req) else 0
+    down_ps = np.zeros(len(replicas), np.int64)
+    if len(fate):
+        # Of a repair that is under way, or of failures after the last end, what lies before it.
+        ahead_ps = np.maximum(fate[:, failing.CHANGES] - end_ps, 0) * fate[:, failing.IS_DOWN]
+        down_ps = np.maximum(fate[:, failing.DOWN_PS] - ahead_ps, 0)
+    idle_ps = end_ps - s.rep[:, c.BUSY] - down_ps
     idle_mw = np.array([cost.idle_mw for cost, _ in replicas], np.int64)
     return Outcome(
         at_ps=s.req[:, c.AT].copy(),
         begun_ps=s.req[:, c.BEGUN].copy(),
         first_ps=s.req[:, c.FIRST].copy(),
-        end_ps=s.req[:, c.END].copy(),
+        end_ps=np.where(s.req[:, c.STATE] == c.GIVEN_UP, -1, s.req[:, c.END]),
         cached_tok=s.req[:, c.CACHED].copy(),
         preemptions=s.req[:, c.PREEMPTIONS].copy(),
         replica=s.req[:, c.REPLICA].copy(),
@@ -188,6 +246,12 @@ def _outcome(s: State, replicas: Sequence[tuple[StepCost, EngineLimits]]) -> Out
         lost_tok=s.rep[:, c.LOST].copy(),
         draws=s.rep[:, c.DRAWS].copy(),
         drawn_tok=s.rep[:, c.DRAWN].copy(),
+        broke=s.req[:, c.BROKE].copy(),
+        lost=(s.req[:, c.STATE] == c.GIVEN_UP).astype(np.int64),
+        failures=fate[:, failing.FAILED].copy() if len(fate) else np.zeros(len(replicas), np.int64),
+        down_ps=down_ps,
+        void_tok=s.rep[:, c.UNDONE].copy(),
+        void_uj=s.rep[:, c.VOID_UJ].copy(),
     )
 
 

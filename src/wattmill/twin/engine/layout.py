@@ -133,7 +133,9 @@ JOULES: Final = 24  # microjoules
 SHARE_THEN: Final = 25
 AFTER: Final = 26  # the request that this one's end lets arrive, or NOBODY
 THINK: Final = 27  # how long after
-REQ_COLUMNS: Final = 28
+BROKE: Final = 28  # how many machines died with it
+SENT: Final = 29  # 1: it was sent before, and arrived when `AT` says
+REQ_COLUMNS: Final = 30
 
 UNBORN: Final = 0
 INBOXED: Final = 1
@@ -142,6 +144,8 @@ PROMPTING: Final = 3
 DECODING_NOW: Final = 4
 GONE: Final = 5
 HANDED: Final = 6
+BROKEN: Final = 7  # its machine died
+GIVEN_UP: Final = 8  # ... for the last time
 
 # Columns of `State.node`: one prefix id in one replica's tree.
 NODE_ID: Final = 0

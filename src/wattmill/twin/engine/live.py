@@ -20,6 +20,7 @@ from wattmill.twin.engine import layout as c
 from wattmill.twin.engine.compiled import SOURCE, Array, array_at, inner, outer
 from wattmill.twin.engine.conservation import check_conserved
 from wattmill.twin.engine.core import advance, take
+from wattmill.twin.engine.failing import die
 from wattmill.twin.engine.layout import State
 from wattmill.twin.engine.spec import EngineLimits, StepCost
 
@@ -161,7 +162,19 @@ def _send(source: int) -> Callable[[int, int, int, int, int, int, int, int, int,
     return outer(send)
 
 
+def _kill(source: int) -> Callable[[int, int, int], None]:
+    def kill(where: int, replica: int, now: int) -> None:
+        if source != SOURCE:
+            return
+        s = _state(where)
+        die(s, replica, now)
+        _look_ahead(s)
+
+    return outer(kill)
+
+
 advance_all = _advance_all(SOURCE)
+kill = _kill(SOURCE)
 send = _send(SOURCE)
 
 
@@ -249,6 +262,19 @@ class Engine:
             if event[c.EVENT_KIND] == END:
                 free.append(event[c.EVENT_ROW])
         return events
+
+    def break_off(self, replica: int, now_ps: int) -> list[list[int]]:
+        """`replica` dies at `now_ps`, to which all was advanced; it is empty afterwards, and can go on.
+
+        Return of each request that was there its tag, how much of its prompt it had, how much of that was
+        found in the cache, and the tokens given."""
+        kill(self._where, replica, now_ps)
+        req = self._s.req
+        rows = np.flatnonzero(req[:, c.STATE] == c.BROKEN)
+        req[rows, c.STATE] = c.GONE
+        self._free.extend(rows.tolist())
+        told: list[list[int]] = req[rows][:, [c.TAG, c.DONE, c.CACHED, c.GIVEN]].tolist()
+        return sorted(told)
 
     def finish(self) -> list[Event]:
         """Let everything come to its end, and check that nothing was lost or made up on the way."""

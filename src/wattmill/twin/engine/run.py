@@ -10,12 +10,21 @@ from wattmill.twin.engine import layout as c
 from wattmill.twin.engine.chance import mixed
 from wattmill.twin.engine.compiled import SOURCE, Array, inner, outer
 from wattmill.twin.engine.core import advance, take
+from wattmill.twin.engine.failing import CHANGES, IS_DOWN, TRIES, die, first_fates, next_fate, try_again
 from wattmill.twin.engine.layout import State
 
 AS_GIVEN = 0
 ROUND_ROBIN = 1
 LEAST_LOADED = 2
 TWO_CHOICES = 3
+
+# Entries of the clients.
+CONCURRENCY = 0
+WARM_UPS = 1
+GAP_PS = 2
+ISSUED = 3
+ENDED = 4
+CLIENTS = 5
 
 
 @inner
@@ -79,24 +88,99 @@ def _open_loop(source: int) -> Callable[[State, Array, int, int], None]:
     return outer(open_loop)
 
 
-def _coupled(source: int) -> Callable[[State, Array, Array, Array, Array, Array], None]:
-    def coupled(s: State, given: Array, order: Array, pending: Array, clients: Array, rule: Array) -> None:
-        """Play clients that wait for answers: fixed concurrency, and turns of a session.
+@inner
+def _goes_on(s: State, pending: Array, waiting: int, clients: Array, row: int, now: int) -> int:
+    """`row` came to its end, or was given up: who waited for that comes next. Return the heap's new size."""
+    after = s.req[row, c.AFTER]
+    if after != c.NOBODY:
+        waiting = _later(pending, waiting, now + s.req[row, c.THINK], after)
+    concurrency, warm_ups, rows = clients[CONCURRENCY], clients[WARM_UPS], s.req.shape[0]
+    if concurrency == 0:
+        return waiting
+    clients[ENDED] += 1
+    if clients[ENDED] == warm_ups:
+        last = min(rows, clients[ISSUED] + concurrency)
+        while clients[ISSUED] < last:
+            waiting = _later(pending, waiting, now + clients[GAP_PS], clients[ISSUED])
+            clients[ISSUED] += 1
+    elif clients[ISSUED] < (rows if clients[ENDED] > warm_ups else warm_ups):
+        waiting = _later(pending, waiting, now + clients[GAP_PS], clients[ISSUED])
+        clients[ISSUED] += 1
+    return waiting
+
+
+@inner
+def _up(s: State, chosen: int) -> int:
+    """Return `chosen`, or the least loaded of those that are up where it is down, or NOBODY."""
+    if s.rep[chosen, c.DOWN] == 0:
+        return chosen
+    best = c.NOBODY
+    for r in range(s.load.shape[0]):
+        if s.rep[r, c.DOWN] == 0 and (best == c.NOBODY or s.load[r] < s.load[best]):
+            best = r
+    return best
+
+
+@inner
+def _soonest(fate: Array) -> int:
+    """Return the replica that fails or is repaired next; of one instant, repairs come first."""
+    best = 0
+    for r in range(1, fate.shape[0]):
+        if fate[r, CHANGES] < fate[best, CHANGES] or (
+            fate[r, CHANGES] == fate[best, CHANGES] and fate[r, IS_DOWN] > fate[best, IS_DOWN]
+        ):
+            best = r
+    return best
+
+
+@inner
+def _come_again(s: State, tries: int, pending: Array, waiting: int, clients: Array, now: int) -> int:
+    """Who was at a machine that died at `now` comes again, or is given up. Return the heap's new size."""
+    for row in range(s.req.shape[0]):
+        if s.req[row, c.STATE] != c.BROKEN:
+            continue
+        s.req[row, c.BROKE] += 1
+        try_again(s, row)
+        if s.req[row, c.BROKE] < tries:
+            waiting = _later(pending, waiting, now, row)
+        else:
+            s.req[row, c.STATE] = c.GIVEN_UP
+            s.req[row, c.END] = now
+            waiting = _goes_on(s, pending, waiting, clients, row, now)
+    return waiting
+
+
+def _coupled(source: int) -> Callable[[State, Array, Array, Array, Array, Array, Array, Array], None]:
+    def coupled(
+        s: State,
+        given: Array,
+        order: Array,
+        pending: Array,
+        clients: Array,
+        rule: Array,
+        fate: Array,
+        fails: Array,
+    ) -> None:
+        """Play what waits for each other: clients of fixed concurrency, turns of a session, machines that
+        fail.
 
         `order` are the rows that arrive at their own time (`AT`, not falling); `pending` is room for a heap
-        of (instant, row); `clients` is (concurrency, warm-ups, gap in ps), concurrency 0 for none; `rule` is
-        (dispatcher, seed). `s.common[TELL]` must be 1.
+        of (instant, row); `clients` has CONCURRENCY, 0 for none, WARM_UPS and GAP_PS, and room for two
+        counts; `rule` is (dispatcher, seed); `fate` has a row for each replica, or none where nothing fails
+        as `fails` says. `s.common[TELL]` must be 1.
         """
         if source != SOURCE:
             return
         count, rows = s.load.shape[0], s.req.shape[0]
-        concurrency, warm_ups, gap = clients[0], clients[1], clients[2]
-        issued, ended, sorted_at, waiting, turn = 0, 0, 0, 0, 0
+        sorted_at, waiting, turn = 0, 0, 0
+        concurrency, warm_ups = clients[CONCURRENCY], clients[WARM_UPS]
         if concurrency > 0:
             first = min(concurrency, warm_ups if warm_ups > 0 else rows)
             for row in range(first):
                 waiting = _later(pending, waiting, 0, row)
-            issued = first
+            clients[ISSUED] = first
+        if fate.shape[0] > 0:
+            first_fates(fate, fails)
         while True:
             at = s.req[order[sorted_at], c.AT] if sorted_at < order.shape[0] else c.NEVER
             later = pending[0, 0] if waiting > 0 else c.NEVER
@@ -105,9 +189,22 @@ def _coupled(source: int) -> Callable[[State, Array, Array, Array, Array, Array]
                 if s.next_ps[r] < s.next_ps[soonest]:
                     soonest = r
             now = s.next_ps[soonest]
-            if min(at, later) <= now:
-                if at == c.NEVER and later == c.NEVER:
-                    break
+            coming = min(at, later)
+            if coming == c.NEVER and now == c.NEVER:
+                break
+            if fate.shape[0] > 0:
+                r = _soonest(fate)
+                ahead = min(coming, now)
+                # A step that ends, or who comes, at the instant of a failure was there before it.
+                if fate[r, CHANGES] < ahead or (fate[r, CHANGES] == ahead and fate[r, IS_DOWN] == 1):
+                    now = fate[r, CHANGES]
+                    next_fate(fate, fails, r)
+                    s.rep[r, c.DOWN] = fate[r, IS_DOWN]
+                    if fate[r, IS_DOWN] == 1:
+                        die(s, r, now)
+                        waiting = _come_again(s, fails[TRIES], pending, waiting, clients, now)
+                    continue
+            if coming <= now:
                 if at <= later:
                     row = order[sorted_at]
                     sorted_at += 1
@@ -115,28 +212,21 @@ def _coupled(source: int) -> Callable[[State, Array, Array, Array, Array, Array]
                 else:
                     row, now = pending[0, 1], later
                     waiting = _sooner(pending, waiting)
-                    s.req[row, c.AT] = now
-                take(s, choose(s, rule[0], rule[1], turn, given[row % given.shape[0]]), row, now)
+                    if s.req[row, c.SENT] == 0:
+                        s.req[row, c.AT] = now
+                s.req[row, c.SENT] = 1
+                chosen = _up(s, choose(s, rule[0], rule[1], turn, given[row % given.shape[0]]))
+                if chosen == c.NOBODY:  # all are down: it comes with the first that is repaired
+                    waiting = _later(pending, waiting, fate[_soonest(fate), CHANGES], row)
+                    continue
+                take(s, chosen, row, now)
                 turn += 1
                 continue
             advance(s, soonest, now)
             for at_event in range(s.common[c.EVENTS]):
-                if s.event[at_event, c.EVENT_KIND] != c.EVENT_END:
-                    continue
-                row = s.event[at_event, c.EVENT_ROW]
-                after = s.req[row, c.AFTER]
-                if after != c.NOBODY:
-                    waiting = _later(pending, waiting, now + s.req[row, c.THINK], after)
-                if concurrency > 0:
-                    ended += 1
-                    if ended == warm_ups:
-                        last = min(rows, issued + concurrency)
-                        while issued < last:
-                            waiting = _later(pending, waiting, now + gap, issued)
-                            issued += 1
-                    elif issued < (rows if ended > warm_ups else warm_ups):
-                        waiting = _later(pending, waiting, now + gap, issued)
-                        issued += 1
+                if s.event[at_event, c.EVENT_KIND] == c.EVENT_END:
+                    row = s.event[at_event, c.EVENT_ROW]
+                    waiting = _goes_on(s, pending, waiting, clients, row, now)
             s.common[c.EVENTS] = 0
 
     return outer(coupled)

@@ -14,12 +14,13 @@ from wattmill.twin.engine import layout as c
 from wattmill.twin.engine.live import END, Engine
 from wattmill.twin.engine.spec import CERTAIN, EngineLimits, SchedulerKind, StepCost, tokens_per_step
 from wattmill.twin.fleet import pool as machines
-from wattmill.twin.fleet.spec import EngineLaw, ProviderLaw, SimPool, Speculation
+from wattmill.twin.fleet.spec import Counts, EngineLaw, ProviderLaw, SimPool, Speculation
 from wattmill.twin.fleet.timers import Clock
 from wattmill.twin.spec import BLOCK_TOK, Broken, Served, StepLaw, Work
 from wattmill.units import PS_PER_S
 
 KV_BLOCK_TOK = 16
+_COUNTED = [c.DRAWS, c.DRAWN, c.UNDONE, c.VOID_UJ]  # in the order of `Counts`
 
 
 def lowered(
@@ -83,6 +84,7 @@ class Bank:
         self.places = [0] * len(replicas)  # of each replica: the pool that it stands in
         self.cached_tok = [0] * len(replicas)  # found in its cache, by requests that have ended
         self._common = self.engine.common
+        self.broken_tok = [0] * len(replicas)  # of prompts that were computed for what broke off
         self._clock = clock
         self._on_first = on_first
         self._on_end = on_end
@@ -97,7 +99,7 @@ class Bank:
         for name, fresh in self._new.items():
             getattr(s, name)[number] = fresh[number]
         self.places[number] = place
-        self.cached_tok[number] = 0
+        self.cached_tok[number] = self.broken_tok[number] = 0
         return BankReplica(self, number)
 
     @property
@@ -144,7 +146,8 @@ class BankReplica:
         is not counted twice. Exact while nothing is under way."""
         rep = self.bank.engine.state.rep[self.number]
         computed = rep[c.COMPUTED] - rep[c.LOST] + rep[c.REUSED] - self.bank.cached_tok[self.number]
-        return int(computed + rep[c.GIVEN_OUT] - rep[c.COMPLETED] + rep[c.ENDED] - rep[c.ENDED_OUT])
+        once = computed + rep[c.GIVEN_OUT] - rep[c.COMPLETED] + rep[c.ENDED] - rep[c.ENDED_OUT]
+        return int(once) + self.bank.broken_tok[self.number]
 
     @property
     def output_tok(self) -> int:
@@ -175,9 +178,10 @@ class BankReplica:
         return int(rep[c.BUSY] + now_ps - rep[c.FROM])
 
     def break_off(self, now_ps: int) -> list[Broken]:
-        raise RuntimeError(
-            "machines of the compiled core do not fail: declare outages for a pool of its own core"
-        )
+        """The machine dies; a step that had not ended, or ends at this instant, made nothing."""
+        broken = [Broken(*told) for told in self.bank.engine.break_off(self.number, now_ps)]
+        self.bank.broken_tok[self.number] += sum(one.prompt_tok - one.cached_tok for one in broken)
+        return broken
 
 
 class Numbers:
@@ -188,22 +192,24 @@ class Numbers:
         self._place = place
         self._numbers = numbers
         self._free = list(numbers)[::-1]
-        self._gone = (0, 0)  # draws of those that were taken back
+        self._gone = Counts()  # of those that were taken back
 
     def new(self) -> machines.Engine:
         return self._bank.replica(self._free.pop(), self._place)
 
     def done_with(self, engine: machines.Engine) -> None:
         assert isinstance(engine, BankReplica)
-        rep = self._bank.engine.state.rep[engine.number]
-        self._gone = self._gone[0] + int(rep[c.DRAWS]), self._gone[1] + int(rep[c.DRAWN])
-        rep[[c.DRAWS, c.DRAWN]] = 0
+        self._gone = self._sum(slice(engine.number, engine.number + 1))
+        self._bank.engine.state.rep[engine.number, _COUNTED] = 0
         self._free.append(engine.number)
 
     @property
-    def drawn(self) -> tuple[int, int]:
-        rep = self._bank.engine.state.rep[self._numbers.start : self._numbers.stop]
-        return self._gone[0] + int(rep[:, c.DRAWS].sum()), self._gone[1] + int(rep[:, c.DRAWN].sum())
+    def counts(self) -> Counts:
+        return self._sum(slice(self._numbers.start, self._numbers.stop))
+
+    def _sum(self, numbers: slice) -> Counts:
+        there = self._bank.engine.state.rep[numbers][:, _COUNTED].sum(axis=0).tolist()
+        return Counts(*(gone + here for gone, here in zip(self._gone, there, strict=True)))
 
 
 def banked(
@@ -215,13 +221,11 @@ def banked(
     prefixes: bool,
     seed: int = 0,
 ) -> tuple[Bank | None, dict[str, machines.Source]]:
-    """Return a bank, and by pool where its engines are in it: of all owned pools whose machines do not
-    fail."""
+    """Return a bank, and by pool where its engines are in it: of all owned pools."""
     laws: list[tuple[StepCost, EngineLimits]] = []
     ranges: list[tuple[SimPool, int, range]] = []
     for place, pool in enumerate(pools):
-        fails = pool.outages.spans_s or pool.outages.mtbf_s is not None
-        if isinstance(pool.law, ProviderLaw) or fails:
+        if isinstance(pool.law, ProviderLaw):
             continue
         # While some are ending, others may start: twice as many as there may ever be.
         most = pool.replicas if pool.scaling is None else 2 * max(pool.replicas, pool.scaling.most)

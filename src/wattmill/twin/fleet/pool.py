@@ -10,7 +10,7 @@ from wattmill.scheduling.scaling.spec import PoolLoad
 from wattmill.scheduling.spec import Pool as DeclaredPool
 from wattmill.twin.fleet.model import cold_start_s, hours_nusd
 from wattmill.twin.fleet.provider import Provider
-from wattmill.twin.fleet.spec import EngineLaw, Power, ProviderLaw, SimPool
+from wattmill.twin.fleet.spec import Counts, EngineLaw, Power, ProviderLaw, SimPool
 from wattmill.twin.fleet.timers import Clock, Timers
 from wattmill.twin.place import BatchPlace
 from wattmill.twin.spec import Broken, Place, Served, Work
@@ -56,8 +56,8 @@ class Source(Protocol):
         """Take back one that is idle; it is asked no more."""
 
     @property
-    def drawn(self) -> tuple[int, int]:
-        """Steps of one request each whose tokens were drawn until now, and the tokens that came of them."""
+    def counts(self) -> Counts:
+        """What its engines have counted until now."""
 
 
 OnFirst = Callable[[int, int], None]
@@ -307,9 +307,9 @@ class RunningPool:
         )
 
     @property
-    def drawn_tok(self) -> tuple[int, int]:
-        """Steps of one request each whose tokens were drawn, and the tokens that came of them."""
-        return (0, 0) if self._source is None else self._source.drawn
+    def counts(self) -> Counts | None:
+        """What its compiled engines have counted; None: it has none."""
+        return None if self._source is None else self._source.counts
 
     def made(self, computed_tok: int, output_tok: int) -> None:
         """Take down the joules of what its engines did for one request."""

@@ -13,6 +13,7 @@ from wattmill.ledger.stores.sqlite_schema import STATUSES
 from wattmill.ledger.stores.sqlite_tiers import tier_sums
 from wattmill.twin.engine.spec import CERTAIN
 from wattmill.twin.fleet.pool import RunningPool
+from wattmill.twin.fleet.spec import Counts
 from wattmill.twin.fleet.timeline import Timeline
 from wattmill.units import J_PER_KWH, NUSD_PER_USD, PS_PER_S, UJ_PER_J, US_PER_S
 
@@ -73,6 +74,8 @@ class PoolRow(Row, frozen=True, kw_only=True):
     carbon_g: float | None  # None: the grid was not declared
     cold_starts: int
     failures: int
+    void_tok: int | None = None  # given to readers of answers that broke off; None: not counted
+    void_j: float | None = None  # joules of what broke off; None: its engine's law says none
     speculation: Drafts | None = None  # None: none was declared
 
 
@@ -158,7 +161,7 @@ def report(
         return _row(name, sums, times, where, refused, simulated_s)
 
     def pool_row(pool: RunningPool) -> PoolRow:
-        hours, drawn, power = pool.hours_nusd, pool.drawn, pool.spec.power
+        hours, drawn, power, counts = pool.hours_nusd, pool.drawn, pool.spec.power, pool.counts
         joules = None if power is None else (drawn.idle_uj + drawn.dynamic_uj) / UJ_PER_J
         base = row(pool.name, f"pool {pool.name}", None)
         output = base["output_tok"]
@@ -184,6 +187,10 @@ def report(
                 "carbon_g": grams,
                 "cold_starts": pool.cold_starts,
                 "failures": pool.failures,
+                "void_tok": None if counts is None else counts.void_tok,
+                "void_j": None
+                if counts is None or power is None or not power.by_batch
+                else counts.void_uj / UJ_PER_J,
                 "speculation": _drafts(pool),
             },
             PoolRow,
@@ -240,7 +247,8 @@ def _drafts(pool: RunningPool) -> dict[str, object] | None:
     speculation = pool.spec.speculation
     if speculation is None:
         return None
-    draws, tok = pool.drawn_tok
+    counts = pool.counts or Counts()
+    draws, tok = counts.draws, counts.drawn_tok
     return {
         "drafted": speculation.drafted,
         "acceptance": speculation.accept / CERTAIN,

@@ -6,7 +6,7 @@ ordered by them, seconds where people declare them.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -119,6 +119,15 @@ class SimPool(msgspec.Struct, frozen=True, kw_only=True):
     cold_start: ColdStart = ColdStart()
     outages: Outages = Outages()
     scaling: ScalingRules | None = None
+
+
+class Counts(NamedTuple):
+    """What a pool's compiled engines have counted besides tokens."""
+
+    draws: int = 0  # steps of one request each whose tokens were drawn
+    drawn_tok: int = 0
+    void_tok: int = 0  # given to readers of answers that broke off
+    void_uj: int = 0  # of requests and of steps that broke off, where the engine's law says joules
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,115 @@
+"""Several of the slow engines, and machines that fail: whatever comes next happens, one thing at a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from slow_engine import Engine, Guest, Slot, mixed
+
+from wattmill.twin.engine.experiment import Failures
+from wattmill.twin.engine.spec import EngineLimits, StepCost
+
+US_PS = 1_000_000
+REPAIRED, COMES, ENDS, FAILS = range(4)  # what happens at one instant, in this order
+
+
+@dataclass
+class Machine:
+    cost: StepCost
+    limits: EngineLimits
+    engine: Engine = field(init=False)
+    changes_ps: int = -1
+    down: bool = False
+    drawn: int = 0
+    failures: int = 0
+    down_ps: int = 0
+    # Of engines that died here.
+    busy_ps: int = 0
+    steps: int = 0
+    void_tok: int = 0
+
+    def __post_init__(self) -> None:
+        self.boot()
+
+    def boot(self) -> None:
+        self.engine = Engine(self.cost, self.limits)
+        self.engine.slots = [Slot() for _ in range(self.limits.max_num_seqs)]
+
+    @property
+    def load(self) -> int:
+        return len(self.engine.waiting) + len(self.engine.running)
+
+    def begin(self, now: int) -> None:
+        if self.load and self.engine.ends_ps < 0:
+            self.engine.now = now
+            self.engine.begin()
+
+    def die(self, now: int) -> list[Guest]:
+        """Return who was there, without what it had. Of the step under way nothing came but its time."""
+        engine = self.engine
+        guests = sorted([*engine.waiting, *engine.running], key=lambda g: g.index)
+        self.busy_ps += engine.busy_ps + (now - engine.now if engine.ends_ps >= 0 else 0)
+        self.steps += engine.steps
+        self.boot()
+        for guest in guests:
+            self.void_tok += guest.given_tok
+            guest.target_tok, guest.there_tok, guest.given_tok = guest.input_tok, 0, 0
+            guest.joined_clock, guest.nodes, guest.slot = -1, 0, -1
+            guest.begun_ps = guest.first_ps = guest.cached_tok = -1
+            guest.broke += 1
+        return guests
+
+
+def lasts_ps(mean_s: float, seed: int, machine: int, drawn: int) -> int:
+    luck = (mixed(mixed(seed, machine), drawn) // 512 + 1) / 2**53
+    return max(1, int(-math.log(luck) * round(mean_s * 1e6))) * US_PS
+
+
+def walked(machines: list[Machine], guests: list[Guest], fails: Failures | None) -> None:
+    """Play `guests` to their end; each goes to the machine with the fewest, of those that are up."""
+    coming = [(guest.here_ps, 0, guest) for guest in guests]  # (instant, 1 if it comes again, who)
+    for guest in guests:
+        guest.target_tok = guest.input_tok
+    if fails is not None:
+        for number, machine in enumerate(machines):
+            machine.changes_ps = lasts_ps(fails.mtbf_s, fails.seed, number, 0)
+            machine.drawn = 1
+    while coming or any(machine.load for machine in machines):
+        happens = [(at_ps, COMES, again, guest.index) for at_ps, again, guest in coming]
+        for number, machine in enumerate(machines):
+            if machine.engine.ends_ps >= 0:
+                happens.append((machine.engine.ends_ps, ENDS, number, 0))
+            if fails is not None:
+                happens.append((machine.changes_ps, REPAIRED if machine.down else FAILS, number, 0))
+        now, kind, number, index = min(happens)
+        if kind == COMES:
+            entry = next(e for e in coming if e[2].index == index)
+            coming.remove(entry)
+            up = [machine for machine in machines if not machine.down]
+            if up:
+                least = min(up, key=lambda machine: machine.load)
+                least.engine.waiting.append(entry[2])
+            else:
+                coming.append((min(machine.changes_ps for machine in machines), 1, entry[2]))
+        elif kind == ENDS:
+            machines[number].engine.finish()
+        else:
+            machine = machines[number]
+            machine.down = kind == FAILS
+            assert fails is not None
+            lasts = lasts_ps(
+                fails.mttr_s if machine.down else fails.mtbf_s, fails.seed, number, machine.drawn
+            )
+            machine.drawn += 1
+            machine.changes_ps = now + lasts
+            if machine.down:
+                machine.failures += 1
+                machine.down_ps += lasts
+                for guest in machine.die(now):
+                    guest.lost = guest.broke == fails.tries
+                    if not guest.lost:
+                        coming.append((now, 1, guest))
+        if not any(at_ps == now for at_ps, _, _ in coming):
+            for machine in machines:
+                machine.begin(now)
