@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from msgspec.structs import replace
+from small_factory import HEAD, holds, owned, run, stream
 from typer.testing import CliRunner, Result
 
 from wattmill.app.declared.declaration import Loaded, decode, stored
@@ -317,3 +318,33 @@ def test_a_long_period_is_thinned_by_whole_busy_stretches(factory: Home) -> None
             beside = [o for o in whole.sweep.seen if o.at_s < one.end_s and one.at_s < o.end_s]
             assert {o.at_s for o in beside} <= kept_at
     assert thinned(whole, 1_000) is whole
+
+
+def test_a_factory_is_simulated_with_the_engine_that_was_fitted_and_its_error_on_the_label(
+    tmp_path: Path,
+) -> None:
+    """Alone: 100 prompt tokens in one step, 20 more tokens, each with the context that there is by then."""
+    checked = a_calibration(check_error=0.031, checked_us=2, period_us=(1, 2))
+    file = keep(tmp_path, replace(checked, cost=replace(TRUE, overhead_ps=0, attention_ps_per_ktok=0)))
+    law = f'calibration = "{file}"\n'
+    text = HEAD + owned("near").split("[pools.near.twin.step]")[0] + law
+    ran = run(text, tmp_path, stream(per_s=0.3, duration_s=10.0), core="compiled")
+    (pool,) = ran.factory.pools
+    assert pool.spec.origin.error == 0.031 and pool.spec.origin.provenance == "measured"
+    assert "own/m on vllm, fitted to 90 requests on 1970-01-01" in pool.spec.origin.source
+    first = ran.attempts[0]
+    assert first.ttft_us == pytest.approx(6_000 + 100 * 300, abs=3)
+    decoded = first.duration_us - (first.ttft_us or 0)
+    assert decoded == pytest.approx(sum(6_000 + 2_000 + 9 * n for n in range(101, 121)), rel=1e-3)
+    assert holds(ran.audit)
+    for changed, words in (
+        (text.replace("own%2Fm.json", "none.json"), "there is no such file; `wattmill twin calibrate` names"),
+        (text.replace(law, f'calibration = "{tmp_path / "bad.json"}"\n'), "is no calibration"),
+        (
+            HEAD + owned("near").replace("[pools.near.twin]\n", f"[pools.near.twin]\n{law}"),
+            "keep one, each is",
+        ),
+    ):
+        (tmp_path / "bad.json").write_text("[]")
+        with pytest.raises(ValueError, match=words):
+            run(changed, tmp_path / words[:9].replace("`", ""), core="compiled")

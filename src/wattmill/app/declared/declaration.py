@@ -99,8 +99,9 @@ def with_absolute_paths(settings: Settings, folder: Path) -> Settings:
     replace = msgspec.structs.replace
     pools: dict[str, Pool] = {}
     for name, pool in settings.pools.items():
+        twin = pool.twin and replace(pool.twin, calibration=absolute(pool.twin.calibration))
         if isinstance(pool, EmbeddedPool):
-            pools[name] = replace(pool, weights=weights(pool.weights))
+            pools[name] = replace(pool, weights=weights(pool.weights), twin=twin)
         else:
             stand_in = pool.stand_in and replace(pool.stand_in, weights=weights(pool.stand_in.weights))
             pools[name] = replace(
@@ -108,6 +109,7 @@ def with_absolute_paths(settings: Settings, folder: Path) -> Settings:
                 api_key_file=absolute(pool.api_key_file),
                 ca_file=absolute(pool.ca_file),
                 stand_in=stand_in,
+                twin=twin,
             )
     tls = settings.gateway.tls
     tls = replace(tls, cert_file=absolute(tls.cert_file), key_file=absolute(tls.key_file))

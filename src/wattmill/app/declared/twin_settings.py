@@ -171,6 +171,14 @@ class PoolTwin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     deployment: Annotated[
         DeploymentTimes | None, Meta(description="Or a deployment, whose law and memory are worked out.")
     ] = None
+    calibration: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(
+            description="Or the file of a calibration, meant from this file's folder: the engine that "
+            "`wattmill twin calibrate` fitted, with the error of its last check.",
+            examples=[".wattmill/twin/own%2Fm.json"],
+        ),
+    ] = None
     provider: Annotated[
         ProviderTimes | None, Meta(description="It is bought: scatter and limits of the provider.")
     ] = None

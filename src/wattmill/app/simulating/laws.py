@@ -77,8 +77,8 @@ def _sim_pool(settings: Settings, place: Place, pool: scheduling.Pool) -> SimPoo
         )
     if twin.speculation is not None and twin.step is None and twin.deployment is None:
         raise ValueError(
-            f"pools.{place.pool}.twin.speculation: `speed` has all that speculation gains in it already; "
-            "declare `step` or `deployment`, which say how long one step takes"
+            f"pools.{place.pool}.twin.speculation: `speed` or a calibration has all that speculation gains "
+            "in it already; declare `step` or `deployment`, which say how long one step takes"
         )
     outages = twin.outages
     return SimPool(
@@ -134,7 +134,17 @@ def _law(
         )
         source = "speed of the declaration" + ("" if provider is None else f"; {provider.source}")
         return law, Origin(provenance="declared", source=source)
+    laws = {"step": twin.step, "deployment": twin.deployment, "calibration": twin.calibration}
+    named = [name for name, law in laws.items() if law is not None]
+    if len(named) > 1:
+        raise ValueError(
+            f"pools.{place.pool}.twin has {' and '.join(named)}: keep one, each is a law by itself"
+        )
     kv_tok = slots * place.context_tok
+    if twin.calibration is not None:
+        from wattmill.app.simulating.calibrated import calibrated_law
+
+        return calibrated_law(place, twin.calibration, slots)
     if twin.deployment is not None:
         from wattmill.app.simulating.deployed import deployed_law  # numpy and the fit: only where asked for
 

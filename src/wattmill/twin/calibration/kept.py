@@ -41,11 +41,16 @@ def keep(home: Path, calibration: Calibration) -> Path:
 
 def kept(home: Path, model: str) -> Calibration | None:
     """Return the calibration of `model`, or None. Raises `ValueError` where a file is not one."""
-    path = path_of(home, model)
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Calibration)
+        return read(path_of(home, model))
     except FileNotFoundError:
         return _at(_path_before(home, model), model)
+
+
+def read(path: Path) -> Calibration:
+    """Return the calibration in a file. Raises `FileNotFoundError`, or `ValueError` where it is none."""
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Calibration)
     except msgspec.DecodeError as error:
         raise ValueError(f"{path} is no calibration: {error}; calibrate again") from error
     if found.format != FORMAT:
