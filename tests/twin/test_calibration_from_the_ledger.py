@@ -282,10 +282,14 @@ def test_what_keeps_the_engine_busy_is_played_and_only_whole_answers_are_judged(
     facts += life.attempt(BEGIN + 110 * S, 100_000, S, 50, 9, status="aborted")
     facts += life.attempt(BEGIN + 111 * S, None, S, 0, 0, status="failed", usage=None, usage_source="none")
     facts += life.attempt(BEGIN + 112 * S, 990_000, 990_100, 50, 20, whole=True)
+    facts += life.attempt(BEGIN + 159 * S, 200_000, 3 * S, 50, 20)  # in flight when the period ends
+    facts += life.attempt(BEGIN + 161 * S, 100_000, S, 50, 20)  # beside it, after the end
+    facts += life.attempt(BEGIN + 163 * S, 100_000, S, 50, 20)  # beside nothing of the period
     life.write(facts)
     found = period(life.close(), BEGIN + 100 * S, 60)
-    assert (found.attempts, found.streamed, found.unknown) == (43, 40, 0)
-    assert len(found.works) == 44 and len(found.judged) == 41
+    assert (found.attempts, found.streamed, found.unknown) == (44, 41, 0)
+    assert len(found.works) == 46 and len(found.judged) == 42
+    assert [one.company for one in found.sweep.seen[-2:]] == [False, True]
     assert found.zero_us == BEGIN + 97 * S
     assert [one.company for one in found.sweep.seen[:3]] == [True, True, False]
     (whole,) = (one for one in found.works if not one.stream)

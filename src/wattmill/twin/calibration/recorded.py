@@ -2,8 +2,8 @@
 
 Requests are played at the instants at which they came (who waited at the gate with a tier, or came as a
 retry: at which they were sent on, since that wait was the gate's and not the engine's). Those that were left
-by their client, cut, or in flight already when the period begins keep the engine busy as they did, and are
-not judged.
+by their client, cut, in flight already when the period begins, or that came after its end keep the engine
+busy as they did, and are not judged.
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 
 def recorded(db: sqlite3.Connection, pool: str, *, since_us: int, until_us: int) -> Recorded:
     """Read the period [since_us, until_us) of `pool` from its ledger. Raises `TooLittle`."""
-    found = ran(db, pool, since_us=since_us - round(LOOKBACK_S * US_PER_S), until_us=until_us)
+    around_us = round(LOOKBACK_S * US_PER_S)
+    found = ran(db, pool, since_us=since_us - around_us, until_us=until_us + around_us)
     words = f"between {_when(since_us)} and {_when(until_us)}"
-    inside = [one for one in found if since_us <= one.arrived_us]
+    inside = [one for one in found if since_us <= one.arrived_us < until_us]
     if not inside:
         known = pools(db)
         if pool not in known:
@@ -93,7 +94,7 @@ def recorded(db: sqlite3.Connection, pool: str, *, since_us: int, until_us: int)
             f"unmetered), so nobody knows what the engine was busy with: at most {UNKNOWN_SHARE:.0%} may be. "
             "Settle them with `wattmill reconcile`, or take another period"
         )
-    played = _played(found, since_us)
+    played = _played(found, since_us, until_us)
     zero_us = min(_at_us(one) for one in played)
     settled = [one for one in played if one.energy_uj is not None]
     tokens = sum(one.output_tok for one in played)
@@ -108,7 +109,7 @@ def recorded(db: sqlite3.Connection, pool: str, *, since_us: int, until_us: int)
         sweep=Sweep(
             name=f"{pool} {words}",
             concurrency=0,
-            seen=tuple(_seen(one, zero_us, since_us) for one in played),
+            seen=tuple(_seen(one, zero_us, since_us, until_us) for one in played),
             others_cores=None,
         ),
         works=tuple(played),
@@ -180,8 +181,9 @@ def _worked(one: Ran) -> bool:
     return one.source in ("measured", "estimated") and one.prefill_tok + one.output_tok > 0
 
 
-def _played(found: Sequence[Ran], since_us: int) -> list[Ran]:
-    """Return what came in the period, and before it all that was in flight without a pause until it began."""
+def _played(found: Sequence[Ran], since_us: int, until_us: int) -> list[Ran]:
+    """Return what came in the period, before it all that was in flight without a pause until it began, and
+    after it all that came while something of the period was in flight."""
     before = [one for one in found if one.arrived_us < since_us and _worked(one)]
     begin_us, moved = since_us, True
     while moved:
@@ -189,11 +191,13 @@ def _played(found: Sequence[Ran], since_us: int) -> list[Ran]:
         moved = earliest < begin_us
         begin_us = min(begin_us, earliest)
     chain = [one for one in before if one.ended_us > begin_us]
-    inside = [one for one in found if one.arrived_us >= since_us and _worked(one)]
-    return sorted([*chain, *inside], key=_at_us)
+    inside = [one for one in found if since_us <= one.arrived_us < until_us and _worked(one)]
+    last_us = max((one.ended_us for one in inside), default=until_us)
+    after = [one for one in found if one.arrived_us >= until_us and _at_us(one) < last_us and _worked(one)]
+    return sorted([*chain, *inside, *after], key=_at_us)
 
 
-def _seen(one: Ran, zero_us: int, since_us: int) -> Seen:
+def _seen(one: Ran, zero_us: int, since_us: int, until_us: int) -> Seen:
     return Seen(
         at_s=(_at_us(one) - zero_us) / US_PER_S,
         first_s=None if one.first_us is None else (one.first_us - zero_us) / US_PER_S,
@@ -201,7 +205,7 @@ def _seen(one: Ran, zero_us: int, since_us: int) -> Seen:
         prompt_tok=one.prefill_tok + one.cached_tok,
         output_tok=one.output_tok,
         cached_tok=one.cached_tok,
-        company=one.arrived_us < since_us or not _good(one),
+        company=not since_us <= one.arrived_us < until_us or not _good(one),
     )
 
 

@@ -211,8 +211,8 @@ def about(period: Recorded) -> list[str]:
     prompts = cached + sum(one.prefill_tok for one in period.works)
     if cached > 0.2 * prompts:
         notes.append(
-            f"{cached / prompts:.0%} of the prompt tokens came from the engine's cache: they are taken as "
-            "cached in the replay too, not found again"
+            f"{cached / prompts:.0%} of the prompt tokens came from the engine's cache: the replay leaves "
+            "them out, computed and as context"
         )
     if period.foreign_share is not None and period.foreign_share > FOREIGN_SHARE:
         notes.append(

@@ -15,7 +15,7 @@ from wattmill.twin.engine.spec import CERTAIN
 from wattmill.twin.fleet.pool import RunningPool
 from wattmill.twin.fleet.spec import Counts
 from wattmill.twin.fleet.timeline import Timeline
-from wattmill.units import J_PER_KWH, NUSD_PER_USD, PS_PER_S, UJ_PER_J, US_PER_S
+from wattmill.units import J_PER_KWH, NUSD_PER_USD, UJ_PER_J, US_PER_S
 
 _FEWEST_TOK = 2  # a pace needs a token after the first
 
@@ -357,7 +357,3 @@ def _replicas(timeline: Timeline | None, pool: RunningPool) -> tuple[int, int]:
     seen = [] if timeline is None else [m.ready for m in timeline.moments if m.pool == pool.name]
     seen = seen or [pool.ready]
     return min(seen), max(seen)
-
-
-def seconds(ps: int) -> float:
-    return ps / PS_PER_S
