@@ -22,7 +22,7 @@ from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.twin.calibration.error import current_error
 from wattmill.twin.calibration.kept import keep, kept, path_of
 from wattmill.twin.calibration.load import open_loop
-from wattmill.twin.calibration.recorded import Recorded, TooLittle, recorded, thinned
+from wattmill.twin.calibration.recorded import Recorded, TooLittle, recorded, thinned, unseen
 from wattmill.twin.calibration.replayed import replayed
 from wattmill.twin.calibration.shapes import Line
 from wattmill.twin.calibration.spec import Ask, Calibration, Covers
@@ -32,6 +32,7 @@ from wattmill.twin.engine.spec import StepCost
 from wattmill.twin.fleet.books import SimulatedBooks
 from wattmill.vocab.fact import End, Fact, Intent, MeterWindow
 from wattmill.vocab.price import Price
+from wattmill.vocab.request import Terms
 from wattmill.vocab.usage import Usage
 
 S, MS_PS = 1_000_000, 1_000_000_000
@@ -311,6 +312,14 @@ def test_tokens_that_nobody_counted_refuse_a_period(tmp_path: Path) -> None:
         period(life.close())
 
 
+def test_a_fit_says_what_its_requests_could_not_tell() -> None:
+    alone = Covers(prompt_tok=(50, 60), output_tok=(20, 20), at_once=1)
+    assert [note.split(":")[0] for note in unseen(alone)] == [
+        "never two requests at once", "prompts of 50 to 60 tokens only",
+    ]  # fmt: skip
+    assert unseen(Covers(prompt_tok=(10, 400), output_tok=(20, 20), at_once=4)) == []
+
+
 def test_a_long_period_is_thinned_by_whole_busy_stretches(factory: Home) -> None:
     whole = period(factory)
     part = thinned(whole, 40)
@@ -352,3 +361,27 @@ def test_a_factory_is_simulated_with_the_engine_that_was_fitted_and_its_error_on
         (tmp_path / "bad.json").write_text("[]")
         with pytest.raises(ValueError, match=words):
             run(changed, tmp_path / words[:9].replace("`", ""), core="compiled")
+
+
+def test_a_wait_at_the_gate_is_the_gates_and_a_retry_begins_where_it_was_sent(tmp_path: Path) -> None:
+    """Each arrives at 0 s and is sent on at 0.5 s: one waited at the gate, one is a retry, one slow."""
+    life = Life(tmp_path / "factory")
+    facts: list[tuple[int, Fact]] = []
+    for n in range(40):
+        facts += life.attempt(BEGIN + (10 + n) * S, 200_000, 600_000, 50, 20)
+    for n, (queued_us, number) in enumerate(((400_000, 0), (0, 1), (0, 0))):
+        (at, intent), (ended, end) = life.attempt(BEGIN + n * S, 700_000, 900_000, 50, 20)
+        assert isinstance(intent, Intent) and isinstance(end, End)
+        intent = replace(
+            intent, queued_us=queued_us, attempt=number, request=intent.seq - number, terms=Terms(tier="free")
+        )
+        facts += [(at, intent), (ended, replace(end, started_us=at + 500_000))]
+    life.write(facts)
+    found = period(life.close(), BEGIN, 60)
+    waited, again, slow = found.sweep.seen[:3]
+    assert [round(one.first_s - one.at_s, 3) for one in (waited, again, slow) if one.first_s] == [
+        0.2,
+        0.2,
+        0.7,
+    ]
+    assert found.queued == 1

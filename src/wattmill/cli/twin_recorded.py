@@ -56,7 +56,7 @@ def calibrate_recorded(
     period = _period(home, pool, since=since, until=until)
     from wattmill.twin.calibration.fit import fit  # heavy: only once there is something to fit
     from wattmill.twin.calibration.kept import keep
-    from wattmill.twin.calibration.recorded import thinned
+    from wattmill.twin.calibration.recorded import thinned, unseen
     from wattmill.twin.calibration.replayed import JUDGED, about, drawn
     from wattmill.twin.calibration.spec import Calibration
 
@@ -82,7 +82,7 @@ def calibrate_recorded(
         drawn=power,
     )
     path = keep(home, calibration)
-    notes = [*_thin(period), *about(period)]
+    notes = [*_thin(period), *unseen(period.covers), *about(period)]
     if json:
         show_json({**msgspec.to_builtins(calibration), "notes": notes})
         return

@@ -126,6 +126,19 @@ def recorded(db: sqlite3.Connection, pool: str, *, since_us: int, until_us: int)
     )
 
 
+def unseen(covers: Covers) -> list[str]:
+    """Return what a fit to such requests cannot know, for people: it stays where a rule of thumb puts it."""
+    notes: list[str] = []
+    if covers.at_once < 2:
+        notes.append("never two requests at once: what answers cost beside each other is a guess")
+    if covers.prompt_tok[1] < 2 * covers.prompt_tok[0]:
+        notes.append(
+            f"prompts of {covers.prompt_tok[0]} to {covers.prompt_tok[1]} tokens only: how much of a first "
+            "token is the prompt's length is a guess"
+        )
+    return notes
+
+
 def thinned(period: Recorded, most: int) -> Recorded:
     """Return the period with at most about `most` requests: whole stretches between two moments at which
     nothing was in flight, spread evenly over it. A stretch longer than that is cut."""
