@@ -14,8 +14,10 @@ from wattmill.app.seeing.decisions import request_of
 from wattmill.ledger.frame import decoder, encoder
 from wattmill.scheduling import filters
 from wattmill.scheduling.lengths import Lengths, two_digits
-from wattmill.scheduling.policies import POLICIES
+from wattmill.scheduling.policies import POLICIES, default_telling
 from wattmill.scheduling.prefix import LENGTHS, Prefixes, prefix_of
+from wattmill.scheduling.ranking import Freed
+from wattmill.scheduling.scarcity import Scarcity
 from wattmill.scheduling.spec import Fleet, Pool, Weights
 from wattmill.vocab.caller import PRIVACY_CLASSES, Caller
 from wattmill.vocab.fact import Intent, Refused
@@ -234,6 +236,35 @@ def test_a_view_in_which_some_places_have_changed_is_sieved_as_if_all_were_new(
         pools = pools[1:]
     later = msgspec.structs.replace(fleet, id=fleet.id + 1, pools=tuple(pools))
     assert filters.sieved(ask, caller, later) == filters._sieve(ask, caller, later, [])[0]
+
+
+@given(question=questions(), scarcity=st.sampled_from((0.0, 1.0)))
+def test_what_a_decision_tells_of_full_places_is_what_another_one_would_find_there(
+    question: dict[str, Any], scarcity: float
+) -> None:
+    weights = Weights(
+        others=1.0, scarcity=scarcity, explore=question["weights"].explore,
+        leg="cost" if question["fleet"].id % 2 else "charge", refusal_usd=None if scarcity else 0.001,
+    )  # fmt: skip
+    pools = tuple(
+        msgspec.structs.replace(pool, slot_usd_per_s=0.01 * at, ahead_share=0.25 * at, decode_share=0.3)
+        for at, pool in enumerate(question["fleet"].pools)
+    )
+    ahead_tok = tuple(1_000 * at for at in range(len(pools)))
+    question = question | {
+        "weights": weights,
+        "fleet": msgspec.structs.replace(question["fleet"], pools=pools),
+        "hints": msgspec.structs.replace(question["hints"], ahead_tok=ahead_tok),
+    }
+    freed: list[Freed] = []
+    told = default_telling(**question, freed=freed)
+    assert told == POLICIES["cheapest-adequate"](**question)
+    at = {pool.name: index for index, pool in enumerate(pools)}
+    found = Scarcity()._freed(
+        question["request"], question["caller"], question["fleet"], question["busy"], weights,
+        question["hints"], at,
+    )  # fmt: skip
+    assert freed == sorted(found)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 9), st.integers(0, 5_000)), max_size=60))

@@ -16,9 +16,9 @@ from wattmill.ports import Clock, Journal
 from wattmill.scheduling.cascade import Signals, escalates
 from wattmill.scheduling.filters import visible_models
 from wattmill.scheduling.memory import Memory
-from wattmill.scheduling.policies import POLICIES
+from wattmill.scheduling.policies import DEFAULT, POLICIES, default_telling
 from wattmill.scheduling.prefix import LONGEST_BYTES, Prefix, prefix_of
-from wattmill.scheduling.ranking import expected_output_tok
+from wattmill.scheduling.ranking import Freed, expected_output_tok, values_more
 from wattmill.scheduling.spec import Fleet, Policy, Pool, Weights
 from wattmill.units import US_PER_S
 from wattmill.vocab.caller import Caller
@@ -34,7 +34,7 @@ TELL_AGAIN_US = 600 * US_PER_S
 _DEAD_BAND = 0.1  # a measured figure that moved by less is the same figure
 _FEWEST_PREFIX_BYTES = 256
 _TAKES_TURNS = frozenset({"round-robin"})
-_DEFAULT = POLICIES["cheapest-adequate"]
+_DEFAULT = POLICIES[DEFAULT]
 _NO_SIGNALS = Signals(length=False, refusal=False, schema=False)
 _log = logging.getLogger("wattmill.fleet")
 
@@ -118,6 +118,7 @@ class FleetView:
         # One place has nothing to choose, but its charge and its time are expected better for it.
         self._affinity = affinity
         self._signals = signals
+        self._values_more = values_more(weights)
         self._scarce = weights.others > 0.0 and weights.scarcity > 0.0
         whole = int(weights.bound_tok_per_tok)
         self._whole_bounds = whole if whole == weights.bound_tok_per_tok else 0
@@ -205,28 +206,40 @@ class FleetView:
             shared,
             self._in_tokens(ahead) if any(ahead) else (),
         )
-        answer = known.policy(
-            request,
-            caller,
-            self.fleet,
-            busy=busy,
-            weights=weights,
-            now_s=self._clock.wall_us() / US_PER_S,
-            draw=memory.draw() if weights.explore else 0.0,
-            hints=hints,
-        )
+        fleet, now_s = self.fleet, self._clock.wall_us() / US_PER_S
+        draw = memory.draw() if weights.explore else 0.0
+        lesson = memory.scarcity.lessons and self._scarce and known.policy is _DEFAULT
+        freed: list[Freed] | None = None
+        if lesson and not self._values_more:
+            freed = []
+            answer = default_telling(
+                request,
+                caller,
+                fleet,
+                busy=busy,
+                weights=weights,
+                now_s=now_s,
+                draw=draw,
+                hints=hints,
+                freed=freed,
+            )
+        else:
+            answer = known.policy(
+                request, caller, fleet, busy=busy, weights=weights, now_s=now_s, draw=draw, hints=hints
+            )
         if prefix and type(answer) is Route:
             memory.prefixes.send(prefix, self._at[answer.candidates[0].pool])
-        if memory.scarcity.lessons and self._scarce and known.policy is _DEFAULT:
+        if lesson:
             memory.scarcity.learn(
                 request,
                 caller,
-                self.fleet,
+                fleet,
                 answer,
                 busy=busy,
                 weights=weights,
                 hints=hints,
                 at=self._at,
+                freed=freed,
             )
         return answer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wattmill.scheduling.ranking import Look, Place, Score, carbon_g, decide, quality, weighted
+from wattmill.scheduling.ranking import Freed, Look, Place, Score, carbon_g, decide, quality, weighted
 from wattmill.scheduling.spec import Fleet, Policy, Weights
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.refusal import Refusal
@@ -66,8 +66,9 @@ def _least_loaded(look: Look, places: list[Place]) -> tuple[list[float], str | N
     return shares, f"{places[_first(places, shares)][3].pool} has the smallest share of its slots taken"
 
 
+DEFAULT = "cheapest-adequate"
 SCORES: dict[str, Score | None] = {
-    "cheapest-adequate": None,
+    DEFAULT: None,
     "fastest": _fastest,
     "greenest": _greenest,
     "cascade": _cascade,
@@ -94,6 +95,23 @@ def policy(name: str, score: Score | None) -> Policy:
 
     decides.__name__ = decides.__qualname__ = name.replace("-", "_")
     return decides
+
+
+def default_telling(
+    request: Request,
+    caller: Caller,
+    fleet: Fleet,
+    *,
+    busy: Sequence[int],
+    weights: Weights,
+    now_s: float,
+    draw: float,
+    hints: Hints,
+    freed: list[Freed],
+) -> Route | Refusal:
+    """Decide as `cheapest-adequate` does, and tell `freed` what full places would offer (`ranking.weigh`): it
+    is known on the way. Only where the weights value no more than dollars and seconds."""
+    return decide(DEFAULT, None, request, caller, fleet, busy, weights, now_s, draw, hints, freed)
 
 
 POLICIES: dict[str, Policy] = {name: policy(name, score) for name, score in SCORES.items()}

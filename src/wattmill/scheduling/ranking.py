@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
-from wattmill.scheduling.filters import AS_FLOAT, Able, Row, Sieved, listed, refused, sieved
+from wattmill.scheduling.filters import AS_FLOAT, Able, Sieved, listed, refused, sieved
 from wattmill.scheduling.spec import Fleet, Pool, Weights
 from wattmill.units import G_PER_KG, J_PER_KWH, NUSD_PER_USD
 from wattmill.vocab.caller import Caller
@@ -48,6 +48,9 @@ Score = Callable[[Look, list[Place]], tuple[list[float], str | None]]
 Weighed = tuple[list[Candidate], dict[int, int], tuple[Excluded, ...]]
 """The places that may serve a request now, in the order of the fleet; by index in these the class where that
 is not FIT; and all that is ruled out. Most decisions need no more, and a plain tuple costs least."""
+Freed = tuple[int, float, float]
+"""Of a full place, if a slot were free there: its index in the fleet, the score, the expected seconds."""
+
 _score_of = attrgetter("score")
 
 
@@ -72,11 +75,12 @@ def decide(
     now_s: float,
     draw: float,
     hints: Hints,
+    freed: list[Freed] | None = None,
 ) -> Route | Refusal:
-    """Return the places by `score`, best first; None scores by expected dollars and the weights."""
+    """Return the places by `score`, best first; None scores by expected dollars and the weights. `freed`: is
+    told what each full place would offer, as `weigh` says."""
     sieve = sieved(request, caller, fleet)
-    output_tok, longest_tok = output_toks(request, weights, hints)
-    found = weigh(sieve.rows, sieve, request, busy, weights, hints, output_tok, longest_tok)
+    found = weigh(sieve, request, busy, weights, hints, freed)
     candidates, classes, excluded = found
     count = len(candidates)
     if not count:
@@ -93,6 +97,7 @@ def decide(
         places = _places(sieve, found)
         if score is not None or more:
             input_tok = request.input_bound_tok / weights.bound_tok_per_tok
+            output_tok = expected_output_tok(request, weights, hints)
             look = Look(request, caller, fleet, busy, weights, now_s, hints, input_tok, output_tok)
             given, reason = (score or weighted)(look, places)
             places = [_scored(place, value) for place, value in zip(places, given, strict=True)]
@@ -113,17 +118,19 @@ def decide(
 
 
 def weigh(
-    rows: Sequence[Row],
     sieve: Sieved,
     request: Request,
     busy: Sequence[int],
     weights: Weights,
     hints: Hints,
-    output_tok: int,
-    longest_tok: int,
+    freed: list[Freed] | None,
 ) -> Weighed:
-    """Return what is expected of each of `rows`, which are of `sieve`, and which of them are out of the
-    question now."""
+    """Return what is expected of each place that is able, and which are out of the question now.
+
+    `freed` is told what each place whose slots are all taken, those with full queues too, would offer if one
+    of its slots were free: its score without what a slot is worth to others, and the expected seconds.
+    """
+    output_tok, longest_tok = output_toks(request, weights, hints)
     excluded = sieve.excluded
     input_tok = request.input_bound_tok / weights.bound_tok_per_tok
     whole_tok = input_tok + longest_tok
@@ -142,13 +149,14 @@ def weigh(
     plain = fits_all and sieve.all_up and not (shared or by_cost or promised or left_nusd is not None)
     as_float = AS_FLOAT
     reused_tok = 0.0
+    turned_away = False  # the place at hand has no room, and is looked at for `freed` only
     candidates: list[Candidate] = []
     classes: dict[int, int] = {}
     for (
         at, pool, down, context_tok, room, slots, in_nusd, out_nusd, cached_nusd,
         overhead_s, in_s, out_s, slow, hits, cost, waits,
         tokens, slot_usd, others,
-    ) in rows:  # fmt: skip
+    ) in sieve.rows:  # fmt: skip
         in_flight = busy[at]
         if not plain:
             if input_tok >= context_tok:
@@ -161,7 +169,9 @@ def weigh(
             others = as_float[in_flight]  # else as it came: a full place's
         elif in_flight >= room:
             excluded += (Excluded(pool, "full"),)
-            continue
+            if freed is None:
+                continue
+            turned_away = True
         usual_nusd = input_tok * in_nusd
         prompt_s = input_tok * in_s
         if not plain:
@@ -171,7 +181,9 @@ def weigh(
                 usual_nusd -= reused_tok * (in_nusd - cached_nusd)
                 prompt_s = (input_tok - reused_tok) * in_s
             if left_nusd is not None and usual_nusd + out_nusd > left_nusd:
-                excluded += (Excluded(pool, "budget"),)
+                if not turned_away:
+                    excluded += (Excluded(pool, "budget"),)
+                turned_away = False
                 continue
         # Everybody at work waits for a newcomer: for its prompt where prompts wait for each other, and a
         # little in each of its steps; the fitted slowdown holds others' prompts too, so half is counted here.
@@ -180,22 +192,29 @@ def weigh(
         decode_s = alone_s + others * slower_s
         ttft_s = overhead_s + prompt_s
         theirs_s = others * (1.0 + others * slow) * (tokens * slower_s + waits * prompt_s)
+        nusd = round(usual_nusd + out_tok * out_nusd)
+        if by_cost:
+            counted = (input_tok - reused_tok) * cost[0] + reused_tok * cost[1] + out_tok * cost[2]
+            usd = counted / NUSD_PER_USD
+        else:
+            usd = nusd / NUSD_PER_USD
         if in_flight >= slots:
             # All slots are taken: with w requests ahead in the queue, (w + 1) / slots service times. As
             # many will come behind it and wait the slots' part of a service time longer because of it.
             queued_s = (in_flight - slots + 1) / slots * (ttft_s + decode_s)
             ahead_s = ahead[at] * in_s * waits if ahead else 0.0
+            if freed is not None:
+                soon_s = ttft_s + ahead_s + decode_s
+                freed.append((at, usd + usd_per_s * soon_s + theirs_usd_per_s * theirs_s, soon_s))
+                if turned_away:
+                    turned_away = False
+                    continue
             ttft_s += queued_s if queued_s > ahead_s else ahead_s
             theirs_s += queued_s
         elif ahead:
             ttft_s += ahead[at] * in_s * waits
-        nusd = round(usual_nusd + out_tok * out_nusd)
         total_s = ttft_s + decode_s
-        if by_cost:
-            counted = (input_tok - reused_tok) * cost[0] + reused_tok * cost[1] + out_tok * cost[2]
-            value = counted / NUSD_PER_USD + usd_per_s * total_s + theirs_usd_per_s * theirs_s
-        else:
-            value = nusd / NUSD_PER_USD + usd_per_s * total_s + theirs_usd_per_s * theirs_s
+        value = usd + usd_per_s * total_s + theirs_usd_per_s * theirs_s
         if slot_usd:
             share = in_flight / slots if in_flight < slots else 1.0
             value += scarce * slot_usd * share * share * (prompt_s + decode_s)

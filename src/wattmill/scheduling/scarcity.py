@@ -16,14 +16,13 @@ from math import exp, sqrt
 
 import msgspec
 
-from wattmill.scheduling.filters import sieved
 from wattmill.scheduling.policies import POLICIES
-from wattmill.scheduling.ranking import output_toks, values_more, weigh
+from wattmill.scheduling.ranking import Freed
 from wattmill.scheduling.spec import Fleet, Weights
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.request import Request
-from wattmill.vocab.route import Candidate, Hints, Route
+from wattmill.vocab.route import Hints, Route
 
 LESSONS = 16
 """So many decisions of a refresh (about 0.25 s) are looked at: each costs up to another decision."""
@@ -46,7 +45,6 @@ class Scarcity:
         self._gains: list[float] = []
         self._asked: list[float] = []
         self._at_s: float | None = None
-        self._weights = self._unpriced = Weights()  # the last ones, and the same without what is learned here
 
     def begin(self, places: int) -> None:
         """Forget everything: the places are others."""
@@ -63,8 +61,10 @@ class Scarcity:
         weights: Weights,
         hints: Hints,
         at: dict[str, int],
+        freed: list[Freed] | None = None,
     ) -> None:
-        """Look at one decision of the default policy; `at` has the index of each place."""
+        """Look at one decision of the default policy; `at` has the index of each place. `freed`: what full
+        places would have offered, where the decision told it."""
         self.lessons -= 1
         asked, pools = self._asked, fleet.pools
         route = answer.route if isinstance(answer, Refusal) else answer
@@ -84,10 +84,12 @@ class Scarcity:
         got = refusal_usd(weights)
         if route.candidates and route.candidates[0].score < got:
             got = route.candidates[0].score
-        for candidate in self._freed(request, caller, fleet, busy, weights, hints):
-            if candidate.score < got:
-                i = at[candidate.pool]
-                self._gains[i] += ((got - candidate.score) / candidate.expected_s) ** 2
+        if freed is None:
+            freed = self._freed(request, caller, fleet, busy, weights, hints, at)
+        gains = self._gains
+        for i, score, expected_s in freed:
+            if score < got:
+                gains[i] += ((got - score) / expected_s) ** 2
 
     def _freed(
         self,
@@ -97,22 +99,17 @@ class Scarcity:
         busy: Sequence[int],
         weights: Weights,
         hints: Hints,
-    ) -> Sequence[Candidate]:
-        """Return what the request would find at each full place if one of its slots were free."""
-        if weights is not self._weights:
-            self._weights, self._unpriced = weights, unpriced(weights)
-        sieve, pools = sieved(request, caller, fleet), fleet.pools
-        full = [row for row in sieve.rows if busy[row[0]] >= pools[row[0]].slots]
-        room = list(busy)
-        for row in full:
-            room[row[0]] = pools[row[0]].slots - 1
-        if values_more(weights):  # what is not known of a place is taken from the others: all are looked at
-            room = [min(n, pool.slots - 1) for n, pool in zip(busy, pools, strict=True)]
-            free = _free(request, caller, fleet, busy=room, weights=self._unpriced, hints=hints, draw=1.0)
-            names = {row[1] for row in full}
-            return [] if isinstance(free, Refusal) else [c for c in free.candidates if c.pool in names]
-        output_tok, longest_tok = output_toks(request, weights, hints)
-        return weigh(full, sieve, request, room, self._unpriced, hints, output_tok, longest_tok)[0]
+        at: dict[str, int],
+    ) -> list[Freed]:
+        """Return what the request would find at each full place if one of its slots were free, by another
+        decision."""
+        pools = fleet.pools
+        room = [min(n, pool.slots - 1) for n, pool in zip(busy, pools, strict=True)]
+        free = _free(request, caller, fleet, busy=room, weights=unpriced(weights), hints=hints, draw=1.0)
+        if isinstance(free, Refusal):
+            return []
+        found = [(at[c.pool], c.score, c.expected_s) for c in free.candidates]
+        return [one for one in found if busy[one[0]] >= pools[one[0]].slots]
 
     def refresh(self, now_s: float, usd_per_s: float) -> list[float]:
         """Return the prices in dollars a second, by place; 0 where slots are free."""
