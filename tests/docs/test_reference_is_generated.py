@@ -84,6 +84,7 @@ def test_every_setting_with_a_unit_says_it_in_its_name():
             "concurrent",
             "error",
             "acceptance",
+            "prefill_replicas",
         ),  # of the twin
         *("explore", "others", "energy", "score", "least_mean_logprob"),  # of routing
         *("alarm_backlog_records", "refuse_backlog_records", "most_lines", "most_running", "at_once"),

@@ -43,6 +43,7 @@ class Guest:
     preemptions: int = 0
     broke: int = 0  # how many machines died with it
     lost: bool = False
+    handed: bool = False  # its prompt is complete, and somebody else is to decode it
 
     @property
     def decodes(self) -> bool:
@@ -74,6 +75,8 @@ class Engine:
     most_blocks: int = 0
     under_way: tuple[list[tuple[Guest, int]], bool, list[Guest]] = ([], False, [])
     ends_ps: int = -1  # of the step under way, -1: none
+    prefill_only: bool = False
+    leaving: list[Guest] = field(default_factory=list)  # whose prompts the last step completed
 
     # Memory.
     def clock(self) -> int:
@@ -132,6 +135,11 @@ class Engine:
 
     def start(self, guest: Guest, found: int) -> None:
         self.waiting.remove(guest)
+        if guest.handed:
+            guest.handed, guest.there_tok, guest.joined_clock = False, guest.target_tok, self.clock()
+            self.decoders.append(guest)
+            self.running.append(guest)
+            return
         guest.there_tok = found * self.limits.prefix_tok
         if guest.begun_ps < 0:
             guest.begun_ps, guest.cached_tok = self.now, guest.there_tok
@@ -143,18 +151,27 @@ class Engine:
             if key not in self.users:
                 break
             found += 1
-        if not self.limits.chunked_prefill and guest.target_tok - found * self.limits.prefix_tok > left:
+        computes = not guest.handed
+        if (
+            computes
+            and not self.limits.chunked_prefill
+            and guest.target_tok - found * self.limits.prefix_tok > left
+        ):
             return False
         whole = self.limits.scheduler == "trtllm"
         tokens = guest.input_tok + guest.asked_tok if whole else guest.target_tok
         unit = self.limits.prefix_tok // self.limits.block_tok
         need = -(-tokens // self.limits.block_tok) - found * unit
+        if guest.handed and self.limits.scheduler == "vllm":
+            need += self.first_growth(guest)
         would_be_pinned = [key for key in guest.ids[:found] if key in self.idle]
         if need > self.room() - len(would_be_pinned) * unit:
             return False
         for key in guest.ids[:found]:
             self.use(key)
         self.make_room(need)
+        if guest.handed and self.limits.scheduler == "vllm":
+            self.promise(self.first_growth(guest))
         guest.nodes = found
         self.start(guest, found)
         return True
@@ -194,8 +211,23 @@ class Engine:
             return 0
         if self.cost.accept:
             return self.tokens_to_blocks(self.cost.verify_tok)  # all that may be accepted
-        more = (self.decode_steps + 1) * self.cost.tokens_per_step // ONE - self.clock()
-        return self.tokens_to_blocks(more)
+        return self.tokens_to_blocks(self.next_tokens())
+
+    def next_tokens(self) -> int:
+        return (self.decode_steps + 1) * self.cost.tokens_per_step // ONE - self.clock()
+
+    def first_growth(self, guest: Guest) -> int:
+        """Return the blocks that the first step of one who decodes at once takes besides its prompt's."""
+        more = self.cost.verify_tok if self.cost.accept else self.next_tokens()
+        size = self.limits.block_tok
+        return -(-(guest.target_tok + more) // size) - -(-guest.target_tok // size)
+
+    promised: int = 0
+
+    def promise(self, blocks: int) -> None:
+        """What decoding requests will take in this step is not there for newcomers."""
+        self.promised += blocks
+        self.limits = msgspec.structs.replace(self.limits, kv_blocks=self.limits.kv_blocks - blocks)
 
     def tokens_to_blocks(self, more: int) -> int:
         size = self.limits.block_tok
@@ -226,7 +258,7 @@ class Engine:
                 self.take_slot(self.waiting[0])
         left = self.limits.budget_tok - self.cost.verify_tok * sum(g.decodes for g in self.running)
         chunks = []
-        prompts = [guest for guest in self.running if not guest.decodes]
+        prompts = [guest for guest in self.running if not guest.decodes and not guest.handed]
         if self.limits.scheduler == "llamacpp":
             prompts.sort(key=lambda guest: guest.slot)
         stuck = False
@@ -241,26 +273,25 @@ class Engine:
             left -= tokens
         if evicted or stuck or self.limits.scheduler == "llamacpp":
             return chunks, True
-        # What decoding requests will take in this step is not there for newcomers.
-        self.limits_less(promised)
+        self.promise(promised)
         while left > 0 and self.waiting and len(self.running) < self.limits.max_num_seqs:
             guest = self.waiting[0]
             if not self.admit(guest, left):
                 break
+            if guest.decodes:
+                left -= self.cost.verify_tok
+                continue
             tokens = min(left, guest.target_tok - guest.there_tok)
             chunks.append((guest, tokens))
             left -= tokens
-        self.limits_less(-promised)
+        self.promise(-self.promised)
         return chunks, True
-
-    def limits_less(self, blocks: int) -> None:
-        self.limits = msgspec.structs.replace(self.limits, kv_blocks=self.limits.kv_blocks - blocks)
 
     def prompts_alone(self) -> list[tuple[Guest, int]]:
         left = self.limits.budget_tok
         chunks = []
         for guest in self.running:
-            if not guest.decodes:
+            if not guest.decodes and not guest.handed:
                 tokens = min(left, guest.target_tok - guest.there_tok)
                 chunks.append((guest, tokens))
                 left -= tokens
@@ -283,16 +314,17 @@ class Engine:
             if fresh + future >= free and self.running:
                 self.full = True
                 break
-            if not self.limits.chunked_prefill and fresh > left:
+            if not self.limits.chunked_prefill and fresh > left and not guest.handed:
                 break
             if not self.admit(guest, left):
                 self.full = True
                 break
-            tokens = min(left, fresh)
-            chunks.append((guest, tokens))
-            left -= tokens
-            if tokens < fresh:
-                break
+            if not guest.decodes:
+                tokens = min(left, fresh)
+                chunks.append((guest, tokens))
+                left -= tokens
+                if tokens < fresh:
+                    break
             ahead += future
         return chunks
 
@@ -365,6 +397,8 @@ class Engine:
         """Plan a step; it ends at `ends_ps`."""
         chunks, decodes = self.plan()
         decoding = [guest for guest in self.running if guest.decodes] if decodes else []
+        if not chunks and not decoding:
+            return  # it waits for room that others take, and nobody computes
         tokens = sum(tokens for _, tokens in chunks) + len(decoding) * self.cost.verify_tok
         took = self.in_pieces(chunks, decoding) if self.cost.piece_tok else self.at(tokens)
         for guest in decoding:
@@ -407,6 +441,9 @@ class Engine:
                 guest.first_ps = self.now
             if guest.given_tok == guest.output_tok:
                 self.end(guest)
+            elif self.prefill_only:
+                guest.handed = True
+                self.leaving.append(guest)
             else:
                 guest.joined_clock = self.clock()
                 self.decoders.append(guest)

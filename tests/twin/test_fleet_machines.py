@@ -250,3 +250,44 @@ def test_machines_of_a_deployment_fail_and_their_engines_counts_stay_those_of_th
     idle_s = pool.drawn.idle_uj / UJ_PER_J / (pool.spec.law.cost.idle_mw / 1_000)
     assert idle_s < 2 * ran.factory.clock.now() - 5.0  # no power while it was down
     assert holds(ran.audit)
+
+
+SPLIT = """
+[pools.near.twin.disaggregation]
+prefill_replicas = 1
+link_gb_per_s = 1.0
+kv_bytes_per_tok = 100_000
+latency_ms = 2.0
+source = "made up"
+"""
+
+
+def test_a_disaggregated_pool_hands_prompts_over_and_its_books_hold(tmp_path: Path) -> None:
+    """One prompt step of 10 + 0.1 x 100 = 20 ms, then 2 + 100 x 100 kB / 1 GB/s = 12 ms on the link, then 20
+    steps of 10 ms: alone, first token after 20 ms and the last after 232."""
+    text = HEAD + owned("near", slots=24, replicas=3, twin=SPLIT)
+    ran = run(text, tmp_path, stream(per_s=3.0, duration_s=60.0), core="compiled")
+    pool = ran.factory.pools[0]
+    assert pool.counts is not None
+    assert pool.counts.handed == len(ran.attempts) and pool.counts.handed_tok == 100 * len(ran.attempts)
+    assert pool.counts.link_busy_ps == 12 * 10**9 * len(ran.attempts)
+    alone = [a for a in ran.attempts if a.duration_us == 232_000]
+    assert len(alone) > 0.5 * len(ran.attempts) and {a.ttft_us for a in alone} == {20_000}
+    in_facts = sum(a.prefill_tok + a.output_tok for a in ran.attempts)
+    assert in_facts == sum(pool.counted_tok)
+    assert holds(ran.audit)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("", "must be less than `replicas`, 1: some must decode"),
+        ("kv", "there is no `deployment` that says it"),
+        ("[pools.near.twin.outages]\nmtbf_h = 1.0\n", "neither scales nor fails here"),
+    ],
+)
+def test_a_pool_that_could_not_hand_over_is_refused(tmp_path: Path, more: str, says: str) -> None:
+    twin = SPLIT.replace("kv_bytes_per_tok = 100_000\n", "") if more == "kv" else SPLIT + more
+    text = HEAD + owned("near", replicas=2 if more else 1, twin=twin)
+    with pytest.raises(CannotSimulate, match=says):
+        run(text, tmp_path, core="compiled")

@@ -94,6 +94,27 @@ class SpeculationTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     source: Source
 
 
+class DisaggregationTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Some replicas compute prompts, the others decode; a prompt's cache goes from one to the other by link.
+
+    One hand-over takes latency_ms + input tokens x kv_bytes_per_tok / link_gb_per_s; hand-overs take turns,
+    first come, first served. Such a pool neither scales nor fails."""
+
+    prefill_replicas: Annotated[
+        int, Meta(ge=1, description="So many of the pool's `replicas` compute prompts; the others decode.")
+    ]
+    link_gb_per_s: Annotated[float, Meta(gt=0, description="Speed of a link, in 10^9 bytes per second.")]
+    kv_bytes_per_tok: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Cache of one prompt token. Absent: as the `deployment` has it."),
+    ] = None
+    latency_ms: Annotated[float, Meta(ge=0, description="Of each hand-over, whatever its size.")] = 0.0
+    shared_link: Annotated[
+        bool, Meta(description="One link for all. False: each replica that computes prompts has its own.")
+    ] = False
+    source: Source
+
+
 class ProviderTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A bought place: how its times scatter, and the limits of its contract."""
 
@@ -184,6 +205,10 @@ class PoolTwin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = None
     speculation: Annotated[
         SpeculationTimes | None, Meta(description="Its engine drafts tokens. Absent: one token a step.")
+    ] = None
+    disaggregation: Annotated[
+        DisaggregationTimes | None,
+        Meta(description="Prompts are computed on replicas of their own. Absent: each does both."),
     ] = None
     cold_start: Annotated[
         ColdStartTimes | None,

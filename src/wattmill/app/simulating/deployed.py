@@ -20,6 +20,7 @@ from wattmill.twin.law.calibration import Calibration, stored
 from wattmill.twin.spec import BLOCK_TOK
 from wattmill.units import MW_PER_W, PS_PER_S
 
+_BITS_PER_BYTE = 8.0
 _ANSWER_TOK = 256  # only the room that a batch's limits are looked up for
 
 
@@ -31,19 +32,8 @@ def deployed_law(place: Place, declared: DeploymentTimes, slots: int) -> tuple[E
         ValueError: the accelerator is listed only, or the weights or one request do not fit into memory.
     """
     name = f"pools.{place.pool}.twin.deployment"
-    device = accelerator(declared.accelerator)
-    if not device.predicted:
-        raise ValueError(f"{name}: {device.name} is listed, not predicted: {device.notes or device.source}")
-    deployment = Deployment(
-        architecture=architecture(declared.model),
-        accelerator=device,
-        engine=declared.engine,
-        weight_bits=declared.weight_bits,
-        kv_bits=declared.kv_bits,
-        tp=declared.tp,
-        ep=declared.ep,
-        attn_dp=declared.attn_dp,
-    )
+    deployment = _deployment(place, declared)
+    device = deployment.accelerator
     room_tok = deployment.kv_tokens()
     if room_tok < place.context_tok:
         raise ValueError(
@@ -74,6 +64,28 @@ def deployed_law(place: Place, declared: DeploymentTimes, slots: int) -> tuple[E
         f"{deployment.gpus} x {device.name}, {declared.engine}"
     )
     return EngineLaw(cost=cost, limits=bounds), Origin(provenance="modelled", source=source, error=error)
+
+
+def _deployment(place: Place, declared: DeploymentTimes) -> Deployment:
+    name = f"pools.{place.pool}.twin.deployment"
+    device = accelerator(declared.accelerator)
+    if not device.predicted:
+        raise ValueError(f"{name}: {device.name} is listed, not predicted: {device.notes or device.source}")
+    return Deployment(
+        architecture=architecture(declared.model),
+        accelerator=device,
+        engine=declared.engine,
+        weight_bits=declared.weight_bits,
+        kv_bits=declared.kv_bits,
+        tp=declared.tp,
+        ep=declared.ep,
+        attn_dp=declared.attn_dp,
+    )
+
+
+def kv_bytes_per_tok(place: Place, declared: DeploymentTimes) -> float:
+    """Return the bytes of cache of one prompt token, each element once: copies are not sent."""
+    return _deployment(place, declared).architecture.kv_elements_per_tok() * declared.kv_bits / _BITS_PER_BYTE
 
 
 def _lowering() -> Any:

@@ -10,9 +10,10 @@ from wattmill.app.declared.settings import Settings
 from wattmill.app.declared.twin_settings import ColdStartTimes, PoolTwin, SpeculationTimes, StepTimes
 from wattmill.models.engines.llama_cpp import LLAMA_CPP
 from wattmill.scheduling import spec as scheduling
-from wattmill.twin.engine.spec import CERTAIN
+from wattmill.twin.engine.spec import CERTAIN, SchedulerKind
 from wattmill.twin.fleet.spec import (
     ColdStart,
+    Disaggregation,
     EngineLaw,
     Hours,
     Origin,
@@ -69,6 +70,9 @@ def _sim_pool(settings: Settings, place: Place, pool: scheduling.Pool) -> SimPoo
     cost = declared.cost
     owned = (place.embedded or isinstance(cost, OwnedCost)) and twin.provider is None
     slots = max(1, place.slots // twin.replicas)
+    scheduler: SchedulerKind = (
+        "llamacpp" if place.embedded or _adapter(declared) == LLAMA_CPP.name else "vllm"
+    )
     law, origin = _law(place, twin, slots, owned=owned)
     if twin.speculation is not None and isinstance(law, ProviderLaw):
         raise ValueError(
@@ -80,16 +84,20 @@ def _sim_pool(settings: Settings, place: Place, pool: scheduling.Pool) -> SimPoo
             f"pools.{place.pool}.twin.speculation: `speed` or a calibration has all that speculation gains "
             "in it already; declare `step` or `deployment`, which say how long one step takes"
         )
+    if twin.disaggregation is not None:
+        rules = law.limits.scheduler if isinstance(law, EngineLaw) else scheduler
+        _check_disaggregation(place, twin, rules, owned=owned)
     outages = twin.outages
     return SimPool(
         name=place.pool,
         law=law,
         origin=origin,
         owned=owned,
-        scheduler="llamacpp" if place.embedded or _adapter(declared) == LLAMA_CPP.name else "vllm",
+        scheduler=scheduler,
         slots=slots,
         replicas=twin.replicas,
         overhead_s=place.speed.overhead_s,
+        disaggregation=None if twin.disaggregation is None else _disaggregation(place, twin),
         speculation=None if twin.speculation is None else _speculation(twin.speculation),
         power=_power(place, pool, twin.replicas, law),
         hours=_hours(settings, place, twin.replicas),
@@ -102,6 +110,47 @@ def _sim_pool(settings: Settings, place: Place, pool: scheduling.Pool) -> SimPoo
             mttr_s=outages.mttr_s,
         ),
         scaling=twin.scaling,
+    )
+
+
+def _check_disaggregation(place: Place, twin: PoolTwin, scheduler: SchedulerKind, *, owned: bool) -> None:
+    name = f"pools.{place.pool}.twin.disaggregation"
+    declared = twin.disaggregation
+    assert declared is not None
+    if not owned:
+        raise ValueError(f"{name}: the pool is bought; it is declared for engines that we own")
+    if declared.prefill_replicas >= twin.replicas:
+        raise ValueError(
+            f"{name}.prefill_replicas is {declared.prefill_replicas}, must be less than `replicas`, "
+            f"{twin.replicas}: some must decode"
+        )
+    if scheduler == "llamacpp":
+        raise ValueError(f"{name}: llama.cpp keeps a request's memory in its slot and hands nothing over")
+    if twin.scaling is not None or twin.outages is not None:
+        raise ValueError(
+            f"{name}: a pool that hands over neither scales nor fails here; take `scaling` and `outages` away"
+        )
+    if declared.kv_bytes_per_tok is None and twin.deployment is None:
+        raise ValueError(
+            f"{name}.kv_bytes_per_tok is not declared, and there is no `deployment` that says it"
+        )
+
+
+def _disaggregation(place: Place, twin: PoolTwin) -> Disaggregation:
+    declared = twin.disaggregation
+    assert declared is not None
+    kv_bytes = declared.kv_bytes_per_tok
+    if kv_bytes is None:
+        from wattmill.app.simulating.deployed import kv_bytes_per_tok  # as `deployed_law`
+
+        assert twin.deployment is not None
+        kv_bytes = kv_bytes_per_tok(place, twin.deployment)
+    return Disaggregation(
+        prefill=declared.prefill_replicas,
+        handover_ps=max(1, round(declared.latency_ms * PS_PER_MS)),
+        handover_ps_per_tok=round(kv_bytes / (declared.link_gb_per_s * B_PER_GB) * PS_PER_S),
+        kv_bytes_per_tok=kv_bytes,
+        shared_link=declared.shared_link,
     )
 
 

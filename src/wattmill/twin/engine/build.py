@@ -27,9 +27,14 @@ def state(
     requests: int,
     ids: Array | None = None,
     events: int = 0,
-    prefill_only: Sequence[bool] | None = None,
+    hands_to: Sequence[tuple[range, int] | None] | None = None,
+    hand_overs: int = 0,
 ) -> State:
-    """Return empty replicas with room for `requests` requests. Raises `ValueError` where one cannot work."""
+    """Return empty replicas with room for `requests` requests. Raises `ValueError` where one cannot work.
+
+    `hands_to`: of each replica those that it hands over to when a prompt is complete, and by which link; None
+    if it decodes itself. `hand_overs`: how many may be on their way at once.
+    """
     if not replicas:
         raise ValueError("an experiment needs at least one replica")
     if requests >= 1 << c.ROW_BITS:
@@ -37,6 +42,8 @@ def state(
     for cost, limits in replicas:
         check(cost, limits)
     count = len(replicas)
+    if hands_to is not None:
+        _check_hand_overs(replicas, hands_to)
     caching = ids is not None and len(ids) > 0
     law = np.zeros((count, c.LAW_COLUMNS), np.int64)
     table = np.zeros((count, max(len(cost.step_ps) for cost, _ in replicas)), np.int64)
@@ -52,7 +59,7 @@ def state(
             limits,
             keeps=keeps,
             rules=(mixed, admit, evict),
-            prefill_only=prefill_only is not None and prefill_only[r],
+            to=None if hands_to is None else hands_to[r],
         )
         if keeps and admit != c.ADMIT_SLOT:
             nodes = max(nodes, limits.kv_blocks * limits.block_tok // limits.prefix_tok + 1)
@@ -67,6 +74,9 @@ def state(
     by_slot = any(limits.scheduler == "llamacpp" for _, limits in replicas)
     slot = np.zeros((count, seqs if by_slot else 1, c.SLOT_COLUMNS), np.int64)
     slot[:, :, c.SLOT_ROW] = c.NOBODY
+    common = np.zeros(c.COMMONS, np.int64)
+    common[c.TAKERS] = count
+    links = [0, *(to[1] for to in hands_to or () if to is not None)]
     return State(
         law=law,
         table=table,
@@ -82,12 +92,19 @@ def state(
         req=fresh_rows(requests),
         ids=ids if ids is not None and len(ids) else np.zeros(1, np.int64),
         event=np.zeros((max(1, events), c.EVENT_COLUMNS), np.int64),
-        common=np.zeros(c.COMMONS, np.int64),
+        common=common,
+        link=np.zeros((1 + max(links), c.LINK_COLUMNS), np.int64),
+        due=np.zeros((hand_overs + 1, 2), np.int64),
     )
 
 
 def _law(
-    cost: StepCost, limits: EngineLimits, *, keeps: bool, rules: tuple[int, int, int], prefill_only: bool
+    cost: StepCost,
+    limits: EngineLimits,
+    *,
+    keeps: bool,
+    rules: tuple[int, int, int],
+    to: tuple[range, int] | None,
 ) -> Array:
     law = np.zeros(c.LAW_COLUMNS, np.int64)
     law[c.MIXED], law[c.ADMIT], law[c.EVICT] = rules
@@ -114,14 +131,30 @@ def _law(
     law[c.CHUNKED] = limits.chunked_prefill
     law[c.CACHING] = keeps
     law[c.PREFIX] = limits.prefix_tok
-    law[c.PREFILL_ONLY] = prefill_only
+    if to is not None:
+        law[c.PREFILL_ONLY] = 1
+        law[c.TO_FROM], law[c.TO_UNTIL], law[c.LINK] = to[0].start, to[0].stop, to[1]
     return law
+
+
+def _check_hand_overs(
+    replicas: Sequence[tuple[StepCost, EngineLimits]], hands_to: Sequence[tuple[range, int] | None]
+) -> None:
+    for to in hands_to:
+        if to is not None and not (0 <= to[0].start < to[0].stop <= len(replicas)):
+            raise ValueError(
+                f"a prefill replica hands over to {to[0]}, must be some of the {len(replicas)} replicas"
+            )
+        if to is not None and any(hands_to[r] is not None for r in to[0]):
+            raise ValueError("a prefill replica must hand over to replicas that decode, not to its own kind")
+    if any(limits.scheduler == "llamacpp" for _, limits in replicas):
+        raise ValueError("llama.cpp keeps a request's memory in its slot: its replicas cannot hand over")
 
 
 def fresh_rows(count: int) -> Array:
     """Return rows of requests that are not born yet."""
     rows = np.zeros((count, c.REQ_COLUMNS), np.int64)
-    rows[:, [c.BEGUN, c.FIRST, c.END, c.REPLICA, c.AFTER]] = c.NOBODY
+    rows[:, [c.BEGUN, c.FIRST, c.END, c.REPLICA, c.AFTER, c.DUE_AT]] = c.NOBODY
     return rows
 
 

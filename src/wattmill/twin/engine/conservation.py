@@ -35,6 +35,7 @@ def check_conserved(s: State, *, whole_trace: bool = True) -> None:
         prompts = int((req[gone, c.INPUT] + req[gone, c.OUTPUT] - 1).sum())
         _law(wanted == prompts, "a prompt ended twice, or never")
         _law(joules == int(req[:, c.JOULES].sum()), "a request was given joules after its end")
+    _law(not whole_trace or int(s.common[c.DUE]) == 0, "memory is on a link after the last end")
     _law(
         int(total[c.GIVEN_OUT]) == outputs + int(total[c.UNDONE]),
         "tokens given are not the tokens of the answers",

@@ -76,6 +76,18 @@ class Failures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HandOver:
+    """Prefill and decode on replicas of their own (`wattmill.twin.engine.handover`).
+
+    The first `prefill` replicas take what comes, compute prompts and hand over to the others; how long one
+    takes on the link stands in their `StepCost.handover_ps` and `handover_ps_per_tok`.
+    """
+
+    prefill: int
+    shared_link: bool = False  # one link for all; false: each prefill replica has its own
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What became of each request, and what each replica did. Instants in picoseconds, -1: never."""
 
@@ -102,6 +114,10 @@ class Outcome:
     down_ps: Array  # until the last end
     void_tok: Array  # given to readers of answers that broke off
     void_uj: Array  # joules of requests and of steps that broke off
+    handed: Array  # by link, as what follows: hand-overs
+    handed_tok: Array  # tokens whose memory went over
+    link_busy_ps: Array
+    link_wait_ps: Array  # for the link, over all hand-overs
 
 
 def simulate(
@@ -112,6 +128,7 @@ def simulate(
     seed: int = 0,
     clients: Clients | None = None,
     failures: Failures | None = None,
+    hand_over: HandOver | None = None,
 ) -> Outcome:
     """Play `requests` to their end and check that nothing was lost or made up on the way.
 
@@ -121,16 +138,22 @@ def simulate(
     s = _state(
         replicas,
         requests,
-        coupled=requests.after is not None or requests.at_ps is None or failures is not None,
+        coupled=requests.after is not None
+        or requests.at_ps is None
+        or failures is not None
+        or hand_over is not None,
+        hand_over=hand_over,
+        tries=1 if failures is None else failures.tries,
     )
     given = np.zeros(1, np.int64) if requests.replica is None else _whole(requests.replica)
     if dispatch == "given" and requests.replica is None:
         raise ValueError('dispatch is "given", so requests need `replica`')
-    if len(s.req) and (given.min() < 0 or given.max() >= len(replicas)):
-        raise ValueError(f"replica must be between 0 and {len(replicas) - 1}")
+    takers = int(s.common[c.TAKERS])
+    if len(s.req) and (given.min() < 0 or given.max() >= takers):
+        raise ValueError(f"replica must be between 0 and {takers - 1}")
     rule = _RULES[dispatch]
     fate = np.zeros((len(replicas) if failures is not None else 0, failing.FATES), np.int64)
-    if clients is None and requests.after is None and failures is None:
+    if clients is None and requests.after is None and failures is None and hand_over is None:
         if requests.at_ps is None:
             raise ValueError("requests need `at_ps`, or clients that decide when they come")
         run.open_loop(s, given, rule, seed)
@@ -156,11 +179,39 @@ def _fails(failures: Failures | None) -> Array:
     return law
 
 
-def _state(replicas: Sequence[tuple[StepCost, EngineLimits]], requests: Requests, *, coupled: bool) -> State:
+def _state(
+    replicas: Sequence[tuple[StepCost, EngineLimits]],
+    requests: Requests,
+    *,
+    coupled: bool,
+    hand_over: HandOver | None,
+    tries: int,
+) -> State:
+    hands_to: list[tuple[range, int] | None] | None = None
+    if hand_over is not None:
+        if not 0 < hand_over.prefill < len(replicas):
+            raise ValueError(
+                f"prefill is {hand_over.prefill}, must be between 1 and {len(replicas) - 1}: some of the "
+                f"{len(replicas)} replicas prefill, and some decode"
+            )
+        to = range(hand_over.prefill, len(replicas))
+        hands_to = [
+            (to, 0 if hand_over.shared_link else r) if r < hand_over.prefill else None
+            for r in range(len(replicas))
+        ]
     inputs = _whole(requests.input_tok)
     ids = None if requests.prefix_ids is None else _whole(requests.prefix_ids)
     ids_from = None if requests.prefix_from is None else _whole(requests.prefix_from)
-    s = build.state(replicas, requests=len(inputs), ids=ids, events=3 * len(inputs) if coupled else 0)
+    s = build.state(
+        replicas,
+        requests=len(inputs),
+        ids=ids,
+        events=3 * len(inputs) if coupled else 0,
+        hands_to=hands_to,
+        hand_overs=0 if hands_to is None else len(inputs) * tries,
+    )
+    if hand_over is not None:
+        s.common[c.TAKERS] = hand_over.prefill
     build.fill_rows(
         s.req,
         input_tok=inputs,
@@ -252,6 +303,10 @@ def _outcome(s: State, replicas: Sequence[tuple[StepCost, EngineLimits]], fate: 
         down_ps=down_ps,
         void_tok=s.rep[:, c.UNDONE].copy(),
         void_uj=s.rep[:, c.VOID_UJ].copy(),
+        handed=s.link[:, c.LINK_SENT].copy(),
+        handed_tok=s.link[:, c.LINK_TOK].copy(),
+        link_busy_ps=s.link[:, c.LINK_BUSY].copy(),
+        link_wait_ps=s.link[:, c.LINK_WAIT].copy(),
     )
 
 

@@ -97,6 +97,7 @@ def die(s: State, r: int, now: int) -> None:
         s.req[row, c.HELD_NODES] = 0
         s.req[row, c.DONE] = s.req[row, c.INPUT] if s.req[row, c.GIVEN] > 0 else done
         s.req[row, c.CACHED] = min(s.req[row, c.CACHED], s.req[row, c.DONE])
+        s.req[row, c.DUE_AT] = c.NOBODY
         s.req[row, c.STATE] = c.BROKEN
     _empty(s, r)
 

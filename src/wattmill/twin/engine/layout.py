@@ -37,7 +37,10 @@ PREFILL_ONLY: Final = 23  # 1: it hands over what it has prefilled
 PIECE: Final = 24  # tokens of a piece of a step, 0: a step is one piece
 ACCEPT: Final = 25  # 0: expected tokens; else PER_STEP is 0, so that the clock stands still
 DRAW_SEED: Final = 26
-LAW_COLUMNS: Final = 27
+TO_FROM: Final = 27  # whom it hands over to: replicas from here on, before the next
+TO_UNTIL: Final = 28
+LINK: Final = 29  # by which link
+LAW_COLUMNS: Final = 30
 
 ADMIT_PROMPT: Final = 0  # when its prompt's blocks are free
 ADMIT_WHOLE: Final = 1  # when the prompt and all that it asked for are free
@@ -135,7 +138,8 @@ AFTER: Final = 26  # the request that this one's end lets arrive, or NOBODY
 THINK: Final = 27  # how long after
 BROKE: Final = 28  # how many machines died with it
 SENT: Final = 29  # 1: it was sent before, and arrived when `AT` says
-REQ_COLUMNS: Final = 30
+DUE_AT: Final = 30  # when the link has carried it over, NOBODY: it is not under way
+REQ_COLUMNS: Final = 31
 
 UNBORN: Final = 0
 INBOXED: Final = 1
@@ -182,7 +186,17 @@ EVENT_PREFILLED: Final = 2
 EVENTS: Final = 0
 TELL: Final = 1  # 1: ends and first tokens are written into `event`
 SOONEST: Final = 2  # when something happens next at any replica; written for outer policies only
-COMMONS: Final = 4
+DUE: Final = 3  # entries of the heap `due`
+TAKERS: Final = 4  # of the first so many replicas one is chosen for who comes
+COMMONS: Final = 5
+
+# Columns of `State.link`.
+LINK_FREE: Final = 0  # from when on
+LINK_BUSY: Final = 1  # picoseconds
+LINK_WAIT: Final = 2  # picoseconds that hand-overs waited for their turn
+LINK_SENT: Final = 3  # hand-overs
+LINK_TOK: Final = 4  # tokens whose memory went over
+LINK_COLUMNS: Final = 5
 
 
 class State(NamedTuple):
@@ -203,6 +217,8 @@ class State(NamedTuple):
     ids: Array  # (all prefix ids,)
     event: Array  # (events, EVENT_COLUMNS)
     common: Array  # (COMMONS,)
+    link: Array  # (links, LINK_COLUMNS)
+    due: Array  # (hand-overs, 2): heap of (instant, row)
 
 
 ROW_BITS: Final = 27

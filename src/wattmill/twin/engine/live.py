@@ -21,6 +21,8 @@ from wattmill.twin.engine.compiled import SOURCE, Array, array_at, inner, outer
 from wattmill.twin.engine.conservation import check_conserved
 from wattmill.twin.engine.core import advance, take
 from wattmill.twin.engine.failing import die
+from wattmill.twin.engine.handover import deliver, prefilled
+from wattmill.twin.engine.instants import taken
 from wattmill.twin.engine.layout import State
 from wattmill.twin.engine.spec import EngineLimits, StepCost
 
@@ -61,7 +63,7 @@ def _where(s: State) -> Array:
 @inner
 def _state(where: int) -> State:
     """Return the arrays that `_where` told of."""
-    w = array_at(where, (15, _WHERE))
+    w = array_at(where, (17, _WHERE))
     return State(
         array_at(w[0, 0], (w[0, 1], w[0, 2])),
         array_at(w[1, 0], (w[1, 1], w[1, 2])),
@@ -78,6 +80,8 @@ def _state(where: int) -> State:
         array_at(w[12, 0], (w[12, 1],)),
         array_at(w[13, 0], (w[13, 1], w[13, 2])),
         array_at(w[14, 0], (w[14, 1],)),
+        array_at(w[15, 0], (w[15, 1], w[15, 2])),
+        array_at(w[16, 0], (w[16, 1], w[16, 2])),
     )
 
 
@@ -87,7 +91,54 @@ def _look_ahead(s: State) -> None:
     for r in range(1, s.load.shape[0]):
         if s.next_ps[r] < soonest:
             soonest = s.next_ps[r]
+    if s.common[c.DUE] > 0:
+        soonest = min(soonest, s.due[0, 0])
     s.common[c.SOONEST] = soonest
+
+
+@inner
+def _in_order(s: State, to: int, one_by_one: int) -> None:
+    """Let happen until `to` one thing after the other, over all replicas, and hand over between them."""
+    told = 0
+    while one_by_one == 0 or told == 0:
+        soonest = 0
+        for r in range(1, s.load.shape[0]):
+            if s.next_ps[r] < s.next_ps[soonest]:
+                soonest = r
+        now = s.next_ps[soonest]
+        arrives = s.due[0, 0] if s.common[c.DUE] > 0 else c.NEVER
+        if min(now, arrives) > to:
+            break
+        if arrives <= now:
+            row = s.due[0, 1]
+            s.common[c.DUE] = taken(s.due, s.common[c.DUE])
+            deliver(s, row, arrives)
+            continue
+        advance(s, soonest, now)
+        for at in range(told, s.common[c.EVENTS]):
+            if s.event[at, c.EVENT_KIND] == c.EVENT_PREFILLED:
+                prefilled(s, s.event[at, c.EVENT_ROW], now)
+                continue
+            for column in (c.EVENT_AT, c.EVENT_KIND, c.EVENT_ROW):
+                s.event[told, column] = s.event[at, column]
+            told += 1
+        s.common[c.EVENTS] = told
+
+
+@inner
+def _told(s: State) -> int:
+    """Write beside each event what a policy outside wants to know, and return how many there are."""
+    count = s.common[c.EVENTS]
+    for at in range(count):
+        row = s.event[at, c.EVENT_ROW]
+        s.event[at, c.EVENT_TAG] = s.req[row, c.TAG]
+        s.event[at, c.EVENT_REPLICA] = s.req[row, c.REPLICA]
+        s.event[at, c.EVENT_CAME] = s.req[row, c.AT]
+        s.event[at, c.EVENT_BEGUN] = s.req[row, c.BEGUN]
+        s.event[at, c.EVENT_FIRST_AT] = s.req[row, c.FIRST]
+        s.event[at, c.EVENT_CACHED] = s.req[row, c.CACHED]
+        s.event[at, c.EVENT_UJ] = s.req[row, c.JOULES]
+    return int(count)
 
 
 def _advance_all(source: int) -> Callable[[int, int, int], int]:
@@ -99,6 +150,10 @@ def _advance_all(source: int) -> Callable[[int, int, int], int]:
         s = _state(where)
         s.common[c.EVENTS] = 0
         count = s.load.shape[0]
+        if s.due.shape[0] > 1:
+            _in_order(s, to, one_by_one)
+            _look_ahead(s)
+            return _told(s)
         while one_by_one == 1 and s.common[c.EVENTS] == 0:
             soonest = 0
             for r in range(1, count):
@@ -112,17 +167,7 @@ def _advance_all(source: int) -> Callable[[int, int, int], int]:
                 if s.next_ps[r] <= to:
                     advance(s, r, to)
         _look_ahead(s)
-        count = s.common[c.EVENTS]
-        for at in range(count):
-            row = s.event[at, c.EVENT_ROW]
-            s.event[at, c.EVENT_TAG] = s.req[row, c.TAG]
-            s.event[at, c.EVENT_REPLICA] = s.req[row, c.REPLICA]
-            s.event[at, c.EVENT_CAME] = s.req[row, c.AT]
-            s.event[at, c.EVENT_BEGUN] = s.req[row, c.BEGUN]
-            s.event[at, c.EVENT_FIRST_AT] = s.req[row, c.FIRST]
-            s.event[at, c.EVENT_CACHED] = s.req[row, c.CACHED]
-            s.event[at, c.EVENT_UJ] = s.req[row, c.JOULES]
-        return int(count)
+        return _told(s)
 
     return outer(advance_all)
 
@@ -149,6 +194,7 @@ def _send(source: int) -> Callable[[int, int, int, int, int, int, int, int, int,
         s.req[row, c.FIRST] = -1
         s.req[row, c.END] = -1
         s.req[row, c.AFTER] = c.NOBODY
+        s.req[row, c.DUE_AT] = c.NOBODY
         s.req[row, c.INPUT] = input_tok
         s.req[row, c.OUTPUT] = output_tok
         s.req[row, c.ASKED] = asked_tok
@@ -181,12 +227,24 @@ send = _send(SOURCE)
 class Engine:
     """Replicas on one clock. `load[r]` is the number of requests at `r` between decision and last token."""
 
-    def __init__(self, replicas: Sequence[tuple[StepCost, EngineLimits]], *, prefixes: bool = False) -> None:
-        """`prefixes`: requests come with prefix ids, so caches are simulated."""
+    def __init__(
+        self,
+        replicas: Sequence[tuple[StepCost, EngineLimits]],
+        *,
+        prefixes: bool = False,
+        hands_to: Sequence[tuple[range, int] | None] | None = None,
+    ) -> None:
+        """`prefixes`: requests come with prefix ids, so caches are simulated. `hands_to`: of each replica
+        those that it hands over to when a prompt is complete, and by which link; None: it decodes itself."""
         self._replicas = list(replicas)
         rows = 1_024
         self._s = build.state(
-            replicas, requests=rows, ids=np.zeros(1 << 16, np.int64) if prefixes else None, events=2 * rows
+            replicas,
+            requests=rows,
+            ids=np.zeros(1 << 16, np.int64) if prefixes else None,
+            events=3 * rows,
+            hands_to=hands_to,
+            hand_overs=0 if hands_to is None else rows,
         )
         self._s.common[c.TELL] = 1
         self._s.common[c.SOONEST] = c.NEVER
@@ -296,8 +354,10 @@ class Engine:
         rows = len(self._s.req)
         self._s = self._s._replace(
             req=np.concatenate([self._s.req, build.fresh_rows(rows)]),
-            event=np.zeros((4 * rows, c.EVENT_COLUMNS), np.int64),
+            event=np.zeros((6 * rows, c.EVENT_COLUMNS), np.int64),
         )
+        if len(self._s.due) > 1:
+            self._s = self._s._replace(due=np.concatenate([self._s.due, np.zeros((rows, 2), np.int64)]))
         self._free = list(range(2 * rows - 1, rows - 1, -1))
         self._stands()
 

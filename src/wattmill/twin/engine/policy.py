@@ -20,7 +20,7 @@ from wattmill.twin.engine.layout import State
 from wattmill.twin.engine.lists import append, insert_before, remove
 from wattmill.twin.engine.request import begin_to_decode, given, take_back
 from wattmill.twin.engine.spec import ONE
-from wattmill.twin.engine.steps import blocks, growth, held, make_room, room
+from wattmill.twin.engine.steps import blocks, growth, held, make_room, room, tokens_in
 from wattmill.twin.engine.tree import leading, pin, unit
 
 # SGLang's estimate (python/sglang/srt/managers): of what running requests may still ask for, 0.7 is expected
@@ -66,18 +66,25 @@ def _admit(s: State, r: int, row: int, left: int, now: int) -> bool:
     """Admit the first in line where its memory is free, or at least could be."""
     found, idle = leading(s, r, row, _most_cached(s, r, row))
     cached_tok = found * s.law[r, c.PREFIX]
-    if s.law[r, c.CHUNKED] == 0 and s.req[row, c.TARGET] - cached_tok > left:
+    computes = s.req[row, c.STATE] != c.HANDED
+    if computes and s.law[r, c.CHUNKED] == 0 and s.req[row, c.TARGET] - cached_tok > left:
         return False
     if s.law[r, c.ADMIT] == c.ADMIT_WHOLE:
         tokens = s.req[row, c.INPUT] + s.req[row, c.ASKED]
     else:
         tokens = s.req[row, c.TARGET]
     need = blocks(s, r, tokens) - found * unit(s, r)
+    grown = 0
+    if not computes and s.law[r, c.MIXED] == 1 and s.law[r, c.ADMIT] != c.ADMIT_WHOLE:
+        # It decodes in the step that is being filled, whose growth was taken before.
+        grown = blocks(s, r, tokens + tokens_in(s, r, 1)) - blocks(s, r, tokens)
+        need += grown
     if need > room(s, r) - idle * unit(s, r):
         return False
     pin(s, r, row, found)
     make_room(s, r, need)
     s.rep[r, c.USED] += need
+    s.rep[r, c.GROWN] += grown
     _start(s, r, row, cached_tok, now)
     return True
 
@@ -177,6 +184,8 @@ def together(s: State, r: int, now: int) -> int:
             tokens = _chunk(s, r, row, left)
             left -= tokens
             prompt_tok += tokens
+        else:
+            left -= s.law[r, c.VERIFY]
     return prompt_tok
 
 
@@ -214,7 +223,7 @@ def prompts_alone(s: State, r: int, now: int) -> int:
         if fresh + future >= free_tok and s.rep[r, c.RUNNING] > 0:
             s.rep[r, c.FULL] = 1
             break
-        if s.law[r, c.CHUNKED] == 0 and fresh > left:
+        if s.law[r, c.CHUNKED] == 0 and fresh > left and s.req[row, c.STATE] != c.HANDED:
             break
         if not _admit(s, r, row, left, now):
             s.rep[r, c.FULL] = 1

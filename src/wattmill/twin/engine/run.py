@@ -11,6 +11,8 @@ from wattmill.twin.engine.chance import mixed
 from wattmill.twin.engine.compiled import SOURCE, Array, inner, outer
 from wattmill.twin.engine.core import advance, take
 from wattmill.twin.engine.failing import CHANGES, IS_DOWN, TRIES, die, first_fates, next_fate, try_again
+from wattmill.twin.engine.handover import deliver, least_of_those_up, prefilled
+from wattmill.twin.engine.instants import put, taken
 from wattmill.twin.engine.layout import State
 
 AS_GIVEN = 0
@@ -38,18 +40,18 @@ def least_loaded(load: Array) -> int:
 
 
 @inner
-def choose(s: State, rule: int, seed: int, index: int, given: int) -> int:
-    count = s.load.shape[0]
+def choose(load: Array, rule: int, seed: int, index: int, given: int) -> int:
+    count = load.shape[0]
     if rule == AS_GIVEN:
         return given
     if rule == ROUND_ROBIN:
         return index % count
     if rule == LEAST_LOADED or count == 1:
-        return least_loaded(s.load)
+        return least_loaded(load)
     bits = mixed(seed, index)
     first = (bits & 0x3FFFFFFF) % count
     other = (first + 1 + (bits >> 30) % (count - 1)) % count
-    if s.load[other] < s.load[first]:
+    if load[other] < load[first]:
         return other
     return first
 
@@ -81,7 +83,7 @@ def _open_loop(source: int) -> Callable[[State, Array, int, int], None]:
             for r in range(count):
                 if s.next_ps[r] < now:
                     advance(s, r, now - 1)
-            take(s, choose(s, rule, seed, row, given[row % given.shape[0]]), row, now)
+            take(s, choose(s.load, rule, seed, row, given[row % given.shape[0]]), row, now)
         for r in range(count):
             advance(s, r, c.NEVER - 1)
 
@@ -93,7 +95,7 @@ def _goes_on(s: State, pending: Array, waiting: int, clients: Array, row: int, n
     """`row` came to its end, or was given up: who waited for that comes next. Return the heap's new size."""
     after = s.req[row, c.AFTER]
     if after != c.NOBODY:
-        waiting = _later(pending, waiting, now + s.req[row, c.THINK], after)
+        waiting = put(pending, waiting, now + s.req[row, c.THINK], after)
     concurrency, warm_ups, rows = clients[CONCURRENCY], clients[WARM_UPS], s.req.shape[0]
     if concurrency == 0:
         return waiting
@@ -101,10 +103,10 @@ def _goes_on(s: State, pending: Array, waiting: int, clients: Array, row: int, n
     if clients[ENDED] == warm_ups:
         last = min(rows, clients[ISSUED] + concurrency)
         while clients[ISSUED] < last:
-            waiting = _later(pending, waiting, now + clients[GAP_PS], clients[ISSUED])
+            waiting = put(pending, waiting, now + clients[GAP_PS], clients[ISSUED])
             clients[ISSUED] += 1
     elif clients[ISSUED] < (rows if clients[ENDED] > warm_ups else warm_ups):
-        waiting = _later(pending, waiting, now + clients[GAP_PS], clients[ISSUED])
+        waiting = put(pending, waiting, now + clients[GAP_PS], clients[ISSUED])
         clients[ISSUED] += 1
     return waiting
 
@@ -114,11 +116,7 @@ def _up(s: State, chosen: int) -> int:
     """Return `chosen`, or the least loaded of those that are up where it is down, or NOBODY."""
     if s.rep[chosen, c.DOWN] == 0:
         return chosen
-    best = c.NOBODY
-    for r in range(s.load.shape[0]):
-        if s.rep[r, c.DOWN] == 0 and (best == c.NOBODY or s.load[r] < s.load[best]):
-            best = r
-    return best
+    return least_of_those_up(s, 0, s.common[c.TAKERS])
 
 
 @inner
@@ -134,6 +132,15 @@ def _soonest(fate: Array) -> int:
 
 
 @inner
+def _next_repair(fate: Array) -> int:
+    at = c.NEVER
+    for r in range(fate.shape[0]):
+        if fate[r, IS_DOWN] == 1:
+            at = min(at, fate[r, CHANGES])
+    return at
+
+
+@inner
 def _come_again(s: State, tries: int, pending: Array, waiting: int, clients: Array, now: int) -> int:
     """Who was at a machine that died at `now` comes again, or is given up. Return the heap's new size."""
     for row in range(s.req.shape[0]):
@@ -142,7 +149,7 @@ def _come_again(s: State, tries: int, pending: Array, waiting: int, clients: Arr
         s.req[row, c.BROKE] += 1
         try_again(s, row)
         if s.req[row, c.BROKE] < tries:
-            waiting = _later(pending, waiting, now, row)
+            waiting = put(pending, waiting, now, row)
         else:
             s.req[row, c.STATE] = c.GIVEN_UP
             s.req[row, c.END] = now
@@ -162,7 +169,7 @@ def _coupled(source: int) -> Callable[[State, Array, Array, Array, Array, Array,
         fails: Array,
     ) -> None:
         """Play what waits for each other: clients of fixed concurrency, turns of a session, machines that
-        fail.
+        fail, prefill machines that hand over.
 
         `order` are the rows that arrive at their own time (`AT`, not falling); `pending` is room for a heap
         of (instant, row); `clients` has CONCURRENCY, 0 for none, WARM_UPS and GAP_PS, and room for two
@@ -177,7 +184,7 @@ def _coupled(source: int) -> Callable[[State, Array, Array, Array, Array, Array,
         if concurrency > 0:
             first = min(concurrency, warm_ups if warm_ups > 0 else rows)
             for row in range(first):
-                waiting = _later(pending, waiting, 0, row)
+                waiting = put(pending, waiting, 0, row)
             clients[ISSUED] = first
         if fate.shape[0] > 0:
             first_fates(fate, fails)
@@ -189,7 +196,8 @@ def _coupled(source: int) -> Callable[[State, Array, Array, Array, Array, Array,
                 if s.next_ps[r] < s.next_ps[soonest]:
                     soonest = r
             now = s.next_ps[soonest]
-            coming = min(at, later)
+            arrives = s.due[0, 0] if s.common[c.DUE] > 0 else c.NEVER
+            coming = min(arrives, min(at, later))
             if coming == c.NEVER and now == c.NEVER:
                 break
             if fate.shape[0] > 0:
@@ -204,6 +212,13 @@ def _coupled(source: int) -> Callable[[State, Array, Array, Array, Array, Array,
                         die(s, r, now)
                         waiting = _come_again(s, fails[TRIES], pending, waiting, clients, now)
                     continue
+            if arrives <= now and arrives == coming:
+                row = s.due[0, 1]
+                s.common[c.DUE] = taken(s.due, s.common[c.DUE])
+                if not deliver(s, row, arrives):  # all that could take it are down
+                    s.req[row, c.DUE_AT] = _next_repair(fate)
+                    s.common[c.DUE] = put(s.due, s.common[c.DUE], s.req[row, c.DUE_AT], row)
+                continue
             if coming <= now:
                 if at <= later:
                     row = order[sorted_at]
@@ -211,66 +226,28 @@ def _coupled(source: int) -> Callable[[State, Array, Array, Array, Array, Array,
                     now = at
                 else:
                     row, now = pending[0, 1], later
-                    waiting = _sooner(pending, waiting)
+                    waiting = taken(pending, waiting)
                     if s.req[row, c.SENT] == 0:
                         s.req[row, c.AT] = now
                 s.req[row, c.SENT] = 1
-                chosen = _up(s, choose(s, rule[0], rule[1], turn, given[row % given.shape[0]]))
+                takers = s.load[: s.common[c.TAKERS]]
+                chosen = _up(s, choose(takers, rule[0], rule[1], turn, given[row % given.shape[0]]))
                 if chosen == c.NOBODY:  # all are down: it comes with the first that is repaired
-                    waiting = _later(pending, waiting, fate[_soonest(fate), CHANGES], row)
+                    waiting = put(pending, waiting, _next_repair(fate), row)
                     continue
                 take(s, chosen, row, now)
                 turn += 1
                 continue
             advance(s, soonest, now)
             for at_event in range(s.common[c.EVENTS]):
+                row = s.event[at_event, c.EVENT_ROW]
                 if s.event[at_event, c.EVENT_KIND] == c.EVENT_END:
-                    row = s.event[at_event, c.EVENT_ROW]
                     waiting = _goes_on(s, pending, waiting, clients, row, now)
+                elif s.event[at_event, c.EVENT_KIND] == c.EVENT_PREFILLED:
+                    prefilled(s, row, now)
             s.common[c.EVENTS] = 0
 
     return outer(coupled)
-
-
-@inner
-def _before(heap: Array, a: int, b: int) -> bool:
-    return heap[a, 0] < heap[b, 0] or (heap[a, 0] == heap[b, 0] and heap[a, 1] < heap[b, 1])
-
-
-@inner
-def _swap(heap: Array, a: int, b: int) -> None:
-    at, row = heap[a, 0], heap[a, 1]
-    heap[a, 0], heap[a, 1] = heap[b, 0], heap[b, 1]
-    heap[b, 0], heap[b, 1] = at, row
-
-
-@inner
-def _later(heap: Array, size: int, at: int, row: int) -> int:
-    """Put (at, row) into the heap of `size` and return its new size."""
-    heap[size, 0], heap[size, 1] = at, row
-    child = size
-    while child > 0 and _before(heap, child, (child - 1) >> 1):
-        _swap(heap, child, (child - 1) >> 1)
-        child = (child - 1) >> 1
-    return size + 1
-
-
-@inner
-def _sooner(heap: Array, size: int) -> int:
-    """Take the first out of the heap of `size` and return its new size."""
-    size -= 1
-    _swap(heap, 0, size)
-    above = 0
-    while True:
-        child = 2 * above + 1
-        if child >= size:
-            return size
-        if child + 1 < size and _before(heap, child + 1, child):
-            child += 1
-        if not _before(heap, child, above):
-            return size
-        _swap(heap, above, child)
-        above = child
 
 
 open_loop = _open_loop(SOURCE)

@@ -94,6 +94,8 @@ def check(cost: StepCost, limits: EngineLimits) -> None:
         )
     if cost.accept:
         _check_draws(cost)
+    if cost.handover_ps < 0 or cost.handover_ps_per_tok < 0:
+        raise ValueError("handover_ps and handover_ps_per_tok must be >= 0: a link takes time")
     if cost.piece_tok and (limits.scheduler != "llamacpp" or cost.stages > 1 or cost.piece_tok < 0):
         raise ValueError(
             f"piece_tok is {cost.piece_tok}, must be >= 0, and 0 for {limits.scheduler} with {cost.stages} "

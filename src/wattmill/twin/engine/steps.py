@@ -202,15 +202,21 @@ def held(s: State, r: int, row: int) -> int:
 
 
 @inner
+def tokens_in(s: State, r: int, steps: int) -> int:
+    """Return the tokens whose memory each decoding request needs for the next `steps` steps."""
+    if s.law[r, ACCEPT] > 0:
+        return s.law[r, VERIFY]  # who draws sets memory aside for all that may be accepted, for one step
+    dstep = s.rep[r, DSTEP]
+    return clock_at(s, r, dstep + steps) - clock_at(s, r, dstep)
+
+
+@inner
 def growth(s: State, r: int, steps: int) -> int:
     """Return the blocks that decoding requests will need in the next `steps` steps."""
     if whole(s, r):
         return 0
-    dstep = s.rep[r, DSTEP]
-    now = clock_at(s, r, dstep)
-    more = clock_at(s, r, dstep + steps) - now
-    if s.law[r, ACCEPT] > 0:
-        more = s.law[r, VERIFY]  # who draws sets memory aside for all that may be accepted, for one step
+    now = clock(s, r)
+    more = tokens_in(s, r, steps)
     size = s.law[r, BLOCK]
     if size == 1:
         return s.rep[r, DECODING] * more

@@ -20,7 +20,8 @@ from wattmill.twin.spec import BLOCK_TOK, Broken, Served, StepLaw, Work
 from wattmill.units import PS_PER_S
 
 KV_BLOCK_TOK = 16
-_COUNTED = [c.DRAWS, c.DRAWN, c.UNDONE, c.VOID_UJ]  # in the order of `Counts`
+_COUNTED = [c.DRAWS, c.DRAWN, c.UNDONE, c.VOID_UJ]  # in the order of `Counts`, and then of the links
+_OF_LINKS = [c.LINK_SENT, c.LINK_TOK, c.LINK_BUSY, c.LINK_WAIT]
 
 
 def lowered(
@@ -79,8 +80,9 @@ class Bank:
         on_first: Callable[[int, int], None],
         on_end: Callable[[Served], None],
         prefixes: bool,
+        hands_to: Sequence[tuple[range, int] | None] | None = None,
     ) -> None:
-        self.engine = Engine(replicas, prefixes=prefixes)
+        self.engine = Engine(replicas, prefixes=prefixes, hands_to=hands_to)
         self.places = [0] * len(replicas)  # of each replica: the pool that it stands in
         self.cached_tok = [0] * len(replicas)  # found in its cache, by requests that have ended
         self._common = self.engine.common
@@ -187,10 +189,11 @@ class BankReplica:
 class Numbers:
     """The replicas of one pool in a bank: implements `pool.Source`."""
 
-    def __init__(self, bank: Bank, numbers: range, place: int) -> None:
+    def __init__(self, bank: Bank, numbers: range, place: int, links: range) -> None:
         self._bank = bank
         self._place = place
         self._numbers = numbers
+        self._links = links
         self._free = list(numbers)[::-1]
         self._gone = Counts()  # of those that were taken back
 
@@ -199,16 +202,17 @@ class Numbers:
 
     def done_with(self, engine: machines.Engine) -> None:
         assert isinstance(engine, BankReplica)
-        self._gone = self._sum(slice(engine.number, engine.number + 1))
+        rep = self._bank.engine.state.rep[engine.number]
+        counted = (*rep[_COUNTED].tolist(), 0, 0, 0, 0)
+        self._gone = Counts(*(gone + here for gone, here in zip(self._gone, counted, strict=True)))
         self._bank.engine.state.rep[engine.number, _COUNTED] = 0
         self._free.append(engine.number)
 
     @property
     def counts(self) -> Counts:
-        return self._sum(slice(self._numbers.start, self._numbers.stop))
-
-    def _sum(self, numbers: slice) -> Counts:
-        there = self._bank.engine.state.rep[numbers][:, _COUNTED].sum(axis=0).tolist()
+        s = self._bank.engine.state
+        there = s.rep[self._numbers.start : self._numbers.stop][:, _COUNTED].sum(axis=0).tolist()
+        there += s.link[self._links.start : self._links.stop][:, _OF_LINKS].sum(axis=0).tolist()
         return Counts(*(gone + here for gone, here in zip(self._gone, there, strict=True)))
 
 
@@ -223,7 +227,9 @@ def banked(
 ) -> tuple[Bank | None, dict[str, machines.Source]]:
     """Return a bank, and by pool where its engines are in it: of all owned pools."""
     laws: list[tuple[StepCost, EngineLimits]] = []
-    ranges: list[tuple[SimPool, int, range]] = []
+    hands_to: list[tuple[range, int] | None] = []
+    ranges: list[tuple[SimPool, int, range, range]] = []
+    links = 0
     for place, pool in enumerate(pools):
         if isinstance(pool.law, ProviderLaw):
             continue
@@ -236,9 +242,32 @@ def banked(
             law = lowered(pool.law, slots=pool.slots, overhead_ps=overhead_ps, scheduler=pool.scheduler)
         if pool.speculation is not None:
             law = speculating(law, pool.speculation, seed)
-        ranges.append((pool, place, range(len(laws), len(laws) + most)))
+        numbers = range(len(laws), len(laws) + most)
+        used = range(links, links)
+        to: list[tuple[range, int] | None] = [None] * most
+        split = pool.disaggregation
+        if split is not None:
+            used = range(links, links + (1 if split.shared_link else split.prefill))
+            decode = range(numbers.start + split.prefill, numbers.stop)
+            to[: split.prefill] = [
+                (decode, links if split.shared_link else links + n) for n in range(split.prefill)
+            ]
+            cost = replace(
+                law[0], handover_ps=split.handover_ps, handover_ps_per_tok=split.handover_ps_per_tok
+            )
+            law = cost, law[1]
+        links = used.stop
+        ranges.append((pool, place, numbers, used))
         laws += [law] * most
+        hands_to += to
     if not laws:
         return None, {}
-    bank = Bank(laws, clock=clock, on_first=on_first, on_end=on_end, prefixes=prefixes)
-    return bank, {pool.name: Numbers(bank, numbers, place) for pool, place, numbers in ranges}
+    bank = Bank(
+        laws,
+        clock=clock,
+        on_first=on_first,
+        on_end=on_end,
+        prefixes=prefixes,
+        hands_to=hands_to if any(hands_to) else None,
+    )
+    return bank, {pool.name: Numbers(bank, numbers, place, used) for pool, place, numbers, used in ranges}

@@ -174,9 +174,11 @@ class RunningPool:
     def take(self, index: int, work: Work) -> None:
         """Send to the replica with the fewest requests; of equals to the first. One must be ready."""
         best = self.replicas[0]
-        if len(self.replicas) > 1:
+        split = self.spec.disaggregation
+        takers = self.replicas if split is None else self.replicas[: split.prefill]
+        if len(takers) > 1:
             best = min(
-                (replica for replica in self.replicas if replica.state == "ready"),
+                (replica for replica in takers if replica.state == "ready"),
                 key=lambda replica: (replica.engine.in_flight, replica.number),
             )
         best.engine.take(index, work, self._clock.now_ps)
@@ -216,8 +218,8 @@ class RunningPool:
         engine: Engine
         if self._source is not None:
             engine = self._source.new()
-        elif isinstance(law, EngineLaw) or self.spec.speculation is not None:
-            what = "a deployment's law" if isinstance(law, EngineLaw) else "speculation"
+        elif isinstance(law, EngineLaw) or self.spec.speculation or self.spec.disaggregation:
+            what = "a deployment's law" if isinstance(law, EngineLaw) else "what its twin declares"
             raise ValueError(
                 f"pool {self.name!r}: {what} is played by the compiled core, which needs numba: "
                 "pip install 'wattmill[twin]'"

@@ -15,7 +15,7 @@ from wattmill.twin.engine.spec import CERTAIN
 from wattmill.twin.fleet.pool import RunningPool
 from wattmill.twin.fleet.spec import Counts
 from wattmill.twin.fleet.timeline import Timeline
-from wattmill.units import J_PER_KWH, NUSD_PER_USD, UJ_PER_J, US_PER_S
+from wattmill.units import B_PER_GB, J_PER_KWH, NUSD_PER_USD, PS_PER_S, UJ_PER_J, US_PER_S
 
 _FEWEST_TOK = 2  # a pace needs a token after the first
 
@@ -58,6 +58,16 @@ class Drafts(msgspec.Struct, frozen=True, kw_only=True):
     draws: int  # steps of one request each
 
 
+class Handed(msgspec.Struct, frozen=True, kw_only=True):
+    """What went from a pool's prefill replicas to its decode replicas."""
+
+    prefill_replicas: int
+    hand_overs: int
+    sent_gb: float
+    mean_wait_s: float | None  # for the link's turn; None: nothing was handed over
+    link_busy: float | None  # mean share of the simulated time in which a link carried something
+
+
 class PoolRow(Row, frozen=True, kw_only=True):
     """A pool, with what its machines did."""
 
@@ -76,6 +86,7 @@ class PoolRow(Row, frozen=True, kw_only=True):
     failures: int
     void_tok: int | None = None  # given to readers of answers that broke off; None: not counted
     void_j: float | None = None  # joules of what broke off; None: its engine's law says none
+    handed: Handed | None = None  # None: each replica does both
     speculation: Drafts | None = None  # None: none was declared
 
 
@@ -191,6 +202,7 @@ def report(
                 "void_j": None
                 if counts is None or power is None or not power.by_batch
                 else counts.void_uj / UJ_PER_J,
+                "handed": _handed(pool, simulated_s),
                 "speculation": _drafts(pool),
             },
             PoolRow,
@@ -255,6 +267,20 @@ def _drafts(pool: RunningPool) -> dict[str, object] | None:
         "law_tok_per_step": speculation.tokens_per_step,
         "drawn_tok_per_step": tok / draws if draws else None,
         "draws": draws,
+    }
+
+
+def _handed(pool: RunningPool, simulated_s: float) -> dict[str, object] | None:
+    split, counts = pool.spec.disaggregation, pool.counts
+    if split is None or counts is None:
+        return None
+    links = 1 if split.shared_link else split.prefill
+    return {
+        "prefill_replicas": split.prefill,
+        "hand_overs": counts.handed,
+        "sent_gb": counts.handed_tok * split.kv_bytes_per_tok / B_PER_GB,
+        "mean_wait_s": counts.link_wait_ps / PS_PER_S / counts.handed if counts.handed else None,
+        "link_busy": counts.link_busy_ps / PS_PER_S / links / simulated_s if simulated_s else None,
     }
 
 

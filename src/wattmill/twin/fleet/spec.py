@@ -46,6 +46,16 @@ class Speculation(msgspec.Struct, frozen=True, kw_only=True):
         return tokens_per_step(drafted=self.drafted, accept=self.accept) / ONE
 
 
+class Disaggregation(msgspec.Struct, frozen=True, kw_only=True):
+    """The first `prefill` replicas of a pool compute prompts and hand over to the others, by link."""
+
+    prefill: int
+    handover_ps: int  # of one, whatever its size
+    handover_ps_per_tok: int  # of the prompt: its KV bytes / the link's bytes per second
+    kv_bytes_per_tok: float
+    shared_link: bool
+
+
 class ProviderLaw(msgspec.Struct, frozen=True, kw_only=True):
     """A bought place: each request runs by itself at a speed that our load does not change, within limits.
 
@@ -113,6 +123,7 @@ class SimPool(msgspec.Struct, frozen=True, kw_only=True):
     slots: int  # of one replica
     replicas: int = 1
     overhead_s: float = 0.0  # network, on the way to an owned place
+    disaggregation: Disaggregation | None = None  # likewise
     speculation: Speculation | None = None  # of an owned engine; the compiled core plays it
     power: Power | None = None
     hours: Hours | None = None
@@ -128,6 +139,10 @@ class Counts(NamedTuple):
     drawn_tok: int = 0
     void_tok: int = 0  # given to readers of answers that broke off
     void_uj: int = 0  # of requests and of steps that broke off, where the engine's law says joules
+    handed: int = 0  # hand-overs from prefill to decode replicas
+    handed_tok: int = 0  # prompt tokens whose memory went over
+    link_busy_ps: int = 0
+    link_wait_ps: int = 0  # that hand-overs waited for their turn
 
 
 class Client(msgspec.Struct, frozen=True, kw_only=True):
