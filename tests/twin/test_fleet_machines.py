@@ -278,12 +278,30 @@ def test_a_disaggregated_pool_hands_prompts_over_and_its_books_hold(tmp_path: Pa
     assert holds(ran.audit)
 
 
+@pytest.mark.parametrize(("prefill", "replicas"), [(1, 2), (1, 4), (3, 4)])
+def test_machines_of_both_kinds_fail_and_nothing_is_lost_from_the_books(
+    tmp_path: Path, prefill: int, replicas: int
+) -> None:
+    """Also where the only machine of a kind is down: prompts then wait elsewhere, or on the link."""
+    split = SPLIT.replace("prefill_replicas = 1", f"prefill_replicas = {prefill}")
+    twin = split + "[pools.near.twin.outages]\nmtbf_h = 0.005\nmttr_s = 4.0\n"
+    text = HEAD + owned("near", slots=16, replicas=replicas, twin=twin) + bought("cloud")
+    ran = run(text, tmp_path, stream(per_s=6.0, duration_s=120.0, output_tok="80"), core="compiled")
+    pool = ran.factory.pools[0]
+    assert pool.counts is not None and pool.counts.handed > 100
+    assert pool.failures > 3 and any(a.status == "failed" and a.pool == "near" for a in ran.attempts)
+    in_facts = sum(a.prefill_tok + a.output_tok for a in ran.attempts)
+    assert in_facts == sum(sum(one.counted_tok) for one in ran.factory.pools)
+    assert pool.in_flight == 0
+    assert holds(ran.audit)
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
         ("", "must be less than `replicas`, 1: some must decode"),
         ("kv", "there is no `deployment` that says it"),
-        ("[pools.near.twin.outages]\nmtbf_h = 1.0\n", "neither scales nor fails here"),
+        ("[pools.near.twin.scaling]\nmost = 3\n", "does not scale here"),
     ],
 )
 def test_a_pool_that_could_not_hand_over_is_refused(tmp_path: Path, more: str, says: str) -> None:

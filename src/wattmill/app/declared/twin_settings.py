@@ -98,7 +98,7 @@ class DisaggregationTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """Some replicas compute prompts, the others decode; a prompt's cache goes from one to the other by link.
 
     One hand-over takes latency_ms + input tokens x kv_bytes_per_tok / link_gb_per_s; hand-overs take turns,
-    first come, first served. Such a pool neither scales nor fails."""
+    first come, first served. Such a pool does not scale."""
 
     prefill_replicas: Annotated[
         int, Meta(ge=1, description="So many of the pool's `replicas` compute prompts; the others decode.")

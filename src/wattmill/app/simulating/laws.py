@@ -126,10 +126,8 @@ def _check_disaggregation(place: Place, twin: PoolTwin, scheduler: SchedulerKind
         )
     if scheduler == "llamacpp":
         raise ValueError(f"{name}: llama.cpp keeps a request's memory in its slot and hands nothing over")
-    if twin.scaling is not None or twin.outages is not None:
-        raise ValueError(
-            f"{name}: a pool that hands over neither scales nor fails here; take `scaling` and `outages` away"
-        )
+    if twin.scaling is not None:
+        raise ValueError(f"{name}: a pool that hands over does not scale here; take `scaling` away")
     if declared.kv_bytes_per_tok is None and twin.deployment is None:
         raise ValueError(
             f"{name}.kv_bytes_per_tok is not declared, and there is no `deployment` that says it"

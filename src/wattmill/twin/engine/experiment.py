@@ -143,7 +143,6 @@ def simulate(
         or failures is not None
         or hand_over is not None,
         hand_over=hand_over,
-        tries=1 if failures is None else failures.tries,
     )
     given = np.zeros(1, np.int64) if requests.replica is None else _whole(requests.replica)
     if dispatch == "given" and requests.replica is None:
@@ -185,7 +184,6 @@ def _state(
     *,
     coupled: bool,
     hand_over: HandOver | None,
-    tries: int,
 ) -> State:
     hands_to: list[tuple[range, int] | None] | None = None
     if hand_over is not None:
@@ -208,7 +206,7 @@ def _state(
         ids=ids,
         events=3 * len(inputs) if coupled else 0,
         hands_to=hands_to,
-        hand_overs=0 if hands_to is None else len(inputs) * tries,
+        hand_overs=0 if hands_to is None else len(inputs),
     )
     if hand_over is not None:
         s.common[c.TAKERS] = hand_over.prefill

@@ -46,6 +46,32 @@ def prefilled(s: State, row: int, now: int) -> None:
 
 
 @inner
+def forget_broken(s: State) -> None:
+    """Machines died: what they had on a link is no more under way."""
+    kept = 0
+    for at in range(s.common[c.DUE]):
+        instant, row = s.due[at, 0], s.due[at, 1]
+        if s.req[row, c.DUE_AT] == instant:
+            kept = put(s.due, kept, instant, row)
+    s.common[c.DUE] = kept
+
+
+@inner
+def strand(s: State, row: int) -> None:
+    """Nobody is up to take `row`: it stays on the link until somebody is."""
+    s.req[row, c.DUE_AT] = c.NEVER
+
+
+@inner
+def float_again(s: State, now: int) -> None:
+    """A machine is up again: who waited for that on a link arrives now."""
+    for row in range(s.req.shape[0]):
+        if s.req[row, c.STATE] == c.HANDED and s.req[row, c.DUE_AT] == c.NEVER:
+            s.req[row, c.DUE_AT] = now
+            s.common[c.DUE] = put(s.due, s.common[c.DUE], now, row)
+
+
+@inner
 def deliver(s: State, row: int, now: int) -> bool:
     """The link has carried `row` over at `now`; return whether a decode machine was up to take it."""
     if s.req[row, c.STATE] != c.HANDED or s.req[row, c.DUE_AT] != now:

@@ -21,7 +21,7 @@ from wattmill.twin.engine.compiled import SOURCE, Array, array_at, inner, outer
 from wattmill.twin.engine.conservation import check_conserved
 from wattmill.twin.engine.core import advance, take
 from wattmill.twin.engine.failing import die
-from wattmill.twin.engine.handover import deliver, prefilled
+from wattmill.twin.engine.handover import deliver, float_again, forget_broken, prefilled, strand
 from wattmill.twin.engine.instants import taken
 from wattmill.twin.engine.layout import State
 from wattmill.twin.engine.spec import EngineLimits, StepCost
@@ -112,7 +112,8 @@ def _in_order(s: State, to: int, one_by_one: int) -> None:
         if arrives <= now:
             row = s.due[0, 1]
             s.common[c.DUE] = taken(s.due, s.common[c.DUE])
-            deliver(s, row, arrives)
+            if not deliver(s, row, arrives):
+                strand(s, row)
             continue
         advance(s, soonest, now)
         for at in range(told, s.common[c.EVENTS]):
@@ -214,13 +215,27 @@ def _kill(source: int) -> Callable[[int, int, int], None]:
             return
         s = _state(where)
         die(s, replica, now)
+        forget_broken(s)
         _look_ahead(s)
 
     return outer(kill)
 
 
+def _revive(source: int) -> Callable[[int, int, int], None]:
+    def revive(where: int, replica: int, now: int) -> None:
+        if source != SOURCE:
+            return
+        s = _state(where)
+        s.rep[replica, c.DOWN] = 0
+        float_again(s, now)
+        _look_ahead(s)
+
+    return outer(revive)
+
+
 advance_all = _advance_all(SOURCE)
 kill = _kill(SOURCE)
+revive = _revive(SOURCE)
 send = _send(SOURCE)
 
 
@@ -320,6 +335,14 @@ class Engine:
             if event[c.EVENT_KIND] == END:
                 free.append(event[c.EVENT_ROW])
         return events
+
+    def down(self, replica: int) -> None:
+        """Nothing is handed over to `replica` until it is `up`."""
+        self._s.rep[replica, c.DOWN] = 1
+
+    def up(self, replica: int, now_ps: int) -> None:
+        if self._s.rep[replica, c.DOWN]:
+            revive(self._where, replica, now_ps)
 
     def break_off(self, replica: int, now_ps: int) -> list[list[int]]:
         """`replica` dies at `now_ps`, to which all was advanced; it is empty afterwards, and can go on.

@@ -11,7 +11,7 @@ from wattmill.twin.engine.chance import mixed
 from wattmill.twin.engine.compiled import SOURCE, Array, inner, outer
 from wattmill.twin.engine.core import advance, take
 from wattmill.twin.engine.failing import CHANGES, IS_DOWN, TRIES, die, first_fates, next_fate, try_again
-from wattmill.twin.engine.handover import deliver, least_of_those_up, prefilled
+from wattmill.twin.engine.handover import deliver, forget_broken, least_of_those_up, prefilled
 from wattmill.twin.engine.instants import put, taken
 from wattmill.twin.engine.layout import State
 
@@ -210,6 +210,7 @@ def _coupled(source: int) -> Callable[[State, Array, Array, Array, Array, Array,
                     s.rep[r, c.DOWN] = fate[r, IS_DOWN]
                     if fate[r, IS_DOWN] == 1:
                         die(s, r, now)
+                        forget_broken(s)
                         waiting = _come_again(s, fails[TRIES], pending, waiting, clients, now)
                     continue
             if arrives <= now and arrives == coming:

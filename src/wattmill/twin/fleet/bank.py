@@ -208,6 +208,14 @@ class Numbers:
         self._bank.engine.state.rep[engine.number, _COUNTED] = 0
         self._free.append(engine.number)
 
+    def down(self, engine: machines.Engine) -> None:
+        assert isinstance(engine, BankReplica)
+        self._bank.engine.down(engine.number)
+
+    def up(self, engine: machines.Engine, now_ps: int) -> None:
+        assert isinstance(engine, BankReplica)
+        self._bank.engine.up(engine.number, now_ps)
+
     @property
     def counts(self) -> Counts:
         s = self._bank.engine.state

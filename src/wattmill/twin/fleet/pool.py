@@ -55,6 +55,11 @@ class Source(Protocol):
     def done_with(self, engine: Engine) -> None:
         """Take back one that is idle; it is asked no more."""
 
+    def down(self, engine: Engine) -> None:
+        """It has failed: others hand nothing over to it until it is `up`."""
+
+    def up(self, engine: Engine, now_ps: int) -> None: ...
+
     @property
     def counts(self) -> Counts:
         """What its engines have counted until now."""
@@ -161,10 +166,16 @@ class RunningPool:
     def connects(self) -> bool:
         """Whether somebody answers at its address."""
         if not self.down:
-            for replica in self.replicas:
+            for replica in self._takers:
                 if replica.state == "ready":
                     return True
         return False
+
+    @property
+    def _takers(self) -> list[Replica]:
+        """Those that take what comes: where prompts are computed apart, the machines that do it."""
+        split = self.spec.disaggregation
+        return self.replicas if split is None else self.replicas[: split.prefill]
 
     def refuses(self, work: Work) -> float | None:
         """Return when to come back if a provider's limit is reached, else None."""
@@ -173,9 +184,8 @@ class RunningPool:
 
     def take(self, index: int, work: Work) -> None:
         """Send to the replica with the fewest requests; of equals to the first. One must be ready."""
-        best = self.replicas[0]
-        split = self.spec.disaggregation
-        takers = self.replicas if split is None else self.replicas[: split.prefill]
+        takers = self._takers
+        best = takers[0]
         if len(takers) > 1:
             best = min(
                 (replica for replica in takers if replica.state == "ready"),
@@ -272,6 +282,8 @@ class RunningPool:
             self._end_if_idle(replica)
             return
         replica.state = "down"
+        if self._source is not None:
+            self._source.down(replica.engine)
         self._timers.call_later(
             self._rng.expovariate(1.0 / self.spec.outages.mttr_s), self._repaired, replica
         )
@@ -280,6 +292,8 @@ class RunningPool:
     def _repaired(self, replica: Replica) -> None:
         self._count_power()
         replica.state = "ready"
+        if self._source is not None:
+            self._source.up(replica.engine, self._clock.now_ps)
         self._may_fail(replica)
         self._on_change()
 
