@@ -35,7 +35,19 @@ messages = st.lists(
 )
 fields = st.dictionaries(
     st.sampled_from(
-        ["max_tokens", "stream", "temperature", "user", "n", "stop", "foo", "n_predict", "best_of", "tools"]
+        [
+            "max_tokens",
+            "max_completion_tokens",
+            "stream",
+            "temperature",
+            "user",
+            "n",
+            "stop",
+            "foo",
+            "n_predict",
+            "best_of",
+            "tools",
+        ]
     ),
     st.one_of(st.integers(-1, 99), st.booleans(), texts, st.just([]), st.none()),
     max_size=4,
@@ -143,6 +155,14 @@ def test_an_ordinary_chat_is_recognised() -> None:
     assert like is not None
     assert says_the_same(like, first.replace(b'"a"', '"é, "'.encode()))
     assert not says_the_same(like, first.replace(b'"a"', b'"a","n":3,"content":"[]"'))
+
+
+def test_the_newer_name_of_the_limit_is_recognised_and_the_lower_of_two_holds() -> None:
+    first = b'{"model":"mock","max_completion_tokens":9,"max_tokens":12,"messages":[{"content":"a"}]}'
+    like = known(first)
+    assert like is not None and says_the_same(like, first.replace(b'"a"', b'"b, c"'))
+    read = like.read(first, BOUND)
+    assert read is not None and read[0].max_output_tok == 9
 
 
 def test_a_stream_that_wants_its_usage_is_recognised() -> None:

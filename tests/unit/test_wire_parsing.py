@@ -228,7 +228,7 @@ plain_fields = {
     "stream": st.sampled_from([True, False, None, "yes"]),
     "max_tokens": st.sampled_from([1, 7, 0, -1, None, "4", 2.0, 2**31]),
     "n": st.sampled_from([1, 2, None]),
-    "max_completion_tokens": st.sampled_from([3, None]),
+    "max_completion_tokens": st.sampled_from([3, 9, 0, None, "4", 2.0, 2**31]),
     "stream_options": st.sampled_from([{"include_usage": True}, None]),
     "tools": st.sampled_from([[], [{"type": "function"}], None]),
     "temperature": st.just(0.5),

@@ -26,7 +26,7 @@ _SPACE = b" \t\r\n"
 _TELLING = frozenset(
     ("tools", "functions", "response_format", "logprobs", "top_logprobs", "audio", "modalities")
 )
-_UNUSUAL = _TELLING | {"n", "max_completion_tokens"}
+_UNUSUAL = _TELLING | {"n"}
 _QUICK_BYTES = 8_192  # reading a longer body twice costs more than it saves
 _NO_NEEDS: frozenset[str] = frozenset()
 _EMPTY = (b"null", b"[]", b"{}", b"false")
@@ -55,6 +55,7 @@ class _Fields(msgspec.Struct, gc=False):
     messages: Raw
     stream: bool | None = None
     max_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOK)] | None = None
+    max_completion_tokens: Annotated[int, msgspec.Meta(ge=1, le=MAX_OUTPUT_TOK)] | None = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -141,7 +142,9 @@ def quick_chat(body: Body, data: bytes) -> Draft | None:
         fields = _fields_decoder.decode(data)
     except msgspec.MsgspecError:
         return None
-    model, limit = fields.model, fields.max_tokens
+    model, limit, other = fields.model, fields.max_tokens, fields.max_completion_tokens
+    if other is not None:
+        limit = other if limit is None else min(limit, other)
     if not model or len(model) > MAX_MODEL_CHARS or not model.isprintable():
         return None
     if bytes(fields.messages).rfind(b"[") != 0 or not _UNUSUAL.isdisjoint(body):
