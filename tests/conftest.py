@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from wattmill.app.home import Home
 
@@ -31,6 +32,10 @@ COLLECTS = os.environ.get("WATTMILL_TEST_COLLECT") == "1"
 CANNOT = (
     "cannot here:"  # a skip with this beginning is accepted in CI: the machine's kernel or rights forbid it
 )
+
+# How long an example takes says how busy the machine is, and nothing about the law.
+settings.register_profile("untimed", settings.get_profile("ci" if IN_CI else "default"), deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=COLLECTS)
