@@ -12,20 +12,23 @@ them: a fit of 5,000 rows with 1,800 coefficients takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
 GLOBAL = "global"
-RIDGE = 30.0
+RIDGE = 300.0
 RIDGE_GLOBAL = 0.3
 HUBER = 0.15
 _UNIT = 0.1  # a residual of a tenth weighs as much as a deviation of 1 held by a ridge of 1
 _STEPS = 12
 _ENOUGH = 1e-3  # relative gain of the last step
 _LONGEST_STEP = 1.0
+
+
+Ridge = float | Callable[[str], Any]
 
 
 class Fit(msgspec.Struct, frozen=True):
@@ -60,7 +63,7 @@ def fit(
     *,
     start: Mapping[str, float] | Sequence[float],
     weights: Any | None = None,
-    ridge: float = RIDGE,
+    ridge: Ridge = RIDGE,
     huber: float = HUBER,
 ) -> Fit:
     """Return the deviations that bring `terms` nearest to the measured `log_seconds`.
@@ -71,7 +74,8 @@ def fit(
         groups: of each row.
         start: coefficients (not logarithms) to start from and to be held to, weakly.
         weights: of the rows; default 1 each.
-        ridge: what holds each group's deviations to zero.
+        ridge: what holds a group's deviations to zero; a function says it by the group's name, for all
+            coefficients or for each.
     """
     rows, width = terms.shape
     names = [GLOBAL, *sorted({name for row in groups for name in row})]
@@ -81,7 +85,9 @@ def fit(
         sets.setdefault((0, *sorted(position[name] for name in row)), []).append(at)
     members = [(np.array(group), np.array(which)) for group, which in sets.items()]
     weights = np.ones(rows) if weights is None else weights
-    holds = np.full((len(names), width), ridge)
+    holds = np.empty((len(names), width))
+    for at, name in enumerate(names):
+        holds[at] = ridge(name) if callable(ridge) else ridge
     holds[0] = RIDGE_GLOBAL
     prior = np.zeros((len(names), width))
     prior[0] = np.log(np.array(list(start.values() if isinstance(start, Mapping) else start)))
