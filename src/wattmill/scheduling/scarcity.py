@@ -70,11 +70,13 @@ class Scarcity:
         route = answer.route if isinstance(answer, Refusal) else answer
         if route is None:
             return
-        full = False
-        for candidate in route.candidates:
-            i = at[candidate.pool]
+        chosen = [at[candidate.pool] for candidate in route.candidates]
+        for i in chosen:
             asked[i] += 1
-            full |= busy[i] >= pools[i].slots
+        if freed is None:
+            full = any(busy[i] >= pools[i].slots for i in chosen)
+        else:
+            full = bool(chosen and freed)
         for excluded in route.excluded:
             if excluded.rule == "full":
                 asked[at[excluded.pool]] += 1

@@ -33,6 +33,7 @@ from wattmill.app.simulating.laws import sim_pools
 from wattmill.distribution.backend_state import BackendState
 from wattmill.ledger.budgets import Allotments, at_once
 from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_limits import Limits
 from wattmill.models.engines.adapter import ADAPTERS
 from wattmill.scheduling.fleet import FleetView
 from wattmill.scheduling.memory import Memory
@@ -104,6 +105,11 @@ class SimulatedFactory:
         specs = sim_pools(settings, env, declared)
         self.books = SimulatedBooks(home.journal, home.ledger_db, seed=seed, start_us=start_us)
         self.books.use_prices(control.prices())
+        if not {"energy_uj", "carbon_ug"} & {limit.unit for limit in Limits(control).states()}:
+            # No limit counts joules or grams, and nobody can declare one here: no attempt need work them out.
+            reached = {
+                name: msgspec.structs.replace(backend, ceiling=None) for name, backend in reached.items()
+            }
         life = {pool.name: BackendState(pool.name, settings.resilience.breaker) for pool in declared}
         self._admitted = Admitted()
         self._declared = filled(settings, declared)

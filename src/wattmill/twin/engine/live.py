@@ -327,8 +327,11 @@ class Engine:
         count = advance_all(self._where, to_ps, 1 if to_news else 0)
         if not count:
             return []
-        events: list[list[int]] = self._s.event[:count].tolist()
-        if count > 1:
+        events: list[list[int]]
+        if count == 1:
+            events = [self._s.event[0].tolist()]
+        else:
+            events = self._s.event[:count].tolist()
             events.sort()
         free = self._free
         for event in events:

@@ -121,6 +121,7 @@ class World:
     def run(self, tell: Callable[[int], None] = lambda done: None, tell_every: int = 500) -> None:
         """Let everything happen. `tell` hears now and then how many requests have come."""
         clock, timers, traffic = self._clock, self._timers, self._traffic
+        clients, streams, gate = self._clients, self._streams, self.gate
         told = 0
         while True:
             arrival_us = traffic.next_us
@@ -136,7 +137,11 @@ class World:
                 timers.run_due()
             else:
                 clock.now_ps = arrival_ps
-                self._arrive()
+                turn, stream, tries = traffic.pop()
+                index = self.asked
+                self.asked = index + 1
+                streams[index] = stream
+                gate.arrive(index, turn, clients[turn.client], tries)
                 if self.asked - told >= tell_every:
                     told = self.asked
                     tell(told)
@@ -178,13 +183,6 @@ class World:
     def _is_over(self) -> bool:
         busy = self.gate.in_flight or self.waiting()
         return not busy and self._timers.next_ps > self._clock.now_ps
-
-    def _arrive(self) -> None:
-        turn, stream, tries = self._traffic.pop()
-        index = self.asked
-        self.asked += 1
-        self._streams[index] = stream
-        self.gate.arrive(index, turn, self._clients[turn.client], tries)
 
     # ---- what becomes of requests
 
