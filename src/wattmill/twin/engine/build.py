@@ -154,7 +154,7 @@ def _check_hand_overs(
 def fresh_rows(count: int) -> Array:
     """Return rows of requests that are not born yet."""
     rows = np.zeros((count, c.REQ_COLUMNS), np.int64)
-    rows[:, [c.BEGUN, c.FIRST, c.END, c.REPLICA, c.AFTER, c.DUE_AT]] = c.NOBODY
+    rows[:, [c.BEGUN, c.FIRST, c.END, c.REPLICA, c.AFTER]] = c.NOBODY
     return rows
 
 

@@ -217,7 +217,8 @@ def _state(
         max_output_tok=None if requests.max_output_tok is None else _whole(requests.max_output_tok),
         ids_from=ids_from if ids is not None else None,
     )
-    s.req[:, c.TAG] = np.arange(len(s.req))
+    if any(cost.accept for cost, _ in replicas):
+        s.req[:, c.TAG] = np.arange(len(s.req))  # whose draws they are; a million rows take a while
     build.refuse_misfits(s.req, replicas)
     if requests.at_ps is not None:
         at_ps = _whole(requests.at_ps)
@@ -270,7 +271,9 @@ def _coupled(
 def _outcome(s: State, replicas: Sequence[tuple[StepCost, EngineLimits]], fate: Array) -> Outcome:
     end_ps = max(0, int(s.req[:, c.END].max())) if len(s.req) else 0
     down_ps = np.zeros(len(replicas), np.int64)
+    lost = np.zeros(len(s.req), np.int64)
     if len(fate):
+        lost[s.req[:, c.STATE] == c.GIVEN_UP] = 1
         # Of a repair that is under way, or of failures after the last end, what lies before it.
         ahead_ps = np.maximum(fate[:, failing.CHANGES] - end_ps, 0) * fate[:, failing.IS_DOWN]
         down_ps = np.maximum(fate[:, failing.DOWN_PS] - ahead_ps, 0)
@@ -280,7 +283,7 @@ def _outcome(s: State, replicas: Sequence[tuple[StepCost, EngineLimits]], fate: 
         at_ps=s.req[:, c.AT].copy(),
         begun_ps=s.req[:, c.BEGUN].copy(),
         first_ps=s.req[:, c.FIRST].copy(),
-        end_ps=np.where(s.req[:, c.STATE] == c.GIVEN_UP, -1, s.req[:, c.END]),
+        end_ps=np.where(lost, -1, s.req[:, c.END]) if len(fate) else s.req[:, c.END].copy(),
         cached_tok=s.req[:, c.CACHED].copy(),
         preemptions=s.req[:, c.PREEMPTIONS].copy(),
         replica=s.req[:, c.REPLICA].copy(),
@@ -295,8 +298,8 @@ def _outcome(s: State, replicas: Sequence[tuple[StepCost, EngineLimits]], fate: 
         lost_tok=s.rep[:, c.LOST].copy(),
         draws=s.rep[:, c.DRAWS].copy(),
         drawn_tok=s.rep[:, c.DRAWN].copy(),
-        broke=s.req[:, c.BROKE].copy(),
-        lost=(s.req[:, c.STATE] == c.GIVEN_UP).astype(np.int64),
+        broke=s.req[:, c.BROKE].copy() if len(fate) else np.zeros(len(s.req), np.int64),
+        lost=lost,
         failures=fate[:, failing.FAILED].copy() if len(fate) else np.zeros(len(replicas), np.int64),
         down_ps=down_ps,
         void_tok=s.rep[:, c.UNDONE].copy(),

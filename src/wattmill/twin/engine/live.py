@@ -195,7 +195,6 @@ def _send(source: int) -> Callable[[int, int, int, int, int, int, int, int, int,
         s.req[row, c.FIRST] = -1
         s.req[row, c.END] = -1
         s.req[row, c.AFTER] = c.NOBODY
-        s.req[row, c.DUE_AT] = c.NOBODY
         s.req[row, c.INPUT] = input_tok
         s.req[row, c.OUTPUT] = output_tok
         s.req[row, c.ASKED] = asked_tok
