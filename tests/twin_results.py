@@ -14,7 +14,17 @@ from wattmill.app.results.simulated import simulated
 from wattmill.twin.calibration.kept import keep
 from wattmill.twin.calibration.spec import Calibration
 from wattmill.twin.engine.spec import EngineLimits, StepCost
-from wattmill.twin.fleet.report import PROVENANCE, PoolRow, Refusals, Report, Row, Spread, TierRow
+from wattmill.twin.fleet.report import (
+    PROVENANCE,
+    Drafts,
+    Handed,
+    PoolRow,
+    Refusals,
+    Report,
+    Row,
+    Spread,
+    TierRow,
+)
 from wattmill.twin.fleet.timeline import Moment
 from wattmill.twin.plots.chart import Axis, Chart, Series
 
@@ -66,6 +76,13 @@ def a_simulation(at_us: int) -> Sheet:
             energy_j=joules, idle_j=None, j_per_output_tok=None, carbon_g=None, cold_starts=0, failures=0,
         )  # fmt: skip
 
+    own = msgspec.structs.replace(
+        pool("own", 0.95, 81_000.0), failures=2, void_tok=280, void_j=12.0,
+        handed=Handed(prefill_replicas=1, hand_overs=450, sent_gb=72.6, mean_wait_s=0.0017, link_busy=0.028),
+        speculation=Drafts(
+            drafted=3, acceptance=0.7, law_tok_per_step=2.533, drawn_tok_per_step=2.543, draws=36_069
+        ),
+    )  # fmt: skip
     tier = TierRow(
         **row("premium", 300, 2.0), promise="first token in 1 s", offered=300, kept=294,  # type: ignore[arg-type]
         kept_share=0.98, queued=12, mean_queue_s=0.2,
@@ -73,7 +90,7 @@ def a_simulation(at_us: int) -> Sheet:
     report = Report(
         factory="two places", demand="1.5 requests/s for 600 s", seed=1, policy="value", simulated_s=604.2,
         asked=900, came_back=0, total=Row(**row("all", 900, 2.5)),  # type: ignore[arg-type]
-        pools=(pool("own", 0.95, 81_000.0), pool("cloud", None, None)), tiers=(tier,),
+        pools=(own, pool("cloud", None, None)), tiers=(tier,),
         tenants=(Row(**row("acme/search", 900, 2.5)),),  # type: ignore[arg-type]
         refusals=(Refusals(code="context_too_long", requests=3),), energy_j=81_000.0,
         energy_provenance="modelled", law="every law of the books holds", holds=True, provenance=PROVENANCE,

@@ -89,6 +89,18 @@ def test_what_binds_is_the_place_without_time_and_the_most_frequent_refusal():
     assert "own had no more time" in says and "cloud had" not in says and "context_too_long" in says
 
 
+def test_what_engines_did_besides_serving_is_told_of_the_pools_that_did_it():
+    own = [note for note in a_simulation(NOW).notes if note.startswith("own: ")]
+    assert own == [
+        "own: 2 failures took 280 tokens given and 12 J.",
+        "own: prompts on 1 of its replicas: 450 hand-overs, 72.6 GB, 1.7 ms of waiting for a link, 2.8% "
+        "busy.",
+        "own: 3 tokens drafted, each accepted at 70%: 2.533 tokens a step by the law, 2.543 in 36,069 drawn "
+        "steps.",
+    ]
+    assert not any(note.startswith("cloud: ") for note in a_simulation(NOW).notes)
+
+
 def test_a_thinned_line_keeps_its_peaks_and_its_end():
     points = [(float(t), 100.0 if t == 7_777 else float(t % 3)) for t in range(10_000)]
     thinned = thin(points)

@@ -32,7 +32,8 @@ from wattmill.app.simulating.run import simulate
 from wattmill.cli.bar import bars
 from wattmill.cli.control_door import DEFAULT_HOME, JsonOption, show_json, show_table
 from wattmill.cli.kept_result import KeepInOption, keep_result, now_us
-from wattmill.twin.fleet.report import Drafts, Handed, PoolRow, Report, Row, Spread, TierRow
+from wattmill.twin.fleet.report import PoolRow, Report, Row, Spread, TierRow
+from wattmill.twin.fleet.words import played_words
 from wattmill.units import S_PER_H
 
 simulate_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -271,13 +272,8 @@ def show_report(told: Report) -> None:
     for row in told.pools:
         error = "error not known" if row.twin_error is None else f"median error {row.twin_error:.0%}"
         typer.echo(f"{row.name}: times {row.provenance} ({row.source}); {error}")
-        if row.failures and row.void_tok is not None:
-            joules = "" if row.void_j is None else f" and {row.void_j:,.0f} J"
-            typer.echo(f"{row.name}: {row.failures} failures took {row.void_tok:,} tokens given{joules}")
-        if row.handed is not None:
-            typer.echo(f"{row.name}: {_handed(row.handed)}")
-        if row.speculation is not None:
-            typer.echo(f"{row.name}: {_drafts(row.speculation)}")
+        for words in played_words(row):
+            typer.echo(f"{row.name}: {words}")
     if told.energy_j is not None:
         typer.echo(f"joules are {told.energy_provenance}, dollars are rated by the declared prices")
     typer.echo(f"{told.total.attempts} attempts, {told.law}")
@@ -306,26 +302,6 @@ def _pool_cells(row: PoolRow) -> list[str]:
         row.name, str(row.requests), str(row.failed), str(row.output_tok), f"{row.output_tok_per_s:,.1f}",
         _three(row.ttft_s, 1.0, 3), _three(row.tpot_s, 1e3, 1), *_money(row),
     ]  # fmt: skip
-
-
-def _handed(told: Handed) -> str:
-    words = (
-        f"prompts on {told.prefill_replicas} of its replicas: {told.hand_overs:,} hand-overs, "
-        f"{told.sent_gb:,.1f} GB"
-    )
-    if told.mean_wait_s is None or told.link_busy is None:
-        return words
-    return f"{words}, {told.mean_wait_s * 1e3:,.1f} ms of waiting for a link, {told.link_busy:.1%} busy"
-
-
-def _drafts(told: Drafts) -> str:
-    words = (
-        f"{told.drafted} tokens drafted, each accepted at {told.acceptance:.0%}: {told.law_tok_per_step:.3f} "
-        "tokens a step by the law"
-    )
-    if told.drawn_tok_per_step is None:
-        return words
-    return f"{words}, {told.drawn_tok_per_step:.3f} in {told.draws:,} drawn steps"
 
 
 def _machine_cells(row: PoolRow) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from wattmill.app.results.making import fact, modelled, table, usd
 from wattmill.app.results.sheet import Sheet, Table
 from wattmill.app.seeing.figure import Figure
+from wattmill.twin.fleet.words import played_words
 from wattmill.twin.plots.chart import Axis, Chart, Series, thin
 from wattmill.units import NUSD_PER_USD
 
@@ -56,6 +57,7 @@ def simulated(report: Report, moments: Sequence[Moment], *, at_us: int) -> Sheet
         tables=tuple(_tables(report)),
         notes=(
             f"{total.attempts:,} attempts in its books: {report.law}.",
+            *(f"{row.name}: {words}." for row in report.pools for words in played_words(row)),
             *(f"{name}: {words}." for name, words in told.items()),
         ),
     )
