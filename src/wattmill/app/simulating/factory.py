@@ -167,6 +167,7 @@ class SimulatedFactory:
             counts=frozenset(
                 name for name, backend in reached.items() if ADAPTERS[backend.adapter].count_path is not None
             ),
+            written=self.books.written,
             gates=gates,
             resilience=settings.resilience,
             unseen=settings.budgets.unseen,

@@ -53,6 +53,7 @@ class SimulatedBooks:
         self._start_us = start_us
         self._facts: list[Found] = []  # written and not booked
         self._at = HEADER_BYTES
+        self._written = b""
         folder = journal / self.epoch
         os.mkdir(folder, 0o700)
         # Nobody holds the lock: the writer of a simulated epoch is no process that could die.
@@ -97,13 +98,17 @@ class SimulatedBooks:
     def write(self, fact: Fact) -> int:
         """Write one fact into the segment, while all that it is made of is still in the processor's caches;
         return where it stands."""
-        payload = _encode(fact)
+        payload = self._written = _encode(fact)
         size = len(payload)
         self._file.write(_pack(size, _crc32(payload)) + payload)
         at = self._at
         self._at = at + FRAME_BYTES + size
         self.facts += 1
         return at
+
+    def written(self) -> bytes:
+        """Return the fact that was written last, without its frame."""
+        return self._written
 
     def close(self, at_us: int, idle_nusd: Mapping[str, int]) -> dict[int, int]:
         """Book the rest and end the epoch; return what it used of each gauge.

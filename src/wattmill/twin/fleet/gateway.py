@@ -273,8 +273,8 @@ class FrontGate:
                 held=grant.held,
             )
         )
+        visit.put_by(b"" if route is None or setup.written is None else setup.written())
         del route  # whatever was decided beyond this attempt may go now
-        visit.put_by()
         sent.beside = state.busy
         sent.in_line_tok = bound_tok
         sent.ahead_tok = state.asked(bound_tok)

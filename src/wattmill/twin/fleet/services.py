@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -65,6 +65,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     backends: Mapping[str, Backend]
     counts: frozenset[str]  # pools whose engines count a prompt when they are asked
+    written: Callable[[], bytes] | None = None  # the fact that the journal wrote last, as it wrote it
     gates: tuple[Gate, ...] = ()
     resilience: Resilience = Resilience()
     unseen: Unseen = "reserved"

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from wattmill.ledger.frame import decoder
 from wattmill.scheduling.prefix import Prefix
 from wattmill.twin.fleet.spec import Client, Turn
 from wattmill.twin.spec import Work
 from wattmill.units import PS_PER_S
 from wattmill.vocab.caller import Caller
+from wattmill.vocab.fact import Intent
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.request import Request
 from wattmill.vocab.route import Candidate, Hints, Route
@@ -129,6 +131,7 @@ class Visit:
         "tried",
         "tries",
         "turn",
+        "written",
     )
 
     def __init__(
@@ -164,6 +167,7 @@ class Visit:
         self.new_route: Route | None = None  # decided and not yet written down
         self.candidates: tuple[Candidate, ...] = ()  # of the last decision; `next` is the first not yet tried
         self.behind = b""  # those not yet tried, while an attempt runs
+        self.written = b""  # or the intent in which they stand
         self.hints: Hints
 
     def decided(self, route: Route) -> None:
@@ -175,18 +179,27 @@ class Visit:
         self.hints = Hints(hints.asker, hints.turn, hints.output_tok, hints.shared_tok)
         self.next = 0
 
-    def put_by(self) -> None:
-        """Keep the places that were not tried as few bytes while an attempt runs: hardly any request asks for
+    def put_by(self, written: bytes) -> None:
+        """Keep the places that were not tried as bytes while an attempt runs: hardly any request asks for
         them, and the objects of thousands of requests in flight would push everything else out of the
-        processor's caches."""
-        left = self.candidates[self.next :]
-        self.behind = _pack(left) if left else b""
+        processor's caches. `written`: the intent that has this decision, as the journal wrote it; b"": it
+        is not at hand."""
+        if written:
+            self.written = written
+        else:
+            left = self.candidates[self.next :]
+            self.behind = _pack(left) if left else b""
+            self.next = 0
         self.candidates = ()
-        self.next = 0
 
     def take_up(self) -> None:
         """The attempt failed: the places that were put by are asked for."""
-        if self.behind:
+        if self.written:
+            intent = decoder.decode(self.written)
+            assert isinstance(intent, Intent) and intent.route is not None
+            self.candidates = intent.route.candidates
+            self.written = b""
+        elif self.behind:
             self.candidates = _unpack(self.behind)
             self.behind = b""
 
