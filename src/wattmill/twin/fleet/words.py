@@ -15,7 +15,8 @@ def played_words(row: PoolRow) -> list[str]:
     words = []
     if row.failures and row.void_tok is not None:
         joules = "" if row.void_j is None else f" and {row.void_j:,.0f} J"
-        words.append(f"{row.failures} failures took {row.void_tok:,} tokens given{joules}")
+        noun = "failure" if row.failures == 1 else "failures"
+        words.append(f"{row.failures} {noun} took {row.void_tok:,} tokens given{joules}")
     if row.handed is not None:
         words.append(_handed(row.handed))
     if row.speculation is not None:
