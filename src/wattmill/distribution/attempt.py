@@ -423,7 +423,11 @@ class Attempt:
         services = exchange.services
         rated = cost = 0
         usage_counts = usage
+        told_uj: int | None = None
         if usage is not None:
+            energy_j = self.energy_j = services.energy(self.pool, usage)
+            if energy_j is not None:
+                told_uj = round(energy_j * UJ_PER_J)
             try:
                 cost = services.rate(self.model.cost, usage)
                 rated = services.rate(self.model.charge, usage)
@@ -449,11 +453,6 @@ class Attempt:
         gateway = exchange.gateway
         metrics = gateway.metrics
         said = self.said()
-        told_uj: int | None = None
-        if usage is not None:
-            energy_j = self.energy_j = services.energy(self.pool, usage)
-            if energy_j is not None:
-                told_uj = round(energy_j * UJ_PER_J)
         try:
             services.journal.append_end(
                 End(
