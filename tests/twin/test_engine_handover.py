@@ -62,6 +62,26 @@ def test_a_slow_link_holds_the_memory_of_prompts_and_so_the_next_prompt() -> Non
     assert (ran.begun_ps // MS_PS).tolist() == [0, 1_010]
 
 
+def test_the_last_admitted_loses_its_memory_though_another_began_to_decode_later() -> None:
+    """Found by the law below. Request 4, taken back at 164 ms, comes in again at 172 ms before 5, which was
+    handed over and decodes at once, while 4 computes its 17 tokens first. When memory runs out at 256 ms, 5
+    came in last and goes, though 4 began to decode after it."""
+    cost = StepCost(
+        step_ps=(8 * MS_PS,),
+        prefill_ps_per_tok=MS_PS // 5,
+        attention_ps_per_ktok=3_000_001,
+        handover_ps=1,
+    )
+    limits = EngineLimits(max_num_seqs=3, budget_tok=160, kv_blocks=11, chunked_prefill=False)
+    ran = simulate(
+        [(cost, limits)] * 2,
+        Requests(at_ps=[0] * 6, input_tok=[100, 1, 1, 1, 1, 1], output_tok=[40, 1, 1, 17, 40, 17]),
+        hand_over=HandOver(prefill=1),
+    )
+    assert ran.preemptions.tolist() == [0, 0, 0, 0, 2, 1]
+    assert (ran.end_ps // MS_PS).tolist() == [343, 28, 28, 172, 416, 400]
+
+
 @pytest.mark.parametrize(
     ("prefill", "scheduler", "says"),
     [

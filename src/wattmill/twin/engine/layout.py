@@ -105,7 +105,8 @@ VOID_UJ: Final = 49  # joules of requests that a failure took away
 PIECES: Final = 50  # picoseconds that the pieces of one decoding step cost
 DRAWS: Final = 51  # drawn steps of one request each
 DRAWN: Final = 52  # tokens that came of them
-REP_COLUMNS: Final = 53
+ADMITS: Final = 53  # admissions until now
+REP_COLUMNS: Final = 54
 
 # Columns of `State.req`: one request.
 INPUT: Final = 0
@@ -139,7 +140,8 @@ THINK: Final = 27  # how long after
 BROKE: Final = 28  # how many machines died with it
 SENT: Final = 29  # 1: it was sent before, and arrived when `AT` says
 DUE_AT: Final = 30  # when the link has carried it over, NOBODY: it is not under way
-REQ_COLUMNS: Final = 31
+ADMITTED: Final = 31  # which admission of its replica brought it in
+REQ_COLUMNS: Final = 32
 
 UNBORN: Final = 0
 INBOXED: Final = 1

@@ -50,6 +50,8 @@ def _start(s: State, r: int, row: int, cached_tok: int, now: int) -> None:
     """`row` is admitted; its memory is accounted for by the caller."""
     remove(s, r, c.WAIT, row)
     s.rep[r, c.RUNNING] += 1
+    s.rep[r, c.ADMITS] += 1
+    s.req[row, c.ADMITTED] = s.rep[r, c.ADMITS]
     if s.req[row, c.STATE] == c.HANDED:
         begin_to_decode(s, r, row)
         return
@@ -153,9 +155,10 @@ def together(s: State, r: int, now: int) -> int:
     evicted = False
     if s.law[r, c.EVICT] == c.EVICT_LAST:
         while s.rep[r, c.DECODING] > 0 and growth(s, r, 1) > room(s, r):
-            last = s.rep[r, c.PROMPTS_END]
-            if last == c.NOBODY:
-                last = s.rep[r, c.DECODERS_END]
+            last, decodes = s.rep[r, c.PROMPTS_END], s.rep[r, c.DECODERS_END]
+            # Who was handed over decodes at once, and may have come in after a prompt that is under way.
+            if last == c.NOBODY or s.req[decodes, c.ADMITTED] > s.req[last, c.ADMITTED]:
+                last = decodes
             take_back(s, r, last, now)
             evicted = True
     _grow(s, r)

@@ -55,13 +55,25 @@ def _give_back(s: State, r: int, row: int, own: int, now: int) -> None:
 
 
 @inner
+def _admitted_after(s: State, r: int, row: int) -> int:
+    """Return who stands behind `row` among those who decode: where the last admitted loses its memory first,
+    they stand by admission, else by when they began."""
+    after: int = c.NOBODY
+    if s.law[r, c.EVICT] == c.EVICT_LAST:
+        before = s.rep[r, c.DECODERS_END]
+        while before != c.NOBODY and s.req[before, c.ADMITTED] > s.req[row, c.ADMITTED]:
+            after, before = before, s.req[before, c.PREV]
+    return after
+
+
+@inner
 def begin_to_decode(s: State, r: int, row: int) -> None:
     """`row`, whose memory is there, takes part in the steps from the next one on."""
     now = clock(s, r)
     s.req[row, c.STATE] = c.DECODING_NOW
     s.req[row, c.JOINED] = now
     s.req[row, c.SHARE_THEN] = s.rep[r, c.SHARE]
-    append(s, r, c.DECODERS, row)
+    insert_before(s, r, c.DECODERS, row, _admitted_after(s, r, row))
     s.rep[r, c.DECODING] += 1
     base = s.req[row, c.TARGET] - now
     s.rep[r, c.CTX] += base + 1
