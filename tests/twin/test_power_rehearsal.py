@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from planning_house import answer, demand
 
 from wattmill.app.running import flexer
 from wattmill.power.signal.policy import Governor
 from wattmill.power.signal.spec import FlexRules
 from wattmill.twin.rehearsal import run as rehearsal_run
 from wattmill.twin.rehearsal.fluid import FluidPool, interpolated
+from wattmill.twin.rehearsal.planned import site_of
 from wattmill.twin.rehearsal.run import Ask, rehearse
 from wattmill.twin.rehearsal.spec import At, NodesOff, Rehearsal, Site, SitePool, TierFlow
 
@@ -125,3 +127,19 @@ def test_capped_accelerators_draw_what_they_may_and_take_longer() -> None:
 def test_ask_for_one_thing() -> None:
     with pytest.raises(ValueError, match="either"):
         rehearse(site(), Ask(), RULES)
+
+
+def test_one_configuration_bought_for_two_promises_is_two_pools_and_no_request_is_lost_between_them() -> None:
+    """Both tiers on single B200, at 419 and 319 at once: as one pool, the last flow's share of a tier stood
+    for all of it, and the rest of the tier was refused."""
+
+    def promise(tok_per_s: float, usd: float) -> dict[str, float]:
+        return {"share": 0.5, "tok_per_s_per_user": tok_per_s, "ttft_s": 2.0, "usd_per_mtok_output": usd}
+
+    found = answer(demand(tiers={"slow": promise(25.0, 3.0), "fast": promise(32.0, 20.0)}))
+    seen = site_of(found, load=1.0, protect=(), patience_s=60.0, deferrable=0.0, nodes_off=None)
+    configurations = {str(flow.option.config) for flow in found.flows}
+    assert len(configurations) == 1 and len({pool.batch for pool in seen.pools}) == len(seen.pools) == 2
+    assert sum(pool.replicas for pool in seen.pools) == sum(pool.replicas for pool in found.plan.pools)
+    for flow in seen.tiers:
+        assert sum(pool.tiers.get(flow.name, 0.0) for pool in seen.pools) == pytest.approx(1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wattmill.twin.planning.answer import Answered
 from wattmill.twin.planning.nodes import Bought, Flow
+from wattmill.twin.planning.programme import column
 from wattmill.twin.rehearsal.spec import At, NodesOff, Site, SitePool, TierFlow
 from wattmill.units import W_PER_MW
 
@@ -51,9 +52,10 @@ def site_of(
         )
         for rank, tier in enumerate(by_pay)
     )
+    # One configuration may be bought twice, at the batch that suits one promise and at another's.
     groups: dict[str, list[Flow]] = {}
     for flow in own:
-        groups.setdefault(f"{flow.offer.name}: {flow.option.config}", []).append(flow)
+        groups.setdefault(f"{flow.offer.name}: {flow.option}", []).append(flow)
     pools = tuple(_pool(found, name, flows, per_s) for name, flows in groups.items())
     at_work = sum(pool.replicas * pool.gpus * pool.idle_w for pool in pools)
     bought = [Bought(found.chosen, offer, found.flows) for offer in {flow.offer for flow in own}]
@@ -74,17 +76,10 @@ def _pool(found: Answered, name: str, flows: list[Flow], per_s: dict[str, float]
     curve = found.choice.curves[str(option.config), main.tier.name]
     power = found.chosen.problem.power
     batch = option.gives[main.tier.name].batch
-    replicas = next(
-        pool.replicas
-        for pool in found.plan.pools
-        if pool.offer == offer.name
-        and (pool.model, pool.engine, pool.precision, pool.tp, pool.ep)
-        == (
-            option.config.model, option.config.engine, option.config.precision, option.config.deployment.tp,
-            option.config.deployment.ep,
-        )
-        and pool.batch == batch
-    )  # fmt: skip
+    replicas = round(found.chosen.solution.values[column("replicas", offer, option)])
+    shares: dict[str, float] = {}
+    for flow in flows:
+        shares[flow.tier.name] = shares.get(flow.tier.name, 0.0) + flow.per_s / per_s[flow.tier.name]
     return SitePool(
         name=name,
         replicas=replicas,
@@ -100,5 +95,5 @@ def _pool(found: Answered, name: str, flows: list[Flow], per_s: dict[str, float]
             )
             for point in curve.points
         ),
-        tiers={flow.tier.name: flow.per_s / per_s[flow.tier.name] for flow in flows},
+        tiers=shares,
     )
