@@ -144,6 +144,8 @@ def check_recorded(
 
 
 def _show(name: str, period: Recorded, found: Replayed) -> None:
+    from wattmill.twin.calibration.compare import GOAL
+
     typer.echo(f"{name}: predicted against recorded. {_told(period)}")
     show_table(
         ["figure", "predicted", "recorded", "off", "known by", "holds"],
@@ -159,7 +161,7 @@ def _show(name: str, period: Recorded, found: Replayed) -> None:
     judged = [line for line in found.lines if line.judged]
     held = sum(line.holds for line in judged)
     typer.echo(
-        f"{held} of {len(judged)} figures within 10 %; median error of speed and times "
+        f"{held} of {len(judged)} figures within {GOAL * 100:.0f} %; median error of speed and times "
         f"{found.median_error:.1%}"
     )
     if found.ttft_error is not None and found.tpot_error is not None:

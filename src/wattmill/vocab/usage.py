@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
 Provenance = Literal["measured", "modelled", "estimated", "declared", "unknown"]
+
+_LESS_SURE: tuple[Provenance, ...] = ("measured", "declared", "modelled", "estimated", "unknown")
+
+
+def weakest(seen: Iterable[Provenance]) -> Provenance:
+    """Return how a sum is known: as the least sure of its parts; "unknown" without any."""
+    return max(seen, key=_LESS_SURE.index, default="unknown")
+
 
 TOKEN_CLASSES = (
     "input",  # computed prompt tokens: not cached, not written to a cache at a price, not audio

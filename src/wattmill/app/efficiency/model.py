@@ -34,7 +34,7 @@ from wattmill.app.efficiency.spec import (
     Stage,
 )
 from wattmill.units import J_PER_KWH, NUSD_PER_USD, S_PER_H, UJ_PER_J, US_PER_S
-from wattmill.vocab.usage import Provenance
+from wattmill.vocab.usage import Provenance, weakest
 
 _NOTHING = 1e-12
 
@@ -272,14 +272,6 @@ def summed(name: str, chains: Sequence[Chain]) -> Chain:
                 losses[0].note if losses else "there is no owned place",
             )
     return _chain(name, "work", sum(chain.whole for chain in chains), CAPACITY, known)
-
-
-_ORDER: tuple[Provenance, ...] = ("measured", "declared", "modelled", "estimated", "unknown")
-
-
-def weakest(seen: Sequence[Provenance]) -> Provenance:
-    """Return how a sum is known: as the least sure of its parts."""
-    return max(seen, key=_ORDER.index, default="unknown")
 
 
 # ---- what stands beside the chains

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 
@@ -13,7 +13,7 @@ from wattmill.app.results.making import table
 from wattmill.app.results.sheet import Fact, Table
 from wattmill.app.seeing.figure import Figure, figure, significant
 from wattmill.units import NUSD_PER_USD, TOK_PER_MTOK, US_PER_S
-from wattmill.vocab.usage import Provenance
+from wattmill.vocab.usage import Provenance, weakest
 
 ROWS = "/api/efficiency/rows/"
 _FLOP_PER_TFLOP = 1e12
@@ -169,7 +169,7 @@ def _chain(id: str, title: str, chain: Chain, query: str) -> ChainLines:
     unit = "work" if id == "capacity" else "j"
     known: Provenance = "unknown"
     if chain.factor is not None:
-        known = _weakest(chain.stages)
+        known = weakest(s.provenance for s in chain.stages if s.factor is not None)
     kept = [f"{s.name} {_percent(s.factor)}" for s in chain.stages if s.factor is not None]
     told = " × ".join(kept)
     rows = f"{ROWS}{id}{query}"
@@ -289,12 +289,3 @@ def _notes(e: Efficiency) -> Iterable[str]:
         yield f"{_percent(e.judged_share)} of the work had a promise; the rest is taken as in time."
     if e.refused:
         yield f"{e.refused:,} requests found no place; they used no capacity, and are in no chain."
-
-
-def _weakest(stages: Sequence[Stage]) -> Provenance:
-    order: tuple[Provenance, ...] = ("measured", "declared", "modelled", "estimated")
-    return max(
-        (s.provenance for s in stages if s.factor is not None and s.provenance in order),
-        key=order.index,
-        default="measured",
-    )

@@ -6,6 +6,7 @@ import sqlite3
 from typing import NamedTuple
 
 from wattmill.ledger.stores.sqlite_schema import SOURCES, STATUSES
+from wattmill.vocab.usage import Provenance
 
 
 class Ran(NamedTuple):
@@ -87,7 +88,7 @@ def foreign_share(db: sqlite3.Connection, *, since_us: int, until_us: int) -> fl
     return (foreign or 0) / total if total else None
 
 
-def energy_known_by(db: sqlite3.Connection, *, since_us: int, until_us: int) -> tuple[str, ...]:
+def energy_known_by(db: sqlite3.Connection, *, since_us: int, until_us: int) -> tuple[Provenance, ...]:
     """Return how the joules of the meter windows that touch the period are known, each word once."""
     return tuple(
         text

@@ -18,7 +18,7 @@ import msgspec
 from wattmill.ledger.stores.sqlite_period import Ran, energy_known_by, foreign_share, pools, ran
 from wattmill.twin.calibration.spec import Covers, Seen, Sweep
 from wattmill.units import UJ_PER_J, US_PER_S
-from wattmill.vocab.usage import Provenance
+from wattmill.vocab.usage import Provenance, weakest
 
 LEAST = 30
 """Streamed answers without which no period is fitted to or held against: fewer have no 95th percentile."""
@@ -26,7 +26,6 @@ LEAST = 30
 LOOKBACK_S = 900.0
 UNKNOWN_SHARE = 0.05
 SETTLED_SHARE = 0.95
-_TRUST: tuple[Provenance, ...] = ("unknown", "declared", "estimated", "modelled", "measured")
 
 
 class TooLittle(ValueError):
@@ -239,11 +238,6 @@ def _covers(good: Sequence[Ran], at_once: int) -> Covers:
     return Covers(
         prompt_tok=(min(prompts), max(prompts)), output_tok=(min(answers), max(answers)), at_once=at_once
     )
-
-
-def weakest(words: Sequence[str]) -> Provenance:
-    """Return the weakest of the words for how figures are known; of none "unknown"."""
-    return next((word for word in _TRUST if word in words), "unknown") if words else "unknown"
 
 
 def _when(at_us: int) -> str:

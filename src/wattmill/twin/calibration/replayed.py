@@ -9,12 +9,12 @@ import msgspec
 
 from wattmill.ledger.rating import Unpriced, rate
 from wattmill.twin.calibration.compare import GOAL, Played, Rates, errors, figures_of, measured, played
-from wattmill.twin.calibration.recorded import Recorded, weakest
+from wattmill.twin.calibration.recorded import Recorded
 from wattmill.twin.calibration.spec import Calibration, Drawn, Figures
 from wattmill.twin.engine.spec import EngineLimits, StepCost
 from wattmill.units import NUSD_PER_USD, S_PER_H, TOK_PER_MTOK
 from wattmill.vocab.price import Price
-from wattmill.vocab.usage import Provenance, Usage
+from wattmill.vocab.usage import Provenance, Usage, weakest
 
 JUDGED = ("served_tok_per_s", "ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s")
 """Figures that the error is a median of. Tokens by second of a whole period are not among them: requests are
