@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_engine import Guest, walked
 
-from wattmill.twin.engine.experiment import Clients, Outcome, Requests, simulate
+from wattmill.twin.engine.experiment import Clients, Failures, HandOver, Outcome, Requests, simulate
 from wattmill.twin.engine.live import END, FIRST, Engine, Event
 from wattmill.twin.engine.spec import CERTAIN, ONE, EngineLimits, StepCost, tokens_per_step
 
@@ -65,7 +65,13 @@ def traces(draw: st.DrawFn) -> list[Guest]:
     return made
 
 
-def played(replicas: list[tuple[StepCost, EngineLimits]], trace: list[Guest]) -> Outcome:
+def played(
+    replicas: list[tuple[StepCost, EngineLimits]],
+    trace: list[Guest],
+    *,
+    hand_over: HandOver | None = None,
+    failures: Failures | None = None,
+) -> Outcome:
     return simulate(
         replicas,
         Requests(
@@ -76,6 +82,8 @@ def played(replicas: list[tuple[StepCost, EngineLimits]], trace: list[Guest]) ->
             prefix_ids=np.concatenate([np.array(g.ids, np.int64) for g in trace]),
             prefix_from=np.cumsum([0, *(len(g.ids) for g in trace)]),
         ),
+        hand_over=hand_over,
+        failures=failures,
     )
 
 

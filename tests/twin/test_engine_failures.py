@@ -9,30 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_engine import Guest
 from slow_machines import Machine, lasts_ps, walked
-from test_engine_core import MS_PS, costs, traces
+from test_engine_core import MS_PS, costs, played, traces
 
-from wattmill.twin.engine.experiment import Clients, Failures, Outcome, Requests, simulate
+from wattmill.twin.engine.experiment import Clients, Failures, Requests, simulate
 from wattmill.twin.engine.live import END, Engine, Event
 from wattmill.twin.engine.spec import EngineLimits, StepCost
 from wattmill.units import PS_PER_S
 
 PLAIN = StepCost(step_ps=(10 * MS_PS,), power_mw=(1, 1_000), idle_mw=200)
 LIMITS = EngineLimits(max_num_seqs=8, budget_tok=512, kv_blocks=256)
-
-
-def played(replicas: list[tuple[StepCost, EngineLimits]], trace: list[Guest], fails: Failures) -> Outcome:
-    return simulate(
-        replicas,
-        Requests(
-            at_ps=[g.here_ps for g in trace],
-            input_tok=[g.input_tok for g in trace],
-            output_tok=[g.output_tok for g in trace],
-            max_output_tok=[g.asked_tok for g in trace],
-            prefix_ids=np.concatenate([np.array(g.ids, np.int64) for g in trace]),
-            prefix_from=np.cumsum([0, *(len(g.ids) for g in trace)]),
-        ),
-        failures=fails,
-    )
 
 
 def test_a_failure_by_hand() -> None:
@@ -140,7 +125,7 @@ def test_the_slow_simulator_agrees_to_the_picosecond_where_machines_fail(
     )
     if scheduler == "llamacpp":
         three = [msgspec.structs.replace(cost, stages=1, piece_tok=8) for cost in three]
-    fast = played([(cost, limits) for cost in three], trace, fails)
+    fast = played([(cost, limits) for cost in three], trace, failures=fails)
     machines = [Machine(cost, limits) for cost in three]
     walked(machines, trace, fails)
     for index, guest in enumerate(trace):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import msgspec
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from slow_engine import Guest
 from slow_machines import Machine, walked
-from test_engine_core import MS_PS, costs, traces
+from test_engine_core import MS_PS, costs, played, traces
 
-from wattmill.twin.engine.experiment import Clients, Failures, HandOver, Outcome, Requests, simulate
+from wattmill.twin.engine.experiment import Clients, Failures, HandOver, Requests, simulate
 from wattmill.twin.engine.live import END, FIRST, Engine, Event
 from wattmill.twin.engine.spec import EngineLimits, StepCost
 
@@ -109,24 +108,6 @@ def test_a_benchmark_client_keeps_its_places_full_over_both_kinds() -> None:
     assert (ran.end_ps > 0).all() and set(ran.replica.tolist()) == {1, 2}
 
 
-def played(
-    replicas: list[tuple[StepCost, EngineLimits]], trace: list[Guest], over: HandOver, fails: Failures | None
-) -> Outcome:
-    return simulate(
-        replicas,
-        Requests(
-            at_ps=[g.here_ps for g in trace],
-            input_tok=[g.input_tok for g in trace],
-            output_tok=[g.output_tok for g in trace],
-            max_output_tok=[g.asked_tok for g in trace],
-            prefix_ids=np.concatenate([np.array(g.ids, np.int64) for g in trace]),
-            prefix_from=np.cumsum([0, *(len(g.ids) for g in trace)]),
-        ),
-        hand_over=over,
-        failures=fails,
-    )
-
-
 LINKS = st.sampled_from([(1, 0), (7_000_003, 50_000_001), (30 * MS_PS, 2 * MS_PS)])
 FAILS = st.one_of(
     st.none(),
@@ -183,7 +164,7 @@ def test_the_slow_simulator_agrees_to_the_picosecond_where_prompts_are_handed_ov
         msgspec.structs.replace(cost, handover_ps=link[0], handover_ps_per_tok=link[1]) for cost in several
     ]
     over = HandOver(prefill=prefill, shared_link=shared)
-    fast = played([(cost, limits) for cost in several], trace, over, fails)
+    fast = played([(cost, limits) for cost in several], trace, hand_over=over, failures=fails)
     machines = [
         Machine(cost, limits, prefill_only=number < prefill, link=0 if shared else number)
         for number, cost in enumerate(several)
@@ -210,7 +191,7 @@ def test_a_policy_outside_sees_what_a_whole_trace_gives_where_prompts_are_handed
         (msgspec.structs.replace(cost, handover_ps=link[0], handover_ps_per_tok=link[1]), limits)
         for cost in three
     ]
-    whole = played(replicas, trace, HandOver(prefill=2), None)
+    whole = played(replicas, trace, hand_over=HandOver(prefill=2))
     to = range(2, 3)
     engine = Engine(replicas, prefixes=True, hands_to=[(to, 0), (to, 1), None])
     told: list[Event] = []
