@@ -96,6 +96,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         elements = self.architecture.kv_elements_per_tok() / self.pp / self.kv_split
         return elements * self.kv_bits / _BITS_PER_BYTE
 
+    @property
+    def distinct_kv_bytes_per_tok(self) -> float:
+        """Return bytes of one token's cache, each element once: a hand-over sends no copies."""
+        return self.architecture.kv_elements_per_tok() * self.kv_bits / _BITS_PER_BYTE
+
     def kv_bytes_per_tok(self) -> float:
         """Return bytes that one more token takes in the whole replica, copies included."""
         return self.kv_bytes_per_tok_per_gpu * self.tp * self.pp

@@ -8,11 +8,10 @@ from typing import Any
 
 import msgspec
 
+from wattmill.app.declared.deployment import deployment_of
 from wattmill.app.declared.plan import Place
 from wattmill.app.declared.twin_settings import DeploymentTimes
-from wattmill.compute.catalogue import accelerator
 from wattmill.compute.model import curve_of, power_w
-from wattmill.models.architectures import architecture
 from wattmill.models.deployment import Deployment
 from wattmill.twin.engine.spec import EngineLimits, StepCost
 from wattmill.twin.fleet.spec import EngineLaw, Origin
@@ -20,7 +19,6 @@ from wattmill.twin.law.calibration import Calibration, stored
 from wattmill.twin.spec import BLOCK_TOK
 from wattmill.units import MW_PER_W, PS_PER_S
 
-_BITS_PER_BYTE = 8.0
 _ANSWER_TOK = 256  # only the room that a batch's limits are looked up for
 
 
@@ -67,25 +65,19 @@ def deployed_law(place: Place, declared: DeploymentTimes, slots: int) -> tuple[E
 
 
 def _deployment(place: Place, declared: DeploymentTimes) -> Deployment:
-    name = f"pools.{place.pool}.twin.deployment"
-    device = accelerator(declared.accelerator)
+    deployment = deployment_of(declared)
+    device = deployment.accelerator
     if not device.predicted:
-        raise ValueError(f"{name}: {device.name} is listed, not predicted: {device.notes or device.source}")
-    return Deployment(
-        architecture=architecture(declared.model),
-        accelerator=device,
-        engine=declared.engine,
-        weight_bits=declared.weight_bits,
-        kv_bits=declared.kv_bits,
-        tp=declared.tp,
-        ep=declared.ep,
-        attn_dp=declared.attn_dp,
-    )
+        raise ValueError(
+            f"pools.{place.pool}.twin.deployment: {device.name} is listed, not predicted: "
+            f"{device.notes or device.source}"
+        )
+    return deployment
 
 
 def kv_bytes_per_tok(place: Place, declared: DeploymentTimes) -> float:
-    """Return the bytes of cache of one prompt token, each element once: copies are not sent."""
-    return _deployment(place, declared).architecture.kv_elements_per_tok() * declared.kv_bits / _BITS_PER_BYTE
+    """Return the bytes of cache that a hand-over of one prompt token sends."""
+    return _deployment(place, declared).distinct_kv_bytes_per_tok
 
 
 def _lowering() -> Any:

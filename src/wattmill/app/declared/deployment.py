@@ -1,0 +1,27 @@
+"""The deployment that a pool declares, as the layers below have it: sizes and peaks looked up by name."""
+
+from __future__ import annotations
+
+from wattmill.app.declared.twin_settings import DeploymentTimes
+from wattmill.compute.catalogue import accelerator
+from wattmill.models.architectures import architecture
+from wattmill.models.deployment import Deployment
+
+
+def deployment_of(declared: DeploymentTimes) -> Deployment:
+    """Return the deployment that is declared.
+
+    Raises:
+        LookupError: the catalogues do not know the accelerator or the model.
+        ValueError: the parts do not fit together.
+    """
+    return Deployment(
+        architecture=architecture(declared.model),
+        accelerator=accelerator(declared.accelerator),
+        engine=declared.engine,
+        weight_bits=declared.weight_bits,
+        kv_bits=declared.kv_bits,
+        tp=declared.tp,
+        ep=declared.ep,
+        attn_dp=declared.attn_dp,
+    )
