@@ -86,8 +86,9 @@ def fit(
 
 
 def covered(sweeps: Sequence[Sweep], *, at_once: int) -> Covers:
-    """Return which lengths a fit to `sweeps` has seen; `at_once` is the most requests at once in them."""
-    seen = [one for sweep in sweeps for one in sweep.seen]
+    """Return which lengths a fit to `sweeps` has seen, company left out; `at_once` is the most requests at
+    once in them."""
+    seen = [one for sweep in sweeps for one in sweep.seen if not one.company]
     prompts = [one.prompt_tok - one.cached_tok for one in seen]
     answers = [one.output_tok for one in seen]
     return Covers(

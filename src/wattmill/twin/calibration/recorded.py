@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from wattmill.ledger.stores.sqlite_period import Ran, energy_known_by, foreign_share, pools, ran
+from wattmill.twin.calibration.fit import covered
 from wattmill.twin.calibration.spec import Covers, Seen, Sweep
 from wattmill.units import UJ_PER_J, US_PER_S
 from wattmill.vocab.usage import Provenance, weakest
@@ -99,25 +100,27 @@ def recorded(db: sqlite3.Connection, pool: str, *, since_us: int, until_us: int)
     tokens = sum(one.output_tok for one in played)
     energy_tok = sum(one.output_tok for one in settled)
     booked = bool(settled) and energy_tok >= SETTLED_SHARE * tokens
+    sweep = Sweep(
+        name=f"{pool} {words}",
+        concurrency=0,
+        seen=tuple(_seen(one, zero_us, since_us, until_us) for one in played),
+        others_cores=None,
+    )
+    at_once = _most_at_once(played)
     return Recorded(
         pool=pool,
         model=Counter(one.model for one in good).most_common(1)[0][0],
         since_us=since_us,
         until_us=until_us,
         zero_us=zero_us,
-        sweep=Sweep(
-            name=f"{pool} {words}",
-            concurrency=0,
-            seen=tuple(_seen(one, zero_us, since_us, until_us) for one in played),
-            others_cores=None,
-        ),
+        sweep=sweep,
         works=tuple(played),
         attempts=len(inside),
         streamed=streamed,
         unknown=unknown,
-        at_once=_most_at_once(played),
+        at_once=at_once,
         queued=sum(one.queued_us > 0 for one in inside),
-        covers=_covers(good, _most_at_once(played)),
+        covers=covered([sweep], at_once=at_once),
         energy_j=sum(one.energy_uj or 0 for one in settled) / UJ_PER_J if booked else None,
         energy_tok=energy_tok,
         energy_provenance=weakest(energy_known_by(db, since_us=since_us, until_us=until_us)),
@@ -231,13 +234,6 @@ def _most_at_once(works: Sequence[Ran]) -> int:
         now += step
         most = max(most, now)
     return most
-
-
-def _covers(good: Sequence[Ran], at_once: int) -> Covers:
-    prompts, answers = [one.prefill_tok for one in good], [one.output_tok for one in good]
-    return Covers(
-        prompt_tok=(min(prompts), max(prompts)), output_tok=(min(answers), max(answers)), at_once=at_once
-    )
 
 
 def _when(at_us: int) -> str:
