@@ -286,7 +286,7 @@ def _keep_check(
     """Leave the check for the board's twin room."""
     from wattmill.app.results.checked import checked
     from wattmill.cli.kept_result import keep_result
-    from wattmill.twin.calibration.compare import GOAL
+    from wattmill.twin.calibration.spec import GOAL
 
     assert found.check_error is not None and found.checked_us is not None
     sheet = checked(
@@ -299,7 +299,8 @@ def _keep_check(
 def _rows(
     share: float, told: list[Figures], real: list[Figures], sweeps: list[Sweep]
 ) -> list[dict[str, object]]:
-    from wattmill.twin.calibration.compare import FIGURES, GOAL, spread
+    from wattmill.twin.calibration.compare import FIGURES, spread
+    from wattmill.twin.calibration.spec import GOAL
 
     rows: list[dict[str, object]] = []
     taken = [sweep.others_cores for sweep in sweeps if sweep.others_cores is not None]

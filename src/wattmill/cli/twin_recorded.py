@@ -144,7 +144,7 @@ def check_recorded(
 
 
 def _show(name: str, period: Recorded, found: Replayed) -> None:
-    from wattmill.twin.calibration.compare import GOAL
+    from wattmill.twin.calibration.spec import GOAL
 
     typer.echo(f"{name}: predicted against recorded. {_told(period)}")
     show_table(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from wattmill.app.results.making import fact, table
 from wattmill.app.results.sheet import Sheet
 from wattmill.app.seeing.figure import figure
+from wattmill.twin.calibration.spec import GOAL
 from wattmill.twin.plots.chart import Axis, Chart, Series, words
 from wattmill.units import NUSD_PER_USD
 from wattmill.vocab.usage import Provenance
@@ -15,7 +16,6 @@ from wattmill.vocab.usage import Provenance
 if TYPE_CHECKING:
     from wattmill.twin.calibration.replayed import Line, Replayed
 
-GOAL = 0.10  # of `twin.calibration.compare`, which needs numpy
 _NAMES = {
     "output_tok_per_s": "output tokens",
     "served_tok_per_s": "output tokens while serving",

@@ -17,7 +17,6 @@ from wattmill.twin.engine.spec import EngineLimits, StepCost
 from wattmill.units import PS_PER_S, S_PER_H, TOK_PER_MTOK
 
 FIGURES = ("output_tok_per_s", "ttft_p50_s", "ttft_p95_s", "tpot_p50_s", "tpot_p95_s")
-GOAL = 0.10
 
 
 class Rates(msgspec.Struct, frozen=True):

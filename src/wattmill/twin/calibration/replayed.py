@@ -8,9 +8,9 @@ from statistics import median
 import msgspec
 
 from wattmill.ledger.rating import Unpriced, rate
-from wattmill.twin.calibration.compare import GOAL, Played, Rates, errors, figures_of, measured, played
+from wattmill.twin.calibration.compare import Played, Rates, errors, figures_of, measured, played
 from wattmill.twin.calibration.recorded import Recorded
-from wattmill.twin.calibration.spec import Calibration, Drawn, Figures
+from wattmill.twin.calibration.spec import GOAL, Calibration, Drawn, Figures
 from wattmill.twin.engine.spec import EngineLimits, StepCost
 from wattmill.units import NUSD_PER_USD, S_PER_H, TOK_PER_MTOK
 from wattmill.vocab.price import Price

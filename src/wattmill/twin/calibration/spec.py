@@ -8,6 +8,8 @@ from wattmill.twin.engine.spec import EngineLimits, StepCost
 from wattmill.vocab.usage import Provenance
 
 FORMAT = 1
+GOAL = 0.10
+"""How far a figure may be off, as a share of what was measured."""
 
 
 class Ask(msgspec.Struct, frozen=True):
