@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Literal
 
 import msgspec
@@ -13,8 +14,13 @@ Level = Literal["chip", "node", "rack", "site"]
 
 Event = Literal["", "wrap", "reset", "gap", "gap+wrap", "gap+reset", "part"]
 """What was odd about a window. wrap: its counter ran over once, and was put right. reset: the counter began
-again, and what it had counted before that is not known. gap: readings were missing. part: a meter below it
-was silent, so that its joules are among these."""
+again, and what it had counted before that is not known. gap: readings were missing, or not to be believed;
+what a gauge would have said in it is not known, and its next window says so. part: a meter below it was
+silent, so that its joules are among these."""
+
+
+class MeterError(Exception):
+    """A meter cannot be opened or read; says which, why, and the way out."""
 
 
 class MeterSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +41,8 @@ class MeterSpec(msgspec.Struct, frozen=True, kw_only=True):
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """What one meter said at one instant: joules since some beginning, or watts now, one of the two.
 
-    A meter with several counters (two packages, eight chips) gives one reading of each."""
+    A meter with several counters (two packages, eight chips) gives one reading of each. A figure that is not
+    finite or below 0 is no reading: `MeterError`, so that it leaves a gap."""
 
     meter: str
     t_s: float  # monotonic
@@ -50,7 +57,9 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
                 f"reading of {self.meter!r} has energy_uj={self.energy_uj} and power_w={self.power_w}, must "
                 "have exactly one: a counter says joules, a gauge says watts"
             )
-
-
-class MeterError(Exception):
-    """A meter cannot be opened or read; says which, why, and the way out."""
+        said = self.energy_uj if self.power_w is None else self.power_w
+        if said is not None and not (isfinite(said) and said >= 0):
+            raise MeterError(
+                f"meter {self.meter!r}: {self.counter or 'it'} says {said}, must be a finite figure >= 0 of "
+                "what is drawn: turn its clamp round, or name the series that leaves out what is given back"
+            )

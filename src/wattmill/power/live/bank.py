@@ -10,7 +10,7 @@ import msgspec
 
 from wattmill.ports import Meter
 from wattmill.power import tree
-from wattmill.power.counters import GAP_PERIODS, span
+from wattmill.power.counters import GAP_PERIODS, Span, span
 from wattmill.power.live.cpu import CpuUse
 from wattmill.power.model import split_by_cpu
 from wattmill.power.spec import MeterConfig
@@ -45,38 +45,66 @@ class Trace:
         self.use: list[CpuUse] = []  # CPU times since the last window
         self.trouble = ""  # why it is silent now
         self.failures = 0
+        self.odd = ""  # what was odd about the time before the next window: no window of its own tells it
         self._last: dict[str, Reading] = {}
+        self._moved_s: dict[str, float] = {}  # when each counter's figure last changed
+        self._fell_from: dict[str, Reading] = {}  # last figures of counters that were taken to begin again
+        self._doubts = False
 
     def read(self, *, t_s: float, wall_us: int) -> None:
         """Ask once. A meter that cannot be read leaves a gap and says why."""
         try:
-            readings = self.meter.read(t_s=t_s)
+            self.add(self.meter.read(t_s=t_s), t_s=t_s, wall_us=wall_us)
         except Exception as error:  # noqa: BLE001 - the boundary to what others wrote; it must not end the sampler
             self.trouble, self.failures = _words(error), self.failures + 1
             return
         self.trouble = ""
-        self.add(readings, t_s=t_s, wall_us=wall_us)
 
     def add(self, readings: Sequence[Reading], *, t_s: float, wall_us: int) -> None:
         at_s = max((reading.t_s for reading in readings), default=t_s)
         if self.points and at_s <= self.points[-1].t_s:
             return  # the same as before
-        spec = self.meter.spec
         uj, event, known = 0, "", bool(self.points)
         for reading in readings:
             before = self._last.get(reading.counter)
             if before is None:
                 known = False
                 continue
-            found = span(before, reading, period_s=spec.period_s, max_w=spec.max_w)
+            found = self._span(before, reading)
             event = found.event or event
             known = known and found.uj is not None
             uj += found.uj or 0
-        known = known and len(readings) == len(self._last)
+        if "reset" in event and not self._doubts:
+            self._doubts = True  # one low figure is more often a stammer: its next one says which it was
+            return
+        self._doubts = False
+        if self.points and {reading.counter for reading in readings} != set(self._last):
+            known, event = False, event or "gap"  # a chip that came or went: the sum is of other things
+        for reading in readings:
+            before = self._last.get(reading.counter)
+            if before is None or before.energy_uj != reading.energy_uj:
+                self._moved_s[reading.counter] = reading.t_s
+            if before is not None and (before.energy_uj or 0) > (reading.energy_uj or 0):
+                self._fell_from[reading.counter] = before
         self._last = {reading.counter: reading for reading in readings}
         seen_uj = self.points[-1].uj if self.points else 0
         wall = wall_us - round((t_s - at_s) * US_PER_S)
         self.points.append(Point(at_s, wall, seen_uj + uj if known else seen_uj, event, known))
+
+    def _span(self, before: Reading, reading: Reading) -> Span:
+        """Return what a counter says. One that said too little for some seconds and is back where it was
+        never began again: it goes on from where it had fallen."""
+        spec = self.meter.spec
+        fell = self._fell_from.get(reading.counter)
+        if fell is not None and fell.energy_uj is not None and reading.energy_uj is not None:
+            soon = reading.t_s - before.t_s <= GAP_PERIODS * spec.period_s
+            if soon and 2 * (before.energy_uj or 0) < fell.energy_uj <= reading.energy_uj:
+                counted_uj = before.energy_uj or 0
+                return Span(max(0, reading.energy_uj - fell.energy_uj - counted_uj), "gap")
+            if reading.energy_uj > fell.energy_uj:
+                del self._fell_from[reading.counter]
+        still_s = before.t_s - self._moved_s.get(reading.counter, before.t_s)
+        return span(before, reading, period_s=spec.period_s, max_w=spec.max_w, still_s=still_s)
 
     def seen_uj(self, t_s: float) -> int | None:
         """Return what it had seen at an instant between two readings; None outside of them, or in a gap."""
@@ -143,6 +171,9 @@ class MeterBank:
             use, trace.use = trace.use, []
             if after.known:
                 windows.append(self._window(trace, before, after, below, use))
+                trace.odd = ""
+            else:
+                trace.odd = after.event or trace.odd
         return windows
 
     @staticmethod
@@ -176,7 +207,7 @@ class MeterBank:
             carry_uj=trace.carry_uj,
         )
         trace.carry_uj = part.carry_uj
-        event = after.event or ("part" if None in seen else "")
+        event = after.event or trace.odd or ("part" if None in seen else "")
         provenance: Provenance = spec.provenance
         if below and any(t.meter.spec.provenance != "measured" for t in below):
             provenance = "estimated"

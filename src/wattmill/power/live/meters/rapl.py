@@ -6,12 +6,17 @@ import glob
 import os
 from collections.abc import Sequence
 
+import msgspec
+
 from wattmill.power.spec import MeterConfig
 from wattmill.vocab.meter import MeterError, MeterSpec, Reading
 
 FOLDER = "/sys/class/powercap"
 _STEP_UJ = 61
 """The usual unit of the counter, 2 ** -14 J (Intel SDM vol. 3, MSR_RAPL_POWER_UNIT); powercap tells none."""
+
+_MOST_W = 3_000.0
+"""More than any socket is sold for (the largest of 2026 about half of it): the most believed of a counter."""
 
 
 class Rapl:
@@ -31,7 +36,9 @@ class Rapl:
         for path, _ in self._zones.values():
             _whole(path, config.name)
         source = f"RAPL {', '.join(self._zones)} at {folder}"
-        self.spec: MeterSpec = config.spec(source, resolution_uj=_STEP_UJ)
+        spec = config.spec(source, resolution_uj=_STEP_UJ)
+        # Without a bound one that began again would be one that ran over, of up to a quarter megajoule.
+        self.spec: MeterSpec = msgspec.structs.replace(spec, max_w=config.max_w or _MOST_W)
 
     def read(self, *, t_s: float) -> Sequence[Reading]:
         return [
