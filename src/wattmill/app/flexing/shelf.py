@@ -36,7 +36,7 @@ class EventReport(msgspec.Struct, frozen=True, kw_only=True):
     """One event from its notice on. Rewritten while it lasts."""
 
     event: PowerEvent
-    state: str  # noticed, ramp, active, recovering, over, replaced
+    state: str  # noticed, ramp, active, recovering, over, replaced, lifted, lifts, refused
     at_s: float
     baseline_w: float | None = None
     baseline_from_s: float | None = None  # seconds of power that the baseline is the mean of

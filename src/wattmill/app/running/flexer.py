@@ -29,6 +29,7 @@ from wattmill.units import TOK_PER_MTOK, US_PER_S, nusd_from_usd
 _KEPT_SAMPLES = 3_600
 _REPORT_S = 5.0
 _FEWEST_S = 5.0  # of power: a baseline of less says nothing
+_BETWEEN_S = 1.0  # two looks at the power
 _LOOK_S = 0.5  # between two looks for messages
 _LEARN_S = 5.0
 _LAPSE_S = 30.0  # orders hold for so long without news of them
@@ -150,17 +151,26 @@ class Flexer:
                 _log.warning("power event %s refused: %s", path.name, error)
                 self._shelf.refuse(path, str(error))
                 continue
+            except Exception as error:  # noqa: BLE001 - the boundary to strangers' words: left there, they would end every life of ours
+                _log.exception("power event %s cannot be read", path.name)
+                self._shelf.refuse(path, f"a defect of the reader: {type(error).__name__}: {error}")
+                continue
             for event in events:
                 self._tell(event)
             path.unlink(missing_ok=True)
 
     def _tell(self, event: PowerEvent) -> None:
-        self._governor.tell(event)
+        event = self._governor.tell(event)
+        known = self._reports.get(event.id)
+        if known is not None and known.event == event and known.problem is None:
+            return  # told again, and nothing new in it
         spans = [one.at_s for one in self._past if one.at_s >= event.told_s - self._settings.flex.baseline_s]
         from_s = spans[-1] - spans[0] if spans else 0.0
         limit_w = self._governor.limit_of(event)
         problem = None
         # A meter's second does not fill a short baseline to its edges: half of it will do.
+        seen_s = known.baseline_from_s if known is not None and known.event.start_s == event.start_s else None
+        from_s = from_s if seen_s is None else seen_s
         if event.keep is not None and from_s < min(_FEWEST_S, self._settings.flex.baseline_s / 2):
             problem = (
                 f"a reduction is against the power before it, and only {from_s:.0f} s of that were seen: "
@@ -172,7 +182,7 @@ class Flexer:
             floor_w = self._seen.idle_w
         report = EventReport(
             event=event,
-            state="refused" if problem else "noticed",
+            state="refused" if problem else "lifts" if event.lifts else "noticed",
             at_s=event.told_s,
             baseline_w=self._governor.baseline_w(event),
             baseline_from_s=from_s,
@@ -192,11 +202,21 @@ class Flexer:
         with contextlib.suppress(OSError):
             self._shelf.make()
         now_s = self._wall_s()
-        for report in self._shelf.reports():
+        seen: dict[float, Sample] = {}
+        for report in reversed(self._shelf.reports()):
             event = report.event
-            if report.problem is None and event.ends_s > now_s and report.state not in ("over", "replaced"):
+            ended = event.ends_s <= now_s
+            if report.problem is not None or report.state == "over" or (event.lifts and ended):
+                continue
+            seen.update((one.at_s, one) for one in report.samples)
+            if not ended:
                 self._governor.tell(event, baseline_w=report.baseline_w)
                 self._reports[event.id] = report
+            else:  # it ended while nobody looked: what was seen of it until then stands
+                state = "lifted" if report.state == "lifted" else "over"
+                self._keep(msgspec.structs.replace(report, state=state, at_s=now_s))
+        self._past.extend(seen[at_s] for at_s in sorted(seen))
+        self._governor.recall((one.at_s, one.power_w) for one in self._past if one.at_s <= now_s)
 
     @property
     def _provenance(self) -> str:
@@ -275,7 +295,7 @@ class Flexer:
         if report is not None:
             self._reports[report.event.id] = msgspec.structs.replace(
                 report,
-                state=told.phase,
+                state=report.state if report.state == "lifted" and told.phase == "recovering" else told.phase,
                 least_engine_share=min(report.least_engine_share, told.engine_share),
                 infeasible_floor_w=told.floor_w if told.floor_w is not None else report.infeasible_floor_w,
                 gave_way=self._priced(report.gave_way),
@@ -287,13 +307,14 @@ class Flexer:
         self._saved_s = at_s
         for id, report in list(self._reports.items()):
             event = report.event
-            if report.problem is not None or (not all and report.state == "noticed"):
+            if report.problem is not None or (not all and report.state in ("noticed", "lifts")):
                 continue
             end_s = min(event.ends_s, at_s)
             mine = [one for one in self._past if one.at_s >= event.start_s - self._settings.flex.baseline_s]
-            state = report.state
-            if event.ends_s + self._settings.flex.rebound_s <= at_s or (all and event.ends_s <= at_s):
-                state = "over"
+            # What is drawn once nobody asks for it any more, or while nobody looks, is not this event's.
+            held = [one.at_s for one in mine if one.phase == "active" and one.target_w == report.limit_w]
+            end_s = min(end_s, held[-1] + _BETWEEN_S if held else event.start_s)
+            state = self._state_of(report, at_s, all=all)
             if report.limit_w is not None and end_s > event.start_s:
                 report = msgspec.structs.replace(
                     report,
@@ -310,6 +331,20 @@ class Flexer:
             )
             self._reports[id] = report
             self._keep(report)
+
+    def _state_of(self, report: EventReport, at_s: float, *, all: bool) -> str:
+        """Return where an event is, when it is not the one that steers."""
+        event = report.event
+        if event.start_s <= at_s < event.ends_s and not event.lifts:
+            holds = in_force(self._governor.events, at_s)
+            if holds is None:
+                return "lifted"
+            return report.state if holds.id == event.id else "replaced"
+        ended = event.ends_s <= at_s
+        if ended and report.state != "lifted":
+            recovered = event.ends_s + self._settings.flex.rebound_s <= at_s
+            return "over" if all or recovered or self._told.event != event.id else report.state
+        return report.state
 
     def _priced(self, before: GaveWay) -> GaveWay:
         """Return what was given up until now: what is known, and since the last look."""

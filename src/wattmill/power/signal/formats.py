@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 
@@ -52,7 +52,7 @@ def read_events(text: bytes, *, now_s: float, id: str) -> list[PowerEvent]:
     """
     try:
         found = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise BadEvent(f"the message must be JSON: {error}") from None
     if not isinstance(found, dict):
         raise BadEvent(f"the message must be one JSON object, got {type(found).__name__}")
@@ -64,7 +64,21 @@ def read_events(text: bytes, *, now_s: float, id: str) -> list[PowerEvent]:
         events = [_own(found, now_s, id)]
     if not events:
         raise BadEvent("the message names no interval that lies in the future")
+    ids = [event.id for event in events]
+    twice = next((id for id in ids if ids.count(id) > 1), None)
+    if twice is not None:
+        raise BadEvent(f"two intervals have the id {twice!r}: each needs one of its own")
     return events
+
+
+def _part(found: dict[str, Any], name: str, where: str) -> dict[str, Any]:
+    """Return an object inside of another one, empty where there is none."""
+    part = found.get(name)
+    if part is None:
+        return {}
+    if not isinstance(part, dict):
+        raise BadEvent(f"{where} must be an object, got {part!r:.80}")
+    return part
 
 
 # ---- wattmill's own
@@ -142,7 +156,7 @@ def _dsx(found: dict[str, Any], now_s: float) -> list[PowerEvent]:
         where = f"data.targets[{number}]"
         if not isinstance(target, dict):
             raise BadEvent(f"{where} must be an object")
-        interval = target.get("interval") or {}
+        interval = _part(target, "interval", f"{where}.interval")
         start_s = _instant(interval.get("start_time"), f"{where}.interval.start_time", default=now_s)
         end_s = _instant(interval.get("end_time"), f"{where}.interval.end_time", default=None)
         if end_s is not None and end_s <= now_s:
@@ -155,7 +169,7 @@ def _dsx(found: dict[str, Any], now_s: float) -> list[PowerEvent]:
                 start_s=max(start_s or now_s, now_s),
                 end_s=end_s,
                 limit_w=None if constraint is None else _dsx_watts(constraint, f"{where}.load_constraint"),
-                best_effort=bool((target.get("strategy") or {}).get("best_effort", True)),
+                best_effort=bool(_part(target, "strategy", f"{where}.strategy").get("best_effort", True)),
                 source="dsx-flex",
                 correlation=None if correlation is None else str(correlation),
             )
@@ -166,9 +180,13 @@ def _dsx(found: dict[str, Any], now_s: float) -> list[PowerEvent]:
 def _dsx_watts(found: Any, where: str) -> float:
     unit = found.get("unit") if isinstance(found, dict) else None
     value = found.get("value") if isinstance(found, dict) else None
-    if unit not in _W_PER or not isinstance(value, int | float) or isinstance(value, bool):
-        raise BadEvent(f"{where} must be {{value: number, unit: {' | '.join(_W_PER)}}}, got {found!r}")
+    if not isinstance(unit, str) or unit not in _W_PER or not _is_number(value):
+        raise BadEvent(f"{where} must be {{value: number, unit: {' | '.join(_W_PER)}}}, got {found!r:.80}")
     return float(value) * _W_PER[unit]
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def dsx_status(
@@ -227,12 +245,15 @@ def _openadr(found: dict[str, Any], now_s: float, id: str) -> list[PowerEvent]:
     intervals = found.get("intervals")
     if not isinstance(intervals, list) or not 1 <= len(intervals) <= _MOST_EVENTS:
         raise BadEvent(f"intervals must be a list of 1 to {_MOST_EVENTS}")
+    described = found.get("payloadDescriptors") or []
+    if not isinstance(described, list):
+        raise BadEvent(f"payloadDescriptors must be a list, got {described!r:.80}")
     units = {
         str(one.get("payloadType")): str(one.get("units"))
-        for one in found.get("payloadDescriptors") or []
+        for one in described
         if isinstance(one, dict) and one.get("units") is not None
     }
-    whole = found.get("intervalPeriod") or {}
+    whole = _part(found, "intervalPeriod", "intervalPeriod")
     at_s = _instant(whole.get("start"), "intervalPeriod.start", default=now_s)
     name = str(found.get("id") or found.get("eventName") or id)
     events: list[PowerEvent] = []
@@ -240,7 +261,7 @@ def _openadr(found: dict[str, Any], now_s: float, id: str) -> list[PowerEvent]:
         where = f"intervals[{number}]"
         if not isinstance(interval, dict):
             raise BadEvent(f"{where} must be an object")
-        period = interval.get("intervalPeriod") or {}
+        period = _part(interval, "intervalPeriod", f"{where}.intervalPeriod")
         start_s = _instant(period.get("start"), f"{where}.intervalPeriod.start", default=at_s)
         assert start_s is not None
         lasts_s = _duration(period.get("duration", whole.get("duration")), f"{where}: duration")
@@ -274,8 +295,8 @@ def _asked(payloads: Any, units: dict[str, str], where: str) -> tuple[float | No
         values = payload.get("values") if isinstance(payload, dict) else None
         if kind not in ("IMPORT_CAPACITY_LIMIT", "SIMPLE"):
             continue
-        if not isinstance(values, list) or not values or not isinstance(values[0], int | float):
-            raise BadEvent(f"{where}: values of {kind} must begin with a number, got {values!r}")
+        if not isinstance(values, list) or not values or not _is_number(values[0]):
+            raise BadEvent(f"{where}: values of {kind} must begin with a number, got {values!r:.80}")
         if kind == "SIMPLE":
             if values[0] not in SIMPLE_KEEP:
                 raise BadEvent(f"{where}: SIMPLE must be 0, 1, 2 or 3, got {values[0]!r}")

@@ -18,7 +18,9 @@ work that was put off must not make the peak that the next bill is for.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from msgspec.structs import replace
 
 from wattmill.power.signal.spec import FREE, FlexRules, Orders, PowerEvent, Seen
 
@@ -45,6 +47,15 @@ def ahead(events: Sequence[PowerEvent], now_s: float) -> PowerEvent | None:
     return min(coming, key=lambda event: event.start_s, default=None)
 
 
+def told_again(known: PowerEvent, event: PowerEvent) -> PowerEvent:
+    """Return an event that is told a second time while it lasts: senders deliver at least once, and a poller
+    brings the same one each minute. It began when it began; the same words change nothing."""
+    if known.start_s <= event.told_s:
+        event = replace(event, start_s=known.start_s)
+    same = replace(event, told_s=known.told_s)
+    return known if same == known else event
+
+
 class Governor:
     """Orders from what was seen so far. The same in a live factory and in the twin; it reads no clock."""
 
@@ -65,14 +76,26 @@ class Governor:
         self._last_limit_w = 0.0
         self._ended_s = 0.0
 
-    def tell(self, event: PowerEvent, *, baseline_w: float | None = None) -> None:
-        """Take an event. `baseline_w`: as it was reckoned at its notice, by an earlier life of ours."""
+    def tell(self, event: PowerEvent, *, baseline_w: float | None = None) -> PowerEvent:
+        """Take an event and return it as it holds. `baseline_w`: as it was reckoned at its notice, by an
+        earlier life of ours. One that is told again while it lasts keeps the baseline of its first notice:
+        power has followed it by then, and a share of a share was not asked for."""
+        known = next((one for one in self.events if one.id == event.id), None)
+        if known is not None and known.ends_s > event.told_s:
+            event = told_again(known, event)
+            baseline_w = self._baselines.get(event.id) if baseline_w is None else baseline_w
         self.events = [one for one in self.events if one.id != event.id]
         self.events.append(event)
         if baseline_w is None:
             baseline_w = self.mean_w(event.told_s - self.rules.baseline_s, event.told_s)
+        self._baselines.pop(event.id, None)
         if baseline_w is not None:
             self._baselines[event.id] = baseline_w
+        return event
+
+    def recall(self, past: Iterable[tuple[float, float]]) -> None:
+        """Take (when, watts) that an earlier life of ours saw, the oldest first: baselines rest on them."""
+        self._past.extend(past)
 
     def forget(self, before_s: float) -> None:
         """Drop events that ended, and have been recovered from, before `before_s`."""

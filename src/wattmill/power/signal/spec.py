@@ -8,6 +8,9 @@ from typing import Literal
 import msgspec
 
 Source = Literal["wattmill", "dsx-flex", "openadr3"]
+_LAST_S = 253_370_764_800.0  # the beginning of 9999: calendars end with that year
+_LONGEST_ID = 512
+
 Phase = Literal["none", "noticed", "ramp", "active", "recovering"]
 """noticed: told, nothing changes yet. ramp: on the way down, so that the limit holds when it starts. active:
 it holds. recovering: it has ended, and what was put off comes back without making a new peak."""
@@ -31,6 +34,13 @@ class PowerEvent(msgspec.Struct, frozen=True, kw_only=True):
     correlation: str | None = None  # the sender's own id, given back in answers
 
     def __post_init__(self) -> None:
+        for name, at_s in (("start", self.start_s), ("end", self.end_s)):
+            if at_s is not None and not 0.0 <= at_s <= _LAST_S:
+                raise ValueError(
+                    f"an event's {name} must lie between the years 1970 and 9999, got {at_s:.3g} s"
+                )
+        if not self.id or len(self.id) > _LONGEST_ID:
+            raise ValueError(f"an event's id must have 1 to {_LONGEST_ID} characters, got {len(self.id)}")
         if self.end_s is not None and not self.end_s > self.start_s:
             raise ValueError(f"an event must end after its start, got {self.start_s:.0f} to {self.end_s:.0f}")
         if self.limit_w is not None and self.keep is not None:
