@@ -347,6 +347,39 @@ def test_a_changed_limit_reaches_a_worker_and_a_lifted_one_costs_nothing(rig: Ri
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("unit", ["nusd", "total_tok"])
+def test_what_comes_back_after_a_limit_came_down_is_not_spent_again(rig: Rig, unit: Unit) -> None:
+    """Requests were in flight when the limit came down to less than they hold. What they did not use returns
+    to the limit, not to the worker that would lend it at once to the next one."""
+    limit = rig.limit(unit, "life", 1_000)
+    assert limit is not None
+    gauge = gauge_of(limit.id, unit, 0) if limit.id else rig.team
+    one = Spend(100, 60, 40)
+
+    async def main() -> None:
+        purses = [rig.purse(epoch(), patience_s=0.0) for _ in range(2)]
+        running = [(purse, await take(purse, rig.path, one)) for purse in purses for _ in range(4)]
+        rig.limit(unit, "life", 300)
+        for purse in purses:
+            await purse.refresh()
+            await purse.tick()
+        served = 0
+        for purse, grant in running:
+            purse.settle(grant, Spend(10, 6, 4))
+            if not isinstance(await take(purse, rig.path, one), Refusal):
+                served += 1
+                out = sum(p.used().get(gauge, 0) + p.reserved()[gauge] for p in purses)
+                assert out <= 300, f"{out} of 300 are out"
+            await purse.tick()
+        for purse in purses:
+            await purse.tick()
+        while not isinstance(await take(purses[1], rig.path, one), Refusal):
+            served += 1
+        assert served == 2, "80 are used, and two more of 100 fit below 300"
+
+    asyncio.run(main())
+
+
 def test_joules_without_a_ceiling_are_refused_and_never_zero(rig: Rig) -> None:
     rig.limit("energy_uj", "hour", 5_000_000)
 

@@ -1,6 +1,6 @@
 """What one worker holds: of each gauge an allotment, for each limit a dial, for each path its way.
 
-`granted = used + reserved + free` for every allotment. Nothing here waits, asks or looks at a clock.
+`granted = used + reserved + idle` for every allotment. Nothing here waits, asks or looks at a clock.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Allotment:
 
     __slots__ = (
         "_peak",
+        "debt",
         "demand",
         "free",
         "gauge",
@@ -49,7 +50,8 @@ class Allotment:
         self.gauge = gauge
         self.granted = granted  # total over the epoch, less what was given back
         self.used = used  # settled, total over the epoch
-        self.free = 0
+        self.free = 0  # what may be reserved at once; below 0 while it owes more than is idle
+        self.debt = 0  # of what is out, to be given back before anything is reserved: the limit came down
         self.taken = 0  # reserved since the last tick
         self.demand = 0  # recent reservations per tick
         self._peak = 0  # the same, finer
@@ -66,8 +68,20 @@ class Allotment:
         self.taken = 0
 
     @property
+    def idle(self) -> int:
+        """What nobody has reserved, whether it is owed or not."""
+        return self.free + self.debt
+
+    @property
     def reserved(self) -> int:
-        return self.granted - self.used - self.free
+        return self.granted - self.used - self.idle
+
+    def owe(self, amount: int) -> None:
+        """Lend nothing until requests in flight have brought back so much: it is above a limit that came
+        down. At most what they hold can come back."""
+        idle = self.idle
+        self.debt = max(0, min(amount, self.reserved))
+        self.free = idle - self.debt
 
 
 class Dial:

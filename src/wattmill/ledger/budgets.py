@@ -218,14 +218,16 @@ class Allotments(Holdings):
         if isinstance(answer, Denied):
             return self._remember(answer, {a.gauge: least for a, _, least in needs}[answer.gauge])
         self._credit(answer)
-        if any(allotment.free < least for allotment, _, least in needs):
+        if any(max(0, allotment.free) < least for allotment, _, least in needs):
             return None  # an allotment of a period that ended while we asked, or a lowered limit: ask again
         if any(d.allotment is not a for a, d in zip(present, way.dials, strict=True)):
             return None  # somebody turned a dial while we asked: nothing was granted of its new period
-        parts = [(d.allotment, d.unit, min(worst.of(d.unit) or 0, d.allotment.free)) for d in way.dials]
+        parts = [
+            (d.allotment, d.unit, min(worst.of(d.unit) or 0, max(0, d.allotment.free))) for d in way.dials
+        ]
         # A limit of dollars per day binds what may be spent now just as a cap does.
         dollars = [amount for _, unit, amount in parts if unit == _NUSD]
-        nusd = min(worst.nusd, *(allotment.free for allotment in way.money), *dollars)
+        nusd = min(worst.nusd, *(max(0, allotment.free) for allotment in way.money), *dollars)
         return _take(nusd, way.money, parts)
 
     def _remember(self, denied: Denied, floor: int) -> Refused:
@@ -253,7 +255,7 @@ class Allotments(Holdings):
         denied = refused.denied
         allotment = self._allotments.get(denied.gauge)
         untold = 0 if allotment is None else allotment.used - allotment.told[0]
-        free = 0 if allotment is None else allotment.free
+        free = 0 if allotment is None else max(0, allotment.idle)
         unit = UNITS.index(denied.unit)
         return over_limit(
             msgspec.structs.replace(denied, used=denied.used + untold),

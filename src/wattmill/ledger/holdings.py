@@ -56,6 +56,8 @@ class Lessor(Protocol):
 
     def recalls(self, epoch: str) -> dict[int, int]: ...
 
+    def excess(self, gauges: Sequence[int]) -> dict[int, int]: ...
+
     def renew(self, epoch: str, term_us: int, place: str) -> None: ...
 
 
@@ -125,7 +127,8 @@ class Holdings:
                 if self._now() >= self._renewed + self._term_s / 4:
                     await self._renew()
                 recalled = await self._run(self._control.recalls, self._epoch)
-                tells = self._settle_up(recalled)
+                excess = await self._run(self._control.excess, tuple(recalled)) if recalled else {}
+                tells = self._settle_up(recalled, excess)
                 if tells:
                     await self._run(self._control.report, self._epoch, tells)
                     for gauge, told in tells.items():
@@ -228,24 +231,32 @@ class Holdings:
             allotment = self._allotments[gauge]
             allotment.granted += granted
             allotment.free += granted
+            if granted:
+                allotment.owe(0)  # there was room for more, so what is out is below the limit
             allotment.refused = None
             allotment.ticket = 0
 
-    def _settle_up(self, recalled: dict[int, int]) -> dict[int, Holding]:
-        """Take what goes back out of the allotments, and return what to tell, where it changed."""
+    def _settle_up(self, recalled: dict[int, int], excess: dict[int, int]) -> dict[int, Holding]:
+        """Take what goes back out of the allotments, and return what to tell, where it changed.
+
+        Where more is out than the limit that came down allows (`excess`), what requests in flight bring back
+        is owed too: a worker that lent it again would spend above the limit for as long as it is busy."""
         tells: dict[int, Holding] = {}
         for gauge, a in self._allotments.items():
             a.fade()
             keep = KEEP_TICKS * a.demand
-            spare = 0
+            spare, idle = 0, a.idle
             if gauge in recalled or a.over or not keep:
-                spare = max(0, a.free)
-            elif a.granted < UNCAPPED_CHUNK and a.free > 2 * keep:
-                spare = a.free - keep
+                spare = max(0, idle)
+            elif a.granted < UNCAPPED_CHUNK and idle > 2 * keep:
+                spare = idle - keep
+            idle -= spare
             a.free -= spare
             a.granted -= spare
-            if a.told != (a.used, a.granted, a.free) or gauge in recalled:
-                tells[gauge] = Holding(a.used, a.granted, a.free, recalled.get(gauge, 0))
+            if a.debt or gauge in excess:
+                a.owe(excess.get(gauge, 0) - spare)
+            if a.told != (a.used, a.granted, idle) or gauge in recalled:
+                tells[gauge] = Holding(a.used, a.granted, idle, recalled.get(gauge, 0))
                 a.quiet = 0
             else:
                 a.quiet += 1

@@ -199,7 +199,9 @@ def report(db: Db, epoch: str, holdings: Mapping[int, Holding]) -> None:
                 "answers": told.answers,
             },
         )
-        if told.answers:
+        if told.answers and gauge not in excess(
+            db, (gauge,)
+        ):  # else what is freed from now on is asked back too
             db.execute(
                 "DELETE FROM recall WHERE epoch = :epoch AND gauge = :gauge AND ticket <= :answers",
                 {"epoch": epoch, "gauge": gauge, "answers": told.answers},
@@ -214,6 +216,19 @@ def recalls(db: Db, epoch: str) -> dict[int, int]:
         "SELECT gauge, (SELECT number FROM ticket) FROM recall WHERE epoch = :epoch", {"epoch": epoch}
     ).fetchall()
     return dict(rows)
+
+
+def excess(db: Db, gauges: Sequence[int]) -> dict[int, int]:
+    """Return how much more is out of each gauge (used by closed epochs, granted to live ones) than its limit
+    allows, of those where it is more: the limit came down while requests were in flight."""
+    out: dict[int, int] = {}
+    for gauge in gauges:
+        amount = gauge_in(db, gauge).amount
+        if amount is not None:
+            spent, granted, *_ = _state(db, "", gauge, 0)
+            if spent + granted > amount:
+                out[gauge] = spent + granted - amount
+    return out
 
 
 def renew(db: Db, epoch: str, now_us: int, term_us: int, place: str) -> None:
@@ -277,10 +292,8 @@ def add_spent(db: Db, gauge: int, amount: int) -> None:
 
 
 def recall_if_overcommitted(db: Db, gauge: int) -> None:
-    """After a limit came down: ask every worker for what it holds idle of it."""
-    found = gauge_in(db, gauge)
-    spent, granted, *_ = _state(db, "", gauge, 0)
-    if found.amount is not None and found.amount - spent - granted < 0:
+    """After a limit came down: ask every worker for what it holds idle, until no more is out than that."""
+    if excess(db, (gauge,)):
         _recall(db, gauge, but="")
 
 

@@ -86,6 +86,13 @@ class Leasing:
         with self.reading() as db:
             return control_leases.recalls(db, epoch)
 
+    def excess(self, gauges: Sequence[int]) -> dict[int, int]:
+        """Return how much more is out of some gauges than their limits allow, where it is more."""
+        if self.shared is not None:
+            return self.shared.excess(gauges)
+        with self.reading() as db:
+            return control_leases.excess(db, gauges)
+
     def renew(self, epoch: str, term_us: int, place: str = "") -> None:
         """Note that a worker lives and may reserve for a term without saying so again."""
         if self.shared is not None:

@@ -103,6 +103,11 @@ class Leases:
             found = control_leases.recalls(db, epoch)
         return {self._gauge_here(gauge): ticket for gauge, ticket in found.items() if self._knows(gauge)}
 
+    def excess(self, gauges: Sequence[int]) -> dict[int, int]:
+        with self._reading() as db:
+            found = control_leases.excess(db, [self._gauge(gauge) for gauge in gauges])
+        return {self._gauge_here(gauge): amount for gauge, amount in found.items()}
+
     def renew(self, epoch: str, term_us: int, place: str = "") -> None:
         with self._writing() as db:
             control_leases.renew(db, epoch, self._control.wall_us(), term_us, place)
