@@ -187,6 +187,18 @@ class Passing(_Streamed):
             more=exchange.head_lines,
         )
 
+    def on_body(self, data: bytes) -> None:
+        # Most chunks of most streams are one event like the one before it, but for its text.
+        if self._begun and self._said is None and not self.booked and not self.exchange.taps:
+            tally = self.tally
+            if self._splitter.between and (event := tally.again(data)) is not None:
+                if tally.output_tok_so_far <= self.clamp_tok:
+                    self.exchange.conn.send_one(event)
+                else:
+                    self.exchange.guarded(self.judge, [event])
+                return
+        super().on_body(data)
+
     @property
     def committed(self) -> bool:
         return self._begun

@@ -386,6 +386,12 @@ class Connection(Reading):
         if self.current is not None:
             self._write(framed)
 
+    def send_one(self, payload: bytes) -> None:
+        """Write `payload`, which is not empty, as one chunk."""
+        request = self.current
+        if request is not None:
+            self._write(payload if request.http10 else b"%x\r\n%b\r\n" % (len(payload), payload))
+
     def end(self, framed: bytes = b"") -> None:
         """Write last chunks and end the answer."""
         request = self.current

@@ -33,6 +33,11 @@ class Splitter:
         return events
 
     @property
+    def between(self) -> bool:
+        """Whether the bytes so far end with an event."""
+        return not self._rest
+
+    @property
     def rest(self) -> bytes:
         """Bytes of an event that was not completed."""
         return self._rest.strip()

@@ -234,15 +234,15 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         return _shared
 
     def buffer_updated(self, nbytes: int) -> None:
-        sink = self.sink
         if self.dead:
             return
-        if sink is None and not self.got_byte:
-            self.abort()  # bytes nobody asked for: whatever they are, they are not the next answer
-            return
-        self.moved = self.got_byte = True
-        self.request = None
+        self.moved = True
         if not self._status:
+            if self.sink is None and not self.got_byte:
+                self.abort()  # bytes nobody asked for: whatever they are, they are not the next answer
+                return
+            self.got_byte = True
+            self.request = None
             self._raw_head += nbytes
         try:
             self._parser.feed_data(_shared[:nbytes])
@@ -261,13 +261,16 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._finished(keep=self._keep)
 
     def _give(self) -> None:
-        if self._status and not self._head_given:
+        if not self._head_given and self._status:
             self._head_given = True
             if self.sink is not None:
                 self.sink.on_head(self._status, self._headers)
-        parts, self._parts = self._parts, []
-        if parts and self.sink is not None:
-            self.sink.on_body(parts[0] if len(parts) == 1 else b"".join(parts))
+        parts = self._parts
+        if parts:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+            if self.sink is not None:
+                self.sink.on_body(data)
 
     def _finished(self, *, keep: bool) -> None:
         sink, self.sink = self.sink, None

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from wattmill.models.engines.contract import Adapter
+from wattmill.models.engines.known_event import KnownEvent, learn
 from wattmill.models.engines.usage import OpenAIUsage, Timings, from_openai, from_timings
 from wattmill.units import MS_PER_S, US_PER_S
 from wattmill.vocab.fact import UsageSource
@@ -19,6 +20,7 @@ from wattmill.vocab.request import Endpoint
 from wattmill.vocab.usage import ImpossibleUsage, Usage
 
 _US_PER_MS = US_PER_S // MS_PER_S
+_TRIES = 3  # to know an event by the bytes around its text
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -47,6 +49,8 @@ class _Event(msgspec.Struct, gc=False):
     error: Any = None
 
 
+_NO_TEXT = frozenset({"index", "finish_reason", "delta"})
+
 _event = msgspec.json.Decoder(_Event).decode
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
@@ -65,6 +69,7 @@ class Tally:
         "_counted",
         "_final",
         "_finished",
+        "_like",
         "_n",
         "_open",
         "_several",
@@ -72,6 +77,7 @@ class Tally:
         "_show_usage",
         "_timings",
         "_told",
+        "_unlike",
         "_usage",
         "done",
         "engine_id",
@@ -105,6 +111,8 @@ class Tally:
         self._finished: set[int] = set()
         self._timings: Timings | None = None
         self._chunks = 0
+        self._like: KnownEvent | None = None  # events around whose text nothing else is said
+        self._unlike = _TRIES  # so often such a one is looked for
         self.has_content = False
         self.done = False
         self.failure: str | None = None
@@ -122,6 +130,21 @@ class Tally:
         if event.startswith(b"data: {") and b"\n" not in event:
             return self._take(event, event[6:])
         return self._odd(event)
+
+    def again(self, data: bytes) -> bytes | None:
+        """Take what is one whole event with its blank line, and like one before it but for its text; return
+        the bytes to send on. None: it was not looked at, and has to be split and fed."""
+        like = self._like
+        if like is None or self.failure is not None or self.done:
+            return None
+        out = like.read(data)
+        if out is None:
+            return None
+        self._chunks += 1
+        self._final = False
+        if self._adapter.counts_in is None and self._chunks > self.output_tok_so_far:
+            self.output_tok_so_far = self._chunks
+        return out
 
     def _odd(self, event: bytes) -> bytes | None:
         """Everything that is not one `data: {...}` line: [DONE], comments, CRLF, several lines, `error:`."""
@@ -184,9 +207,29 @@ class Tally:
                 event = _without(event, b"timings")
         if said.usage is not None:
             return self._take_usage(event, said.usage, said.choices or (), finish)
+        if content and self._unlike and self._chunks > 1:
+            self._learn(event, said)
+        return self._plain(event)
+
+    def _plain(self, event: bytes) -> bytes:
+        """Return what is sent on of an event without numbers of its own."""
         if not self._show_usage and b',"usage":null' in event:
             event = event.replace(b',"usage":null', b"", 1)
         return event + b"\n\n"
+
+    def _learn(self, event: bytes, said: _Event) -> None:
+        """Know events like this one by the bytes around their text, if it says nothing but one text."""
+        self._unlike -= 1
+        if said.timings is not None or said.prompt_progress is not None or b"\n" in event:
+            return
+        text = _take_text(said)
+
+        def same(other: bytes, its_text: str) -> bytes | None:
+            read = _event(other[len(b"data: ") :])
+            return self._plain(other) if _take_text(read) == its_text and read == said else None
+
+        if text is not None:
+            self._like = learn(event, text, same)
 
     def _take_usage(
         self, event: bytes, wire: OpenAIUsage, choices: Sequence[_Choice], finish: bool
@@ -347,6 +390,20 @@ def _has_content(choice: _Choice) -> bool:
         or delta.function_call
         or delta.audio
     )
+
+
+def _take_text(said: _Event) -> str | None:
+    """Take its text out of an event with one choice that says nothing else, and goes on; None: not so."""
+    if said.choices is None or len(said.choices) != 1 or said.choices[0].finish_reason is not None:
+        return None
+    choice = said.choices[0]
+    holder: _Choice | _Delta = choice if choice.delta is None else choice.delta
+    told = [name for name in holder.__struct_fields__ if name not in _NO_TEXT and getattr(holder, name)]
+    text = getattr(holder, told[0]) if len(told) == 1 else None
+    if type(text) is not str:
+        return None
+    setattr(holder, told[0], None)
+    return text
 
 
 def _without(event: bytes, name: bytes) -> bytes:
