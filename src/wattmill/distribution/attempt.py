@@ -429,8 +429,9 @@ class Attempt:
             if energy_j is not None:
                 told_uj = round(energy_j * UJ_PER_J)
             try:
-                cost = services.rate(self.model.cost, usage)
-                rated = services.rate(self.model.charge, usage)
+                model = self.model
+                cost = services.rate(model.cost, usage)
+                rated = cost if model.one_price else services.rate(model.charge, usage)
             except LookupError:  # a class without a price: the reservation stands, and the row says why
                 cost = self.reserved_cost_nusd
                 rated, error = self.grant.nusd, error or "unpriced"

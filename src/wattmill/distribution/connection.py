@@ -285,7 +285,9 @@ class Connection(Reading):
                 self._linger()
             else:
                 self.close()
-        elif not self._pumping:
+        elif not self._pumping and (
+            self._queue or self._pending or self._reading_paused or self._request is not None
+        ):
             self._pump()
 
     def _linger(self) -> None:

@@ -113,7 +113,7 @@ class Placing(Understanding):
         output_tok = clamp * ask.choices
         try:
             worst = worst_spend(services, backend, model, input_tok, output_tok)
-            cost = services.worst_case(model.cost, input_tok, output_tok)
+            cost = worst.nusd if model.one_price else services.worst_case(model.cost, input_tok, output_tok)
         except LookupError as error:
             return Refusal(
                 code="unpriced", message=f"pool {candidate.pool!r}: {error.args[0] if error.args else error}"

@@ -23,6 +23,15 @@ class BackendModel(msgspec.Struct, frozen=True, kw_only=True):
     charge: Price  # what the tenant pays
     context_tok: int | None = None  # no answer is longer, so no more than this is reserved for one
     by_tier: dict[str, BackendModel] = {}  # the same, charged as each tier pays; {}: there are no tiers
+    one_price: bool = False  # made of both prices: each use is the same money by either
+
+    def __post_init__(self) -> None:
+        same = _money(self.cost) == _money(self.charge)
+        msgspec.structs.force_setattr(self, "one_price", same)
+
+
+def _money(price: Price) -> tuple[object, ...]:
+    return price.rates_nusd_per_mtok, price.request_nusd
 
 
 class Backend(msgspec.Struct, frozen=True, kw_only=True):
