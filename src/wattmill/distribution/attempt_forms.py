@@ -1,7 +1,6 @@
-"""The three forms in which an engine's answer reaches a client.
+"""The forms of an answer that its engine streams.
 
-`Passing`: a stream goes on as a stream, event by event. `Assembling`: the engine streams, the client wants
-one answer. `Whole`: one answer in, one answer out.
+`Passing`: it goes on as a stream, event by event. `Assembling`: the client wants one answer.
 """
 
 from __future__ import annotations
@@ -10,13 +9,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from wattmill.distribution import answers
-from wattmill.distribution.attempt import Attempt, EngineSays
+from wattmill.distribution.attempt import Attempt
+from wattmill.distribution.booking import EngineSays
 from wattmill.distribution.gate import Tap
+from wattmill.distribution.spec import MAX_WHOLE_BYTES
 from wattmill.distribution.sse import EventTooLongError, Splitter
 from wattmill.models.engines.adapter import ADAPTERS
 from wattmill.models.engines.assemble import Assembler
 from wattmill.models.engines.continuing import text_so_far
-from wattmill.models.engines.tally import Reading, Tally, read_answer
+from wattmill.models.engines.tally import Tally
 from wattmill.vocab.fact import UsageSource
 from wattmill.vocab.refusal import Refusal
 from wattmill.vocab.usage import Usage
@@ -25,10 +26,7 @@ if TYPE_CHECKING:
     from wattmill.distribution.exchange import Exchange
 
 HELD_EVENTS = 64  # before the first content; more than any engine sends
-MAX_WHOLE_BYTES = 64 * 1024 * 1024
-_ENDS_BYTES = 32_768  # kept of each end of an answer that is passed on unread, to find its usage
 _UNHEARD = Tally(ADAPTERS["openai"], "chat", show_usage=False)  # of an attempt that nobody listens to yet
-_NO_READING = Reading(usage=None, source="unmetered")
 
 
 class _Streamed(Attempt):
@@ -377,122 +375,6 @@ class Assembling(_Streamed):
         raise AssertionError("nothing was shown")
 
 
-class Whole(Attempt):
-    """One answer, kept until it is complete and then told with its charge; a very long one is passed on as it
-    comes, without the charge, and its usage is read from its ends."""
-
-    __slots__ = ("_begun", "_bytes", "_head", "_parts", "_reading", "_tail")
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._parts: list[bytes] = []
-        self._bytes = 0
-        self._begun = False
-        self._head = b""
-        self._tail = b""
-        self._reading = _NO_READING
-
-    @property
-    def committed(self) -> bool:
-        return self._begun
-
-    def on_body(self, data: bytes) -> None:
-        size = self._bytes + len(data)
-        if (
-            self.status == 200
-            and size <= self.exchange.services.limits.answer_buffer_bytes
-            and not (self._begun or self.booked or self.exchange.taps)
-        ):
-            self._bytes = size  # the usual case: nothing is to be done before its end
-            self._parts.append(data)
-        else:
-            super().on_body(data)
-
-    def took(self, data: bytes) -> None:
-        self._bytes += len(data)
-        if self._begun:
-            self._tail = (self._tail + data)[-_ENDS_BYTES:]
-            conn = self.exchange.conn
-            conn.send(conn.framed(data))
-            return
-        self._parts.append(data)
-        if self.exchange.taps:  # they want all of it at once
-            if self._bytes > MAX_WHOLE_BYTES:
-                self.malformed(f"an answer of more than {MAX_WHOLE_BYTES} bytes cannot be looked at")
-        elif self._bytes > self.exchange.services.limits.answer_buffer_bytes:
-            self._begin()
-
-    def _begin(self) -> None:
-        exchange = self.exchange
-        self._begun = True
-        self.first_s = exchange.services.clock.now()
-        self.came_first()
-        whole = b"".join(self._parts)
-        self._parts.clear()
-        self._head, self._tail = whole[:_ENDS_BYTES], whole[-_ENDS_BYTES:]
-        head = answers.routed_head(
-            exchange.id,
-            stream=False,
-            pool=self.pool,
-            expected_nusd=exchange.expected_nusd,
-            more=exchange.head_lines,
-        )
-        exchange.conn.begin(head, [whole])
-
-    def ended(self) -> None:
-        exchange = self.exchange
-        if self._begun:
-            self._reading = _usage_of_ends(self, self._head, self._tail)
-            self.book("finished", self._reading.usage, self._reading.source)
-            exchange.finished(self.pool, "2xx")
-            exchange.conn.end()
-            return
-        body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        reading = self._reading = read_answer(self.adapter, exchange.endpoint, body)
-        if reading.failure is not None:
-            self.malformed(reading.failure)
-            return
-        self.first_s = exchange.services.clock.now()
-        self.came_first()
-        why = exchange.goes_on(self, body) if exchange.services.cascade is not None else None
-        self.book("finished", reading.usage, reading.source, error=why)
-        if why is None:
-            self._tell(body, reading)
-        else:
-            exchange.escalate(self, lambda: self._tell(body, reading))
-
-    def _tell(self, body: bytes, reading: Reading) -> None:
-        exchange = self.exchange
-        exchange.finished(self.pool, "2xx")
-        head = answers.routed_head(
-            exchange.id,
-            stream=False,
-            pool=self.pool,
-            expected_nusd=exchange.expected_nusd,
-            more=exchange.head_lines,
-        )
-        for tap in exchange.taps:
-            body = tap.whole(body)
-        lines = answers.charge_lines(
-            exchange.spent_nusd + self.charge_nusd,
-            reading.usage,
-            self.energy_j,
-            stopped_by_budget=self.stopped_by_budget,
-        )
-        exchange.conn.answer(head + lines, body)
-
-    def so_far(self, *, worked: bool) -> tuple[Usage | None, UsageSource]:
-        if self._reading is not _NO_READING:
-            return self._reading.usage, self._reading.source
-        return super().so_far(worked=worked or self.status == 200)
-
-    def said(self) -> EngineSays:
-        return self._reading
-
-    def break_off(self, refusal: Refusal) -> None:
-        self.exchange.conn.break_off()  # half of a JSON text cannot be ended well
-
-
 def through(taps: Sequence[Tap], events: list[bytes]) -> list[bytes]:
     for tap in taps:
         events = [out for event in events if (out := tap.event(event))]
@@ -506,25 +388,3 @@ def drained(taps: Sequence[Tap], events: list[bytes], *, complete: bool) -> list
         if rest := tap.ended(complete):
             events.append(rest)
     return events
-
-
-def _usage_of_ends(attempt: Whole, head: bytes, tail: bytes) -> Reading:
-    """Find the usage object of an answer of which only the ends were kept.
-
-    The last `"usage":{` of the tail, else the first of the head: a JSON string cannot hold it unescaped.
-    """
-    for part, at in ((tail, tail.rfind(b'"usage"')), (head, head.find(b'"usage"'))):
-        if at < 0:
-            continue
-        start = part.find(b"{", at)
-        depth = 0
-        for end in range(start, len(part)) if start >= 0 else ():
-            depth += (part[end] == 123) - (part[end] == 125)
-            if depth == 0:
-                found = read_answer(
-                    attempt.adapter, attempt.exchange.endpoint, b'{"usage":%b}' % part[start : end + 1]
-                )
-                if found.usage is not None:
-                    return found
-                break
-    return _NO_READING

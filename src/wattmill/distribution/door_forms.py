@@ -14,15 +14,10 @@ import msgspec
 
 from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt
-from wattmill.distribution.attempt_forms import (
-    MAX_WHOLE_BYTES,
-    Assembling,
-    Passing,
-    Whole,
-    drained,
-    through,
-)
+from wattmill.distribution.attempt_forms import Assembling, Passing, drained, through
+from wattmill.distribution.spec import MAX_WHOLE_BYTES
 from wattmill.distribution.sse import EventTooLongError
+from wattmill.distribution.whole_answer import Whole
 from wattmill.models.engines.speech import Dialect, Speech, data_of
 from wattmill.models.engines.tally import read_answer
 from wattmill.units import US_PER_S

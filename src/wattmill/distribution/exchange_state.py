@@ -11,6 +11,7 @@ import msgspec
 from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt
 from wattmill.distribution.attempt_forms import break_off_stream
+from wattmill.distribution.booking import Booking
 from wattmill.distribution.continuation import Continuation
 from wattmill.distribution.doors.door import Door
 from wattmill.distribution.doors.entrance import Entrance
@@ -107,7 +108,7 @@ class ExchangeState:
         self.ask: Request
         self.route: Route
         self.attempt: Attempt | None = None
-        self.served: Attempt | None = None  # the one that gave the answer, until gates are left
+        self.served: Booking | None = None  # the one that gave the answer, until gates are left
         self.hedge: Hedge | None = None  # made where hedges are declared
         self.continuing: Continuation | None = None  # of an answer that broke off
         self.attempts = 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from wattmill.distribution.attempt import Attempt
-from wattmill.distribution.attempt_forms import Assembling, Passing, Whole
+from wattmill.distribution.attempt_forms import Assembling, Passing
 from wattmill.distribution.door_forms import form_of
 from wattmill.distribution.hedge import Hedge
 from wattmill.distribution.known_body import KnownBody
@@ -16,6 +16,7 @@ from wattmill.distribution.prompt_count import PromptCount
 from wattmill.distribution.spec import Backend, BackendModel
 from wattmill.distribution.spending import output_room, worst_spend
 from wattmill.distribution.understanding import Understanding
+from wattmill.distribution.whole_answer import Whole
 from wattmill.models.engines.adapter import ADAPTERS, Adapter
 from wattmill.ports import Grant, JournalUnavailable
 from wattmill.vocab.budget import NOTHING, Spend

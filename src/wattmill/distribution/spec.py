@@ -13,6 +13,9 @@ from wattmill.vocab.price import Price
 KERNEL_BUFFER_BYTES = 131_072
 """What the kernel is asked to hold of an answer on each side of the gateway (Linux takes twice that)."""
 
+MAX_WHOLE_BYTES = 64 * 1024 * 1024
+"""The longest answer that is put together, or looked at as a whole."""
+
 
 class BackendModel(msgspec.Struct, frozen=True, kw_only=True):
     """One model as one pool serves it."""

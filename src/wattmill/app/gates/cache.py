@@ -18,7 +18,7 @@ from wattmill.app.gates.answer_shelf import AnswerShelf, Cached
 from wattmill.app.gates.cache_key import applies, cache_key, is_deterministic, may_be_stored, wishes
 from wattmill.app.gates.recording import Recorder, told_again
 from wattmill.distribution import answers
-from wattmill.distribution.attempt import Attempt
+from wattmill.distribution.booking import Booking
 from wattmill.distribution.exchange import Exchange
 from wattmill.distribution.gate import WAIT, Waiting
 from wattmill.distribution.spec import BackendModel
@@ -123,7 +123,7 @@ class CacheGate:
             # The last events of a stream pass the taps after this, in the same step of the loop.
             asyncio.get_running_loop().call_soon(self._keep, x, x.served, asked, asked.recorder)
 
-    def _keep(self, x: Exchange, served: Attempt | None, asked: _Asked, recorder: Recorder) -> None:
+    def _keep(self, x: Exchange, served: Booking | None, asked: _Asked, recorder: Recorder) -> None:
         answer = recorder.answer
         if served is None or answer is None or served.usage is None or x.continuing is not None:
             return
