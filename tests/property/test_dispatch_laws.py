@@ -128,3 +128,42 @@ def test_a_forecast_knows_nothing_that_comes_after_its_instant() -> None:
     changed[48:] = -1e9
     assert (forecast(changed, 48, 24, day_steps=24) == seen).all()
     assert seen[0] == pytest.approx((series[24] + series[0]) / 2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(-0.3, 0.3).map(lambda v: round(v, 3)),
+            st.floats(-0.1, 0.4).map(lambda v: round(v, 3)),
+            st.floats(0, 9).map(lambda v: round(v, 1)),
+        ),
+        min_size=4,
+        max_size=30,
+    ),
+    st.booleans(),
+)
+def test_no_hour_buys_and_sells_nor_fills_and_drains(
+    hours: list[tuple[float, float, float]], waits: bool
+) -> None:
+    """One meter and one battery each go one way at a time, whatever prices say: also below nothing, and where
+    energy is worth more going out than coming in."""
+    site = horizon([price for price, _, _ in hours], [1.0 if waits else 0.0 for _ in hours])._replace(
+        export_usd_per_kwh=np.array([price for _, price, _ in hours]),
+        solar_w=np.array([sun for _, _, sun in hours]) * 1e6,
+    )
+    battery = Battery(capacity_j=2e6 * HOUR, charge_w=1e6, discharge_w=1e6)
+    limits = Limits(load_w=7e6, deadline_steps=3, battery=battery, export_w=3e6)
+    for done in (solve(site, limits), roll(site, limits, look_steps=8, stride_steps=4, known_steps=4)):
+        check(site, limits, done)
+        assert (np.minimum(done.charge_w, done.discharge_w) <= 10.0).all()
+        assert (np.minimum(done.import_w, done.export_w) <= 10.0).all()
+
+
+def test_a_price_below_nothing_pays_for_what_the_battery_holds_and_no_more() -> None:
+    # By hand: 4 MWh of work and 1 / 0.95 MWh into a battery of 1 MWh at -50 USD: no energy goes round in it.
+    site = horizon([-0.05, 0.10], [0.0, 0.0])
+    battery = Battery(capacity_j=1e6 * HOUR, charge_w=2e6, discharge_w=2e6)
+    done = solve(site, Limits(battery=battery))
+    assert done.import_w == pytest.approx([4e6 + 1e6 / 0.95, 4e6 - 0.95e6], rel=1e-6)
+    assert done.objective_usd == pytest.approx(-50 * (4 + 1 / 0.95) + 100 * (4 - 0.95), rel=1e-6)

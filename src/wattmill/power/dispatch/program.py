@@ -6,13 +6,20 @@ waiting b; one peak m for each month. With dt seconds a step:
     g + q + d = base + draw w + c + x
     s = s' + (c x charge_efficiency - d / discharge_efficiency) dt
     b = b' + (arrivals - w) dt,   0 <= b <= arrivals of the last `deadline_steps`, nothing waits at the end
-    base work + w <= nameplate,   |g - g'| <= ramp,   m >= g
+    base work + w <= nameplate,   |g - g'| <= ramp,   m >= g,   x <= q + d
 
 minimise  sum g dt (price + carbon x usd_per_kg) - x dt price_out + m x demand charge. Work is done first in,
 first out, so the bound on b is the deadline. A battery ends as full as it began.
+
+Two things are no linear programme's: one meter does not take and give at once, and a battery does not charge
+and discharge at once. What goes out earns here at most what the same hour's import costs, so that passing
+energy on never pays; and where a plan would burn energy in the battery (below a price of nothing it would),
+the hour's direction is fixed as what is stored says and the plan is made again.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +30,8 @@ from wattmill.units import G_PER_KG, J_PER_KWH, W_PER_KW, W_PER_MW
 Ints = NDArray[np.int64]
 _G, _X, _C, _D, _Q, _W, _S, _B = range(8)
 _PER_STEP = 8
+_TIE_USD_PER_KWH = 1e-7  # a plan that gains nothing by a detour does not take it
+_BOTH_MW = 1e-6
 _MW = float(W_PER_MW)  # watts in the programme are megawatts: coefficients near 1 keep the solver exact
 
 
@@ -136,14 +145,29 @@ def solve(horizon: Horizon, limits: Limits, state: State | None = None) -> Dispa
         peak = steps * _PER_STEP + horizon.month
         rows.add([(peak, 1.0), (column(_G), -1.0)], np.zeros(steps), np.full(steps, inf))
 
+    if limits.export_w:
+        rows.add(
+            [(column(_Q), 1.0), (column(_D), 1.0), (column(_X), -1.0)], np.zeros(steps), np.full(steps, inf)
+        )
+
     cost = np.zeros(len(low))
     kwh = dt * _MW / J_PER_KWH  # of a megawatt in a step
-    cost[column(_G)] = kwh * (
-        horizon.import_usd_per_kwh + horizon.carbon_g_per_kwh / G_PER_KG * horizon.usd_per_kg
-    )
+    bought = horizon.import_usd_per_kwh + horizon.carbon_g_per_kwh / G_PER_KG * horizon.usd_per_kg
+    cost[column(_G)] = kwh * bought
     cost[column(_X)] = -kwh * horizon.export_usd_per_kwh
     cost[steps * _PER_STEP :] = horizon.demand_usd_per_kw * _MW / W_PER_KW
-    values, duals, objective = _minimise(cost, low, high, rows)
+    aim = cost.copy()
+    aim[column(_X)] = -kwh * (np.minimum(horizon.export_usd_per_kwh, bought) - _TIE_USD_PER_KWH)
+    aim[column(_D)] = kwh * _TIE_USD_PER_KWH
+
+    def one_way(values: NDArray[np.float64]) -> Ints:
+        """Return the columns to close: the smaller side of each hour that would charge and discharge."""
+        fills, drains = values[column(_C)], values[column(_D)]
+        both = np.minimum(fills, drains) > _BOTH_MW
+        filling = fills * charged >= drains * discharged
+        return np.where(filling, column(_D), column(_C))[both]
+
+    values, duals = _minimise(aim, low, high, rows, one_way)
 
     def worth(kind: int, limit: float | None) -> float:
         """Return the sum of reduced costs at an upper limit: what one more watt there would have saved."""
@@ -161,7 +185,7 @@ def solve(horizon: Horizon, limits: Limits, state: State | None = None) -> Dispa
         deferred_w=watts(_W),
         waiting_j=watts(_B),
         curtailed_w=horizon.solar_w - watts(_Q),
-        objective_usd=objective - state.peak_w / W_PER_KW * horizon.demand_usd_per_kw,
+        objective_usd=float(cost @ values) - state.peak_w / W_PER_KW * horizon.demand_usd_per_kw,
         import_worth_usd_per_w=worth(_G, limits.import_w),
         load_worth_usd_per_w=worth(_W, limits.load_w),
     )
@@ -178,9 +202,14 @@ def _may_wait(
 
 
 def _minimise(
-    cost: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], rows: _Rows
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Return values, reduced costs, and the objective."""
+    cost: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    rows: _Rows,
+    close: Callable[[NDArray[np.float64]], Ints],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return values and reduced costs. Columns that `close` names of a solution are set to
+    nothing and the programme is solved again from there."""
     import highspy
 
     row, column = np.concatenate(rows.row), np.concatenate(rows.column)
@@ -199,12 +228,18 @@ def _minimise(
     for option, setting in (("output_flag", False), ("threads", 1)):
         highs.setOptionValue(option, setting)
     highs.passModel(programme)
-    highs.run()
-    if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
-        raise Infeasible(
-            f"no dispatch keeps every limit ({highs.modelStatusToString(highs.getModelStatus())}): look at "
-            "import_w, ramp_w_per_step, load_w and deadline_steps"
-        )
-    solution = highs.getSolution()
-    objective = float(highs.getInfo().objective_function_value)
-    return np.asarray(solution.col_value), np.asarray(solution.col_dual), objective
+    while True:  # each round closes another column: it ends
+        highs.run()
+        if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+            break
+        solution = highs.getSolution()
+        values = np.asarray(solution.col_value)
+        shut = close(values).astype(np.int32)
+        if not len(shut):
+            return values, np.asarray(solution.col_dual)
+        nothing = np.zeros(len(shut))
+        highs.changeColsBounds(len(shut), shut, nothing, nothing)
+    raise Infeasible(
+        f"no dispatch keeps every limit ({highs.modelStatusToString(highs.getModelStatus())}): look at "
+        "import_w, ramp_w_per_step, load_w and deadline_steps"
+    )
