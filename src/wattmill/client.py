@@ -44,6 +44,7 @@ class Run:
         max_fan_out: int | None = None,
         expires: str | float | None = None,
         label: str | None = None,
+        time_zone: str | None = None,
         base_url: str | None = None,
         api_key: str | None = None,
         timeout_s: float = 30.0,
@@ -56,6 +57,7 @@ class Run:
             "max_fan_out": max_fan_out,
             "expires": expires,
             "label": label,
+            "time_zone": time_zone,
         }
         self._parent = parent
         self._outer_url = base_url
@@ -193,8 +195,9 @@ def run(budget: str | Sequence[str] | None = None, **options: Any) -> Run:
 
     Args:
         budget: one amount or several, e.g. "0.05 USD", "20000 tokens", "100 requests/hour".
-        options: name, agent, parent, max_depth, max_fan_out, expires ("15m"), label; base_url and api_key,
-            which otherwise come from the run around this one, or from WATTMILL_BASE_URL and WATTMILL_API_KEY.
+        options: name, agent, parent, max_depth, max_fan_out, expires ("15m"), label; time_zone of budgets per
+            day or month ("Europe/Berlin"; UTC if absent); base_url and api_key, which otherwise come from the
+            run around this one, or from WATTMILL_BASE_URL and WATTMILL_API_KEY.
     """
     return Run(budget, **options)
 

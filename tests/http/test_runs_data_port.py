@@ -408,6 +408,51 @@ def test_a_step_has_a_node_of_its_own_below_the_run(tmp_path: Path) -> None:
     run(test())
 
 
+@pytest.mark.parametrize("end", ["paused", "stopped"])
+@pytest.mark.parametrize("where", ["at its worker", "at another one"])
+def test_a_step_that_a_person_holds_is_held_and_the_rest_of_its_run_is_not(
+    tmp_path: Path, end: str, where: str
+) -> None:
+    async def test() -> None:
+        async with runs_rig(tmp_path) as f, second_worker(f) as g:
+            opened = await f.open(budget="1 USD")
+            step = [("x-wattmill-step", "search")]
+            assert (await f.ask(CHAT, path=f.in_run(opened), headers=step)).status == 200
+            node = f.r.journal.intents[-1].path[-1]
+            (stop if end == "stopped" else pause)(f.control, find_run(f.control, str(node)), "enough")
+            worker = f if where == "at its worker" else g
+            await worker.tick()
+            held = await worker.ask(CHAT, path=f.in_run(opened), headers=step)
+            assert held.error["code"] == ("run_ended" if end == "stopped" else "run_paused"), held.body
+            assert "step 'search' is " + end in held.error["message"]
+            assert held.headers["x-should-retry"] == "false"
+            assert (await worker.ask(CHAT, path=f.in_run(opened))).status == 200
+
+    run(test())
+
+
+def test_a_held_agent_opens_no_run_and_its_level_counts(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with runs_rig(tmp_path, settings=Declared(RunSettings(max_depth=2))) as f:
+            opened = await f.open(agent="finder")
+            assert opened["depth"] == 2
+            deeper = await f.ask({"parent": opened["id"]}, path="/v1/runs")
+            assert deeper.error["code"] == "run_limit"
+            agent = find_run(f.control, "finder")
+            pause(f.control, agent, "lunch")
+            await f.tick()
+            told = await f.ask({"agent": "finder"}, path="/v1/runs")
+            assert (told.error["code"], told.headers["x-should-retry"]) == ("run_paused", "false")
+            assert "agent 'finder' is paused: lunch" in told.error["message"]
+            resume(f.control, agent)
+            await f.tick()
+            assert (await f.ask({"agent": "finder"}, path="/v1/runs")).status == 201
+            beside = await f.ask({"agent": "finder", "parent": opened["id"]}, path="/v1/runs")
+            assert beside.error["code"] == "run_limit"
+
+    run(test())
+
+
 def test_steps_beyond_their_number_count_at_the_run(tmp_path: Path) -> None:
     async def test() -> None:
         async with runs_rig(tmp_path) as f:

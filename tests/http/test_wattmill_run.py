@@ -165,6 +165,15 @@ def test_nested_runs_are_inside_each_other_and_all_of_it_is_seen_above() -> None
         assert outer.spent_usd >= spent
 
 
+def test_a_budget_per_day_is_one_of_the_days_of_its_time_zone() -> None:
+    with wattmill.run(["5 USD/day", "9 requests/month"], time_zone="Asia/Kolkata") as run:
+        day, month = run.refresh()["limits"]
+    assert day["resets_at"].endswith("T18:30:00.000+00:00")
+    assert month["resets_at"].endswith("T18:30:00.000+00:00")
+    with pytest.raises(wattmill.RunError, match="time zone is 'Mars/Olympus'"):
+        wattmill.run("5 USD/day", time_zone="Mars/Olympus").open()
+
+
 def test_a_run_closes_when_its_block_fails_and_the_blocks_error_is_what_is_seen() -> None:
     with pytest.raises(ZeroDivisionError), wattmill.run("1 USD") as run:
         _ = 1 / 0

@@ -16,6 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from wattmill.app.running.clock import LiveClock
+from wattmill.app.running.worker_runs import WorkerRuns
 from wattmill.ledger.budgets import Allotments
 from wattmill.ledger.period import window_at
 from wattmill.ledger.stores.control import Control
@@ -444,6 +446,28 @@ def test_idle_nodes_are_forgotten_and_come_back_with_what_they_used(
         assert next(iter(Limits(rig.controls[0]).states([rig.team]))).used == 4
 
     asyncio.run(main())
+
+
+def test_soft_stages_see_what_all_workers_spent_wherever_leases_are_kept(rig: Rig) -> None:
+    rig.limit("nusd", "life", 100)
+    control = rig.controls[0]
+
+    async def main() -> None:
+        mine, other = rig.purse(epoch()), rig.purse(epoch())
+        for purse, spent in ((mine, 40), (other, 40)):
+            purse.settle(await take(purse, rig.path, Spend(spent)), Spend(spent))
+            await purse.tick()
+        runs = WorkerRuns(control, mine, None, LiveClock(), ends_runs=False)  # type: ignore[arg-type]
+        await runs.tick()
+        stage = runs.stages.stage(rig.path)
+        assert stage is not None and (stage.percent, stage.word) == (80, "saving")
+        mine.settle(await take(mine, rig.path, Spend(15)), Spend(15))
+        assert (now := runs.stages.stage(rig.path)) is not None and now.word == "last-call"
+
+    asyncio.run(main())
+    assert [budget.node for budget in control.summaries_of(rig.path)] == sorted(rig.path)
+    assert control.summaries_of(rig.path) == [control.summary(node) for node in sorted(rig.path)]
+    assert control.summaries_of(range(10**6, 10**6 + 1_000)) == control.summaries_of(()) == []
 
 
 def test_two_machines_share_one_limit(tmp_path: Path, server: str) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from wattmill.app.runs.minding import top_up
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_limits import Limits, TooDeep, TooWide
 from wattmill.ledger.stores.control_records import Ask, ControlError, Holding, NoSuch
 from wattmill.ledger.stores.control_runs import Runs
+from wattmill.vocab.budget import Period, Unit, gauge_of
 
 USD = 1_000_000_000
 
@@ -68,6 +71,59 @@ def test_a_childs_grant_is_no_more_than_its_parents_have_left(rig: Rig) -> None:
     child, _ = rig.runs.open(rig.key.id, parent=parent.node, kind="step", cap_nusd=5 * USD)
     assert (child.cap_nusd, child.depth, child.kind) == (3 * USD, 2, "step")
     assert child.path == (*parent.path, child.node)
+
+
+def test_a_childs_grant_in_any_unit_is_no_more_than_its_parents_have_left(rig: Rig) -> None:
+    tokens = rig.limits.put(rig.team, "total_tok", "life", 1_000)
+    rig.limits.put(rig.key.id, "requests", "hour", 60)
+    rig.limits.put(rig.key.id, "concurrency", "life", 4)
+    assert tokens is not None
+    rig.control.lease("aaaaaaaaaaaa", [Ask(gauge := gauge_of(tokens.id, "total_tok", 0), 700, 700, 0)])
+    rig.control.report("aaaaaaaaaaaa", {gauge: Holding(600, 700, 0)})
+    asked: list[tuple[Unit, Period, int]] = [
+        ("total_tok", "life", 5_000), ("requests", "hour", 100), ("requests", "day", 100),
+        ("concurrency", "life", 9), ("output_tok", "life", 7),
+    ]  # fmt: skip
+    run, _ = rig.runs.open(rig.key.id, limits=asked)
+    granted = {(state.unit, state.period): state.amount for state in rig.runs.budget(run.node).limits}
+    assert granted == {
+        ("total_tok", "life"): 300,
+        ("requests", "hour"): 60,
+        ("requests", "day"): 100,
+        ("concurrency", "life"): 4,
+        ("output_tok", "life"): 7,
+    }
+
+
+def test_of_two_people_who_top_up_at_once_neither_is_lost(rig: Rig) -> None:
+    run, _ = rig.runs.open(rig.key.id, cap_nusd=100, limits=[("total_tok", "life", 100)])
+
+    def often(_: int) -> None:
+        with Control(rig.path) as mine:
+            for _ in range(25):
+                top_up(mine, run, 1)
+                top_up(mine, run, 2, unit="total_tok")
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(often, range(4)))
+    assert rig.runs.at(run.node).cap_nusd == 200
+    (limit,) = rig.runs.budget(run.node).limits
+    assert limit.amount == 300
+
+
+def test_a_top_up_lets_a_paused_run_go_on_and_raises_nothing_of_one_that_has_ended(rig: Rig) -> None:
+    run, _ = rig.runs.open(rig.key.id, cap_nusd=100, limits=[("requests", "day", 5)])
+    rig.runs.set_state(run.node, "paused", "80 % used")
+    assert rig.runs.top_up(run.node, 5, unit="requests", period="day").state == "open"
+    (limit,) = rig.runs.budget(run.node).limits
+    assert limit.amount == 10
+    for unit, period in (("requests", "hour"), ("energy_uj", "life")):
+        with pytest.raises(ControlError, match=r"has no limit of .* of its own"):
+            rig.runs.top_up(run.node, 5, unit=unit, period=period)  # type: ignore[arg-type]
+    rig.runs.set_state(run.node, "stopped")
+    with pytest.raises(ControlError, match="has ended cannot be topped up"):
+        rig.runs.top_up(run.node, 100)
+    assert (rig.runs.at(run.node).state, rig.runs.at(run.node).cap_nusd) == ("stopped", 100)
 
 
 def test_opening_a_run_does_not_read_all_that_ever_were(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,6 @@ from wattmill.cli.control_door import (
     usd_cell,
     when_cell,
 )
-from wattmill.ledger.stores.control_records import ControlError
 from wattmill.units import usd_text
 
 runs_app = typer.Typer(
@@ -106,17 +105,19 @@ def resume_run(run: RunArgument, home: HomeOption = DEFAULT_HOME, json: JsonOpti
 @runs_app.command("top-up")
 def top_up_run(
     run: RunArgument,
-    amount: Annotated[list[str], typer.Argument(metavar="USD", help="How much more, e.g. 1 USD.")],
+    amount: Annotated[
+        list[str],
+        typer.Argument(metavar="AMOUNT", help="How much more: 1 USD, 20000 tokens, 50 requests/hour, 500 J."),
+    ],
     home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
-    """Raise the cap of a run, and let it go on if it is paused. The caps above it hold as before."""
+    """Raise the cap or another limit of a run, and let it go on if it is paused. What holds above it holds as
+    before."""
     text = " ".join(amount)
     with control_at(home) as control:
-        unit, period, nusd = amount_of(text if any(c.isalpha() or c == "$" for c in text) else f"{text} USD")
-        if (unit, period) != ("nusd", "life"):
-            raise ControlError(f"top-up is {text!r}, must be dollars such as `1 USD`")
-        _tell(top_up(control, find_run(control, run), nusd), json)
+        unit, period, more = amount_of(text if any(c.isalpha() or c == "$" for c in text) else f"{text} USD")
+        _tell(top_up(control, find_run(control, run), more, unit=unit, period=period), json)
 
 
 def _tell(line: RunLine, json: bool) -> None:

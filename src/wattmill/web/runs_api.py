@@ -13,7 +13,7 @@ from starlette.routing import Route
 from wattmill.app.runs.amounts import amount_of
 from wattmill.app.runs.minding import RunLine, all_runs, line_of, pause, resume, stop, top_up
 from wattmill.ledger.stores.control import Control
-from wattmill.ledger.stores.control_records import ControlError, Run
+from wattmill.ledger.stores.control_records import Run
 from wattmill.ledger.stores.control_runs import Runs
 from wattmill.web.bodies import answer, decoded
 
@@ -23,7 +23,7 @@ class Why(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class More(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    amount: str  # "1 USD"
+    amount: str  # "1 USD", "20000 tokens", "50 requests/hour"
 
 
 def _control(request: Request) -> Control:
@@ -59,10 +59,12 @@ async def resume_run(request: Request) -> Response:
 
 
 async def top_up_run(request: Request) -> Response:
-    unit, period, nusd = amount_of((await decoded(request, More)).amount)
-    if (unit, period) != ("nusd", "life"):
-        raise ControlError("amount must be dollars such as '1 USD'")
-    return answer(await run_in_threadpool(lambda: top_up(_control(request), _run(request), nusd)))
+    unit, period, more = amount_of((await decoded(request, More)).amount)
+    return answer(
+        await run_in_threadpool(
+            lambda: top_up(_control(request), _run(request), more, unit=unit, period=period)
+        )
+    )
 
 
 async def _with_reason(request: Request, do: Callable[[Control, Run, str | None], RunLine]) -> Response:

@@ -58,8 +58,7 @@ class RunGate:
         if found is None or _new_step(found, step):
             self._tasks[x] = asyncio.get_running_loop().create_task(self._look_up(x, caller, id, step))
             return WAIT
-        self._bind(x, found, step)
-        return None
+        return self._bind(x, found, step)
 
     def left(self, x: Exchange) -> None:
         self.nodes.pop(x, None)
@@ -76,7 +75,7 @@ class RunGate:
             else:
                 if _new_step(found, step) and step is not None:
                     await self._desk.step(found, NewStep(name=step))
-                self._bind(x, found, step)
+                refusal = self._bind(x, found, step)
         except Exception as error:  # noqa: BLE001 - a task's boundary: the request gets an answer
             x.gateway.defect(x.id, error)
             refusal = Refusal(
@@ -87,11 +86,16 @@ class RunGate:
         self._tasks.pop(x, None)  # before it goes on: `left` must not cancel the task that runs it
         x.go_on(refusal)
 
-    def _bind(self, x: Exchange, known: Known, step: str | None) -> None:
-        one = (known.steps.get(step) if step is not None else None) or known
+    def _bind(self, x: Exchange, known: Known, step: str | None) -> Refusal | None:
+        one, caller = known, _caller_of(x)
+        if step is not None and (named_one := known.steps.get(step)) is not None:
+            one = named_one
+            if (refusal := self._desk.still(one, caller)) is not None:  # it may be held by itself
+                return refusal
         x.path, x.below = one.run.path, one.run.depth
         self.nodes[x] = known.run.node
-        x.holds = partial(self._desk.still, known, _caller_of(x))
+        x.holds = partial(self._desk.still, one, caller)
+        return None
 
 
 class StageGate:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 from wattmill.agents.runaway.spec import Verdict
 from wattmill.app.declared.settings import Settings
@@ -17,9 +16,7 @@ from wattmill.distribution.gate import Gate
 from wattmill.distribution.side_door import SideDoor, SideRequest
 from wattmill.ledger.budgets import Allotments
 from wattmill.ledger.stores.control import Control
-from wattmill.ledger.stores.control_leases import budgets
-from wattmill.ledger.stores.control_limits import limit_states, with_limits
-from wattmill.ledger.stores.control_records import Budget
+from wattmill.ledger.stores.control_records import CapsUnavailable
 from wattmill.ports import Clock, Journal
 from wattmill.vocab.ids import split_request_id
 
@@ -40,7 +37,7 @@ class WorkerRuns:
         self._clock = clock
         self._ends_runs = ends_runs
         self.desk = Desk(control, wall_us=clock.wall_us)
-        self.stages = Stages(charged=purse.charged, nodes=purse.nodes, read=self._budgets)
+        self.stages = Stages(charged=purse.charged, nodes=purse.nodes, read=control.summaries_of)
         self._gate = RunGate(self.desk)
         self._stage_gate = StageGate(self.stages)
         self._runaway: RunawayGate | None = None
@@ -75,6 +72,8 @@ class WorkerRuns:
             if self._ends_runs and now_s >= self._expire_at_s:
                 self._expire_at_s = now_s + _EXPIRE_S
                 await self.desk.expire()
+        except CapsUnavailable as error:
+            _log.warning("could not read how much is spent: %s", error)
         except Exception:  # noqa: BLE001 - what was known goes on to hold
             _log.exception("could not read how much is spent")
 
@@ -83,11 +82,6 @@ class WorkerRuns:
         for node in await self.desk.reread():
             if self._runaway is not None:
                 self._runaway.forget(node)
-
-    def _budgets(self, nodes: Sequence[int]) -> list[Budget]:
-        with self._control.reading() as db:
-            found = [budget for node in nodes for budget in budgets(db, node)]
-            return with_limits(found, limit_states(db, self._clock.wall_us(), set(nodes)))
 
     def _note(self, request: SideRequest, opened: Opened, verdict: Verdict, action: str) -> None:
         parts = split_request_id(request.id)

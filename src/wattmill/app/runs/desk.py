@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from wattmill.app.runs.bodies import NewStep
-from wattmill.app.runs.opening import MAX_STEPS, open_step
+from wattmill.app.runs.opening import MAX_STEPS, not_open, open_step
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import ControlError, NoSuch, Run, RunState
 from wattmill.ledger.stores.control_runs import Runs
@@ -247,20 +247,6 @@ class Desk:
                 )
                 out |= {row[0]: row[1:] for row in rows}
         return out
-
-
-def not_open(run: Run) -> Refusal:
-    """Return why a run that is not open serves nothing, and the way out."""
-    why = f": {run.reason}" if run.reason else ""
-    if run.state == "paused":
-        return Refusal(
-            code="run_paused",
-            message=f"run {run.name!r} is paused{why}; a person may let it go on: "
-            f"wattmill runs resume {run.node}, or wattmill runs top-up {run.node} 1 USD",
-        )
-    return Refusal(
-        code="run_ended", message=f"run {run.name!r} is {run.state}{why}; open a new one: POST /v1/runs"
-    )
 
 
 def _hashed(id: str) -> str:

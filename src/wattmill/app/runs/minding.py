@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from wattmill.ledger.stores.control import Control
-from wattmill.ledger.stores.control_records import Budget, ControlError, NoSuch, Run
+from wattmill.ledger.stores.control_records import Budget, NoSuch, Run
 from wattmill.ledger.stores.control_runs import Runs
-from wattmill.ledger.tenancy import checked_cap
+from wattmill.vocab.budget import Period, Unit
 
 
 class RunLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,18 +84,11 @@ def resume(control: Control, run: Run) -> RunLine:
     return _set(control, run, "open", None)
 
 
-def top_up(control: Control, run: Run, more_nusd: int) -> RunLine:
-    """Raise the cap of a run, and let it go on if it is paused. The caps above it hold as before."""
+def top_up(control: Control, run: Run, more: int, *, unit: Unit = "nusd", period: Period = "life") -> RunLine:
+    """Raise the cap of a run, or another limit of its own, and let it go on if it is paused. What holds above
+    it holds as before."""
     runs = Runs(control)
-    if more_nusd <= 0:
-        raise ControlError(f"top-up is {more_nusd} nano-dollars, must be more than 0")
-    now = runs.at(run.node)
-    if now.state not in ("open", "paused"):
-        raise ControlError(f"run {now.name!r} is {now.state}; what has ended cannot be topped up")
-    if now.cap_nusd is None:
-        raise ControlError(f"run {now.name!r} has no cap of its own; raise that of a node above it")
-    control.set_cap(run.node, checked_cap(now.cap_nusd + more_nusd))
-    return _set(control, run, "open", None)
+    return _line(runs, runs.top_up(run.node, more, unit=unit, period=period))
 
 
 def _set(control: Control, run: Run, state: str, reason: str | None) -> RunLine:

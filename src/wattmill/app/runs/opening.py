@@ -47,12 +47,15 @@ def open_run(control: Control, key: int, asked: NewRun, parent: Run | None, term
         expires_us = control.wall_us() + round(expires_s * US_PER_S)
         if parent is not None and parent.expires_us is not None:
             expires_us = min(expires_us, parent.expires_us)
-        refusal = _no_room(control, key, parent, terms)
+        refusal = _no_room(control, key, parent, terms, levels=1 if asked.agent is None else 2)
         if refusal is not None:
             return refusal
         above = parent.node if parent is not None else None
         if asked.agent is not None:
-            above = _agent(control, runs, key, above, asked.agent)
+            agent = _agent(control, runs, key, above, asked.agent)
+            if agent.state != "open":
+                return not_open(agent)
+            above = agent.node
         run, id = runs.open(
             key,
             parent=above,
@@ -72,8 +75,12 @@ def open_run(control: Control, key: int, asked: NewRun, parent: Run | None, term
     if root != run.node:
         opened, deepest = _opened_below(control, root, control.wall_us() - _WINDOW_US)
         storm = sub_runs(opened, deepest, terms.rules)
-    less = wanted.cap_nusd is not None and run.cap_nusd is not None and run.cap_nusd < wanted.cap_nusd
-    return Opened(run, id, run_body(run, runs.budget(run.node), id=id, granted_less=less), storm, root)
+    budget = runs.budget(run.node)
+    granted = {("nusd", "life"): run.cap_nusd} | {(at.unit, at.period): at.amount for at in budget.limits}
+    less = (run.cap_nusd or 0) < (wanted.cap_nusd or 0) or any(
+        (granted.get((unit, period)) or 0) < amount for unit, period, amount in wanted.limits
+    )
+    return Opened(run, id, run_body(run, budget, id=id, granted_less=less), storm, root)
 
 
 def show_run(control: Control, run: Run, id: str | None) -> dict[str, Any]:
@@ -92,8 +99,21 @@ def close_run(control: Control, run: Run, id: str | None, reason: str | None) ->
     return show_run(control, run, id)
 
 
+def not_open(run: Run) -> Refusal:
+    """Return why a run, agent or step that is not open serves nothing, and the way out."""
+    why = f": {run.reason}" if run.reason else ""
+    if run.state == "paused":
+        return Refusal(
+            code="run_paused",
+            message=f"{run.kind} {run.name!r} is paused{why}; a person may let it go on: "
+            f"wattmill runs resume {run.node}, or wattmill runs top-up {run.node} 1 USD",
+        )
+    way_out = "open a new one: POST /v1/runs" if run.kind == "run" else "use another name"
+    return Refusal(code="run_ended", message=f"{run.kind} {run.name!r} is {run.state}{why}; {way_out}")
+
+
 def open_step(control: Control, run: Run, asked: NewStep) -> Run | Refusal:
-    """Return the step of `run` with that name, made if it is new."""
+    """Return the step of `run` with that name in whatever state, made if it is new."""
     found = find_child(control, run.node, asked.name, "step")
     if found is not None:
         return found
@@ -121,11 +141,11 @@ def open_step(control: Control, run: Run, asked: NewStep) -> Run | Refusal:
 
 
 def find_child(control: Control, parent: int, name: str, kind: str) -> Run | None:
-    """Return the open agent, run or step with that name directly below a node."""
+    """Return the agent, run or step with that name directly below a node, in whatever state."""
     with control.reading() as db:
         row = db.execute(
             "SELECT node.id FROM node JOIN run ON run.node = node.id "
-            "WHERE ifnull(parent, 0) = ? AND name = ? AND kind = ? AND state = 'open'",
+            "WHERE ifnull(parent, 0) = ? AND name = ? AND kind = ?",
             (parent, name, kind),
         ).fetchone()
     return None if row is None else Runs(control).at(row[0])
@@ -138,19 +158,20 @@ def live_runs(control: Control, key: int | None = None, *, limit: int = 200) -> 
     return [(run, runs.budget(run.node)) for run in reversed(found[-limit:])]
 
 
-def _agent(control: Control, runs: Runs, key: int, above: int | None, name: str) -> int:
+def _agent(control: Control, runs: Runs, key: int, above: int | None, name: str) -> Run:
+    """Return the agent with that name, made if it is new."""
     found = find_child(control, above if above is not None else key, name, "agent")
     if found is None:
         try:
             found, _ = runs.open(key, parent=above, kind="agent", name=name)
-        except ControlError:
+        except ControlError:  # another worker may have been faster
             found = find_child(control, above if above is not None else key, name, "agent")
             if found is None:
                 raise
-    return found.node
+    return found
 
 
-def _no_room(control: Control, key: int, parent: Run | None, terms: Terms) -> Refusal | None:
+def _no_room(control: Control, key: int, parent: Run | None, terms: Terms, *, levels: int) -> Refusal | None:
     with control.reading() as db:
         (live,) = db.execute(
             "SELECT count(*) FROM run JOIN node ON node.id = run.node "
@@ -163,7 +184,7 @@ def _no_room(control: Control, key: int, parent: Run | None, terms: Terms) -> Re
             message=f"this key has {live} open runs, runs.max_open allows {terms.max_open}; close some, or "
             "let them expire sooner",
         )
-    depth = 1 if parent is None else parent.depth + 1
+    depth = levels + (0 if parent is None else parent.depth)
     if depth > terms.max_depth:
         return Refusal(
             code="run_limit",

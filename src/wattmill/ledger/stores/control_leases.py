@@ -26,7 +26,7 @@ from wattmill.ledger.stores.control_records import (
     Opening,
     Turned,
 )
-from wattmill.ledger.stores.sql import Db
+from wattmill.ledger.stores.sql import Db, any_of
 from wattmill.units import NUSD_PER_USD
 from wattmill.vocab.budget import METERED, Limit, Period, Unit, gauge_of, index_of, limit_of
 
@@ -327,17 +327,19 @@ def holders(db: Db) -> list[LeaseHolder]:
     ]
 
 
-def budgets(db: Db, only: int | None = None, *, runs: bool = True) -> list[Budget]:
-    """Return the money of one node or of all, in the order of their ids. Without `runs`: down to the keys."""
+def budgets(db: Db, only: Sequence[int] | None = None, *, runs: bool = True) -> list[Budget]:
+    """Return the money of some nodes or all, in the order of their ids. Without `runs`: down to the keys."""
     where = "" if runs else "WHERE kind IN ('org', 'team', 'key') "
+    named: dict[str, int] = {}
     if only is not None:
-        where = "WHERE node.id = :only "
+        nodes, named = any_of(only)
+        where = f"WHERE node.id IN {nodes} "
     rows = db.execute(
         "SELECT node.id, kind, cap_nusd, coalesce(max(spent.used), 0), coalesce(sum(lease.granted), 0), "
         "coalesce(sum(lease.used), 0), coalesce(sum(lease.idle), 0) "
         "FROM node LEFT JOIN spent ON spent.gauge = node.id LEFT JOIN lease ON lease.gauge = node.id "
         f"{where}GROUP BY node.id, kind, cap_nusd ORDER BY node.id",
-        {} if only is None else {"only": only},
+        named,
     ).fetchall()
     return [
         Budget(

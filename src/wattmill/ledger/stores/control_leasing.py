@@ -143,14 +143,19 @@ class Leasing:
 
     def summary(self, node: int) -> Budget:
         """Return the money of one node."""
-        if self.shared is not None:
-            found = [budget for budget in self.shared.summaries() if budget.node == node]
-        else:
-            with self.reading() as db:
-                found = self._with_limits(db, control_leases.budgets(db, node))
+        found = self.summaries_of((node,))
         if not found:
             raise NoSuch(f"no node {node} in the budget tree; `wattmill budget show` lists them")
         return found[0]
+
+    def summaries_of(self, nodes: Sequence[int]) -> list[Budget]:
+        """Return the money of some nodes (of those that exist), of one moment, in the order of their ids."""
+        if not nodes:
+            return []
+        if self.shared is not None:
+            return self.shared.summaries(nodes)
+        with self.reading() as db:
+            return self._with_limits(db, control_leases.budgets(db, nodes))
 
     def summaries(self, *, runs: bool = True) -> list[Budget]:
         """Return the money of all nodes, of one moment. Without `runs`: down to the keys only."""

@@ -16,11 +16,14 @@ from wattmill.ledger.amounts import checked_limit
 from wattmill.ledger.period import NEVER_US, window_at, window_of
 from wattmill.ledger.stores.control_leases import full_name, limits_at, recall_if_overcommitted
 from wattmill.ledger.stores.control_records import Budget, ControlError, LimitState, NoSuch
-from wattmill.ledger.stores.sql import Db
+from wattmill.ledger.stores.sql import Db, any_of
 from wattmill.vocab.budget import METERED, Limit, Period, Unit, gauge_of
 
 if TYPE_CHECKING:
     from wattmill.ledger.stores.control import Control
+
+_FEW = 128
+"""Up to so many nodes their limits are asked for by name; of more, all limits are read."""
 
 
 class Limits:
@@ -94,10 +97,17 @@ def put_limit(
 
 def limit_states(db: Db, now_us: int, nodes: set[int] | None = None) -> list[LimitState]:
     """Return the limits with their use in the present period."""
+    if nodes is not None and not nodes:
+        return []
+    named: dict[str, int] = {}
+    there = ""
+    if nodes is not None and len(nodes) <= _FEW:
+        listed, named = any_of(sorted(nodes))
+        there = f"AND node IN {listed} "
     rows = db.execute(
         "SELECT id, node, unit, period, zone, amount, latest FROM budget_limit WHERE lifted_us IS NULL "
-        "ORDER BY node, id",
-        {},
+        f"{there}ORDER BY node, id",
+        named,
     ).fetchall()
     out = []
     for id, node, unit, period, zone, amount, latest in rows:

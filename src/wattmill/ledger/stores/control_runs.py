@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from wattmill.ledger.stores import control_tenants as tenants
-from wattmill.ledger.stores.control_leases import full_name
+from wattmill.ledger.stores.control_leases import full_name, limits_at
 from wattmill.ledger.stores.control_limits import check_shape, grow_runs, put_limit
 from wattmill.ledger.stores.control_records import Budget, ControlError, NoSuch, Run, RunState
-from wattmill.ledger.tenancy import new_secret, secret_hash
-from wattmill.vocab.budget import Period, Unit
+from wattmill.ledger.tenancy import checked_cap, new_secret, secret_hash
+from wattmill.vocab.budget import METERED, Period, Unit
 
 if TYPE_CHECKING:
     from wattmill.ledger.stores.control import Control
@@ -56,15 +56,17 @@ class Runs:
     ) -> tuple[Run, str]:
         """Open a run below `key`, or below `parent` (a live one of the same key). Returns it and its id.
 
-        A cap above what every node above still has left is lowered to that: `Run.cap_nusd` says what was
-        granted. Nothing is set aside for it, so what it does not use was never missing elsewhere.
+        A cap or limit above what every node above still has left in its unit is lowered to that:
+        `Run.cap_nusd` and the limits at its node say what was granted. Nothing is set aside for it, so what
+        it does not use was never missing elsewhere.
         Raises `TooDeep` or `TooWide` where a limit of shape forbids it.
         """
         if kind not in RUN_KINDS:
             raise ControlError(f"kind is {kind!r}, must be one of: {', '.join(RUN_KINDS)}")
         now_us = self._control.wall_us()
         above = key if parent is None else parent
-        room = None if cap_nusd is None else remainder_nusd(self._control, above)
+        if cap_nusd is not None or limits:
+            cap_nusd, limits = _granted(self._control, above, cap_nusd, limits)
         if expires_us is not None and expires_us <= now_us:
             raise ControlError(f"expiry is {expires_us} us, must be later than now ({now_us} us since 1970)")
         id = new_secret(RUN_MARK)
@@ -80,8 +82,6 @@ class Runs:
                     raise ControlError(f"run {found.name!r} is {found.state}; open the new one elsewhere")
                 depth = found.depth + 1
             check_shape(db, above)
-            if room is not None and cap_nusd is not None:
-                cap_nusd = max(0, min(cap_nusd, room))
             node, new = tenants.put_node(
                 db, above, kind, name or f"{kind}-{secrets.token_hex(6)}", cap_nusd, now_us
             )
@@ -122,6 +122,39 @@ class Runs:
                 (key,),
             ).fetchall()
             return [_run(db, row) for row in rows]
+
+    def top_up(self, node: int, more: int, *, unit: Unit = "nusd", period: Period = "life") -> Run:
+        """Raise a limit of a live run by `more`, and let it go on if it is paused; one step, so that of two
+        people who do so at once neither's amount is lost. The limits above it hold as before."""
+        if more <= 0:
+            raise ControlError(f"top-up is {more}, must be more than 0")
+        with self._control.writing() as db:
+            found = _run_at(db, node)
+            if found is None:
+                raise NoSuch(f"no run at node {node}")
+            if found.state not in LIVE:
+                raise ControlError(f"run {found.name!r} is {found.state}; what has ended cannot be topped up")
+            now_us = self._control.wall_us()
+            if (unit, period) == ("nusd", "life"):
+                if found.cap_nusd is None:
+                    raise ControlError(
+                        f"run {found.name!r} has no cap of its own; raise that of a node above it"
+                    )
+                cap_nusd = checked_cap(found.cap_nusd + more)
+                db.execute("UPDATE node SET cap_nusd = ? WHERE id = ?", (cap_nusd, node))
+            else:
+                at = next((x for x in limits_at(db, node) if (x.unit, x.period) == (unit, period)), None)
+                if at is None:
+                    raise ControlError(
+                        f"run {found.name!r} has no limit of {unit} per {period} of its own; "
+                        "raise that of a node above it"
+                    )
+                put_limit(db, node, unit, period, at.amount + more, at.zone, now_us)
+            _set_state(db, node, "open", None, now_us)
+            grow_runs(db)
+            changed = _run_at(db, node)
+            assert changed is not None
+            return changed
 
     def set_state(self, node: int, state: RunState, reason: str | None = None) -> Run:
         """Pause, resume, stop or close a run. What is stopped or closed stays so; a closed one's children
@@ -165,19 +198,42 @@ class Runs:
         return self._control.summary(node)
 
 
-def remainder_nusd(control: Control, node: int) -> int | None:
-    """Return the dollars that every cap from `node` upwards still leaves, as last told; None: no cap."""
+def _granted(
+    control: Control, node: int, cap_nusd: int | None, limits: Sequence[tuple[Unit, Period, int]]
+) -> tuple[int | None, list[tuple[Unit, Period, int]]]:
+    """Return a cap and limits, lowered to what `node` and all above it still leave, as last told. Of a limit
+    that begins anew the whole amount binds: what is used of it now says nothing of later periods."""
     with control.reading() as db:  # upwards only: a factory has far more runs below than nodes above
-        above = db.execute(
-            "WITH RECURSIVE up(id, parent, cap_nusd) AS (SELECT id, parent, cap_nusd FROM node WHERE id = ? "
-            "UNION ALL SELECT node.id, node.parent, node.cap_nusd FROM node JOIN up ON node.id = up.parent) "
-            "SELECT id, cap_nusd FROM up",
-            (node,),
-        ).fetchall()
+        above = [
+            id
+            for (id,) in db.execute(
+                "WITH RECURSIVE up(id, parent) AS (SELECT id, parent FROM node WHERE id = ? "
+                "UNION ALL SELECT node.id, node.parent FROM node JOIN up ON node.id = up.parent) "
+                "SELECT id FROM up",
+                (node,),
+            )
+        ]
     if not above:
         raise NoSuch(f"no node {node} in the budget tree")
-    left = [control.summary(at).left_nusd for at, cap_nusd in above if cap_nusd is not None]
-    return min((nusd for nusd in left if nusd is not None), default=None)
+    room: dict[tuple[Unit, Period], int] = {}
+    for budget in control.summaries_of(above):
+        if budget.left_nusd is not None:
+            _narrow(room, ("nusd", "life"), budget.left_nusd)
+        for limit in budget.limits:
+            if limit.unit in METERED:
+                lasting = limit.period == "life" and limit.unit != "concurrency"
+                _narrow(room, (limit.unit, limit.period), limit.left if lasting else limit.amount)
+    most = room.get(("nusd", "life"))
+    if cap_nusd is not None and most is not None:
+        cap_nusd = max(0, min(cap_nusd, most))
+    return cap_nusd, [
+        (unit, period, max(0, min(amount, room.get((unit, period), amount))))
+        for unit, period, amount in limits
+    ]
+
+
+def _narrow(room: dict[tuple[Unit, Period], int], what: tuple[Unit, Period], left: int) -> None:
+    room[what] = min(left, room.get(what, left))
 
 
 def _set_state(db: sqlite3.Connection, node: int, state: str, reason: str | None, now_us: int) -> None:

@@ -129,23 +129,27 @@ class Leases:
 
     # --- for people --------------------------------------------------------------------------------------
 
-    def summaries(self) -> list[Budget]:
-        """Return the money of all spenders of this machine, of one moment, with their limits."""
+    def summaries(self, nodes: Sequence[int] | None = None) -> list[Budget]:
+        """Return the money of some spenders of this machine or of all, of one moment, with their limits."""
         with self._writing() as db:
-            found = {budget.node: budget for budget in control_leases.budgets(db)}
-            states = limit_states(db, self._control.wall_us())
+            wanted = sorted(self._there if nodes is None else self._there.keys() & set(nodes))
+            only = None if nodes is None else [self._there[node] for node in wanted]
+            found = {budget.node: budget for budget in control_leases.budgets(db, only)} if wanted else {}
+            states = limit_states(db, self._control.wall_us(), None if only is None else set(only))
+        here = None if nodes is None else set(nodes)
         with self._control.reading() as own:  # runs are opened here, so is the shape of their tree
-            shapes = {s.id: s for s in limit_states(own, self._control.wall_us()) if s.unit not in METERED}
+            own_states = limit_states(own, self._control.wall_us(), here)
+        shapes = {state.id: state for state in own_states if state.unit not in METERED}
         by_node: dict[int, list[LimitState]] = {}
         for state in states:
             if state.id in self._limit_here and state.node in self._here:
                 id = self._limit_here[state.id]
-                here = shapes.get(id) or msgspec.structs.replace(state, id=id, node=self._here[state.node])
-                by_node.setdefault(here.node, []).append(here)
+                told = shapes.get(id) or msgspec.structs.replace(state, id=id, node=self._here[state.node])
+                by_node.setdefault(told.node, []).append(told)
         return [
             msgspec.structs.replace(found[there], node=node, limits=tuple(by_node.get(node, ())))
-            for node, there in sorted(self._there.items())
-            if there in found
+            for node in wanted
+            if (there := self._there[node]) in found
         ]
 
     def live_epochs(self) -> list[str]:

@@ -6,7 +6,7 @@ is; `stores.postgres` makes one of a psycopg connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 
@@ -22,3 +22,18 @@ class Db(Protocol):
     """A connection inside a transaction of the caller."""
 
     def execute(self, sql: str, parameters: Mapping[str, Any] = ..., /) -> Rows: ...
+
+
+def any_of(values: Sequence[int]) -> tuple[str, dict[str, int]]:
+    """Return what stands behind `column IN` for some values, and its parameters."""
+    named = {f"any_{_letters(n)}": value for n, value in enumerate(values)}
+    return f"({', '.join(f':{name}' for name in named)})", named
+
+
+def _letters(n: int) -> str:
+    word = ""
+    while True:
+        n, letter = divmod(n, 26)
+        word += chr(ord("a") + letter)
+        if not n:
+            return word
