@@ -101,4 +101,4 @@ def _show(points: Points, done: Checked) -> None:
 def _met(v: Verdict) -> str:
     if v.role in ("predicted", "range"):
         return "yes" if v.within else "no"
-    return "by construction"
+    return "not counted" if v.role == "second-hand" else "by construction"

@@ -14,7 +14,8 @@ Constant = Literal["air", "water"]
 """What is calibrated, one published point each: the air movers of an air loop, and the pumps of a water loop
 with all small things that nobody lists (watts of electricity for a watt of heat at rated flow)."""
 
-Role = Literal["calibrates air", "calibrates water", "predicted", "range"]
+Role = Literal["calibrates air", "calibrates water", "predicted", "second-hand", "range"]
+"""A figure that was told second-hand is predicted and shown, and counts for nothing."""
 
 
 class Design(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -15,8 +15,8 @@ from wattmill.twin.planning.given import Given
 from wattmill.units import G_PER_T, J_PER_KWH, J_PER_MWH
 
 PUE_OFF = 0.02
-"""How far the site's equations were off at published figures they had not seen, in four of five cases
-(`wattmill site pue`, docs/lab/watts.md): taken as the 80 % interval of a PUE."""
+"""The furthest that the site's equations were off at the four published figures that they had not seen
+(`wattmill site pue`, docs/lab/watts.md): taken as the 80 % interval of a PUE, since four say no more."""
 
 
 def with_site(demand: Demand, year: YearAnswer, *, import_mw: float | None) -> Demand:
