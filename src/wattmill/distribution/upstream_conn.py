@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import httptools
 
+from wattmill.distribution.known_length import AroundLength, around_length
 from wattmill.distribution.outbox import WHOLE_BYTES
 from wattmill.distribution.spec import KERNEL_BUFFER_BYTES
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from wattmill.distribution.upstream import Upstream
 
 _HEAD_LIMIT = 65_536
+_TRIES = 4  # heads that are learnt without meeting one again: an engine may number its answers
 _STALE_S = 0.02  # and a round trip: a kept connection that ends so soon had been given up by its engine
 _REST_S = 1.0  # for what an engine still sends after all the content was there
 _READ_BYTES = 65_536
@@ -77,6 +79,16 @@ class Sink(Protocol):
         and whether the request was read before that is not known."""
 
 
+class _KnownAnswer(AroundLength):
+    """The head of a good answer, and what it said."""
+
+    __slots__ = ("headers",)
+
+    def __init__(self, before: bytes, after: bytes, headers: dict[bytes, bytes]) -> None:
+        super().__init__(before, after)
+        self.headers = headers
+
+
 class UpstreamConnection(asyncio.BufferedProtocol):
     """At most one request at a time. Idle ones are kept by their `Upstream`."""
 
@@ -89,11 +101,13 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_headers",
         "_interim",
         "_keep",
+        "_known",
         "_length",
         "_parser",
         "_parts",
         "_raw_head",
         "_status",
+        "_unlike",
         "_unsent",
         "_wrote_bytes",
         "alive",
@@ -131,6 +145,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._wrote_bytes = self._before_bytes = 0  # in all, and before the present request
         self._parser: Any = httptools.HttpResponseParser(self)
         self._parts: list[bytes] = []
+        self._known: _KnownAnswer | None = None  # the last answer's head, if it may come again
+        self._unlike = _TRIES
         self._reset()
 
     def _reset(self) -> None:
@@ -241,6 +257,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             if self.sink is None and not self.got_byte:
                 self.abort()  # bytes nobody asked for: whatever they are, they are not the next answer
                 return
+            known = self._known
+            if known is not None and not self.got_byte and self._again(known, bytes(_shared[:nbytes])):
+                return
             self.got_byte = True
             self.request = None
             self._raw_head += nbytes
@@ -256,9 +275,41 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if not self._status and self._raw_head > _HEAD_LIMIT:
             self._lose("protocol", f"the answer's headers exceed {_HEAD_LIMIT} bytes")
             return
+        if self._complete and self._raw_head == nbytes and self._unlike:
+            self._learn(bytes(_shared[:nbytes]))
         self._give()
         if self._complete:
             self._finished(keep=self._keep)
+
+    def _learn(self, data: bytes) -> None:
+        """Know the head of an answer that came in one read, if it depends on nothing but its bytes."""
+        self._unlike -= 1
+        self._known = None
+        if self._status == 200 and self._keep and not self._chunked:
+            around = around_length(data)
+            if around is not None:
+                self._known = _KnownAnswer(around[0], around[1], self._headers)
+
+    def _again(self, known: _KnownAnswer, data: bytes) -> bool:
+        """Give `data` to the sink if it is one whole answer with the head of the last one."""
+        at = known.body_at(data)
+        sink = self.sink
+        if not at or sink is None:
+            return False
+        self._unlike = _TRIES
+        self.request = None
+        sink.on_head(200, known.headers)
+        if self.sink is not None and at < len(data):
+            sink.on_body(data[at:])
+        sink, self.sink = self.sink, None
+        if self.dead:
+            self.owner.gone(self)
+        else:
+            self.owner.idle(self)
+        if sink is not None:
+            sink.handle = None
+            sink.on_end()
+        return True
 
     def _give(self) -> None:
         if not self._head_given and self._status:
