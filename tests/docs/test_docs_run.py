@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "docs" / "tutorial.md", *(ROOT / "docs" / "how-to").glob("*.md")])
 READY = re.compile(r"ready in|listening")
 ASKS_A_FACTORY = re.compile(
-    r"868[67]|\.wattmill/|wattmill (keys|budget|status|explain|audit|reconcile|backup)"
+    r"868[67]|\.wattmill/|wattmill (keys|budget|status|explain|audit|reconcile|backup|prices)"
 )
 READY_S = 60.0
 TYPED_S = 150.0  # the first simulation waits for the compiler: half a minute of CPU, and CI has two processes
