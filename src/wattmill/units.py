@@ -64,8 +64,14 @@ def usd_from_nusd(nusd: int) -> Decimal:
     return Decimal(nusd).scaleb(-9)
 
 
-def usd_text(nusd: int, digits: int = 6) -> str:
-    """Return dollars for people, e.g. `0.000031`; `digits` after the point, half to even."""
+def usd_text(nusd: int, digits: int | None = None) -> str:
+    """Return dollars for people, e.g. `0.000031`; `digits` after the point, half to even.
+
+    Without `digits`: six, and all nine of an amount below a tenth of a cent that six would round. What was
+    spent never reads 0.
+    """
+    if digits is None:
+        digits = 6 if abs(nusd) >= NUSD_PER_USD // 1_000 or nusd % 1_000 == 0 else 9
     return f"{usd_from_nusd(nusd):.{digits}f}"
 
 

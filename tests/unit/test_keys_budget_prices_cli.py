@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from wattmill.app.declared.declaration import load, stored
 from wattmill.app.home import Home
 from wattmill.app.identify import Keyring, read_entries
 from wattmill.cli.budget import budget_app
@@ -87,7 +88,11 @@ def test_what_a_command_changes_is_what_a_keyring_loads_next(shell: Shell) -> No
         (("keys", "create", "demo/load", "x", "--cap", "much"), "cap is 'much', must be dollars"),
         (("keys", "revoke", "wm-nothing"), "no such key"),
         (("budget", "set", "demo", "-3"), ""),
-        (("budget", "set", "demo", "1e999"), "cap is"),
+        (("budget", "set", "demo", "1e999"), "budget is"),
+        (("budget", "set", "demo", "5 cents"), "such as '0.05 USD'"),
+        (("keys", "create", "demo/load", "x", "--cap", "5 USD/day"), "must be dollars such as 25"),
+        (("keys", "create", "demo", "x"), "'demo' is an organisation; a key is made under a team"),
+        (("keys", "rotate", "demo/load/x", "--grace", "soon"), "--grace must be a time such as 90s"),
         (("budget", "show", "dem"), "there is: demo"),
         (("prices", "show", "a", "b"), "no price of 'b' in book 'a'"),
         (("prices", "import", "--provider", "opena"), "must be one of: anthropic"),
@@ -178,3 +183,40 @@ def test_prices_are_imported_listed_and_shown_with_their_source(shell: Shell) ->
 
 def test_an_import_that_finds_nothing_fails(shell: Shell) -> None:
     assert "not in the data" in shell("prices", "import", "--provider", "openai", "--model", "nope", code=1)
+
+
+@pytest.mark.parametrize(
+    ("typed", "unit", "period", "amount"),
+    [
+        (["5"], "nusd", "life", 5 * 10**9),
+        (["$0.05"], "nusd", "life", 5 * 10**7),
+        (["0.05$"], "nusd", "life", 5 * 10**7),
+        (["5", "USD/day"], "nusd", "day", 5 * 10**9),
+        (["5 usd per day"], "nusd", "day", 5 * 10**9),
+        (["60", "requests", "per", "minute"], "requests", "minute", 60),
+        (["20_000 tokens/hour"], "total_tok", "hour", 20_000),
+    ],
+)
+def test_a_limit_may_be_typed_as_it_is_shown_and_without_quotes(
+    shell: Shell, typed: list[str], unit: str, period: str, amount: int
+) -> None:
+    told = shell.json("budget", "set", "demo/load", *typed)
+    if (unit, period) == ("nusd", "life"):
+        assert told["cap_nusd"] == amount
+    else:
+        assert [(s["unit"], s["period"], s["amount"]) for s in told["limits"]] == [(unit, period, amount)]
+
+
+def test_an_amount_that_six_digits_would_round_is_shown_whole(shell: Shell) -> None:
+    assert "0.000004691" in shell("budget", "set", "demo/load", "0.000004691")
+    assert " 0.250000 " in shell("budget", "set", "demo/load", "0.25")
+
+
+def test_a_scope_that_nothing_serves_is_noted_beside_the_key(shell: Shell) -> None:
+    loaded = load(None, {})
+    assert not isinstance(loaded, list)
+    with Control(shell.home.control_db) as control:
+        control.put_config(stored(loaded.settings), 1)
+    made = shell("keys", "create", "demo/load", "ci", "--model", "smollm2-135M", "--pool", "edge")
+    assert "note: no model 'smollm2-135M' is declared (gpt-4o-mini, smollm2-135m are)" in made
+    assert "no pool" not in made and "secret  wm-" in made

@@ -13,7 +13,7 @@ from wattmill.app.seeing.board import Figures, Spender
 from wattmill.app.seeing.figure import Figure
 from wattmill.app.seeing.figures import figures
 from wattmill.cli import status
-from wattmill.cli.control_door import columns_that_fit
+from wattmill.cli.control_door import columns_that_fit, points_in_line
 from wattmill.cli.live_line import told
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import LimitState
@@ -104,3 +104,10 @@ def test_the_scripted_work_visits_every_place_first(monkeypatch):
     load.drive("", "", load.shapes("m", ["edge", "local", "cloud"]), seconds=0.2, rate_per_s=200, seed=1)
     assert set(sent[:3]) == {"edge/m", "local/m", "cloud/m"}
     assert "m" in sent[3:]
+
+
+def test_amounts_of_a_column_have_their_points_below_each_other():
+    rows = [["a", "5.000000"], ["b", "0.000004691"], ["c", "none"]]
+    assert [row[1] for row in points_in_line(["who", "USD"], rows, ["USD"])] == [
+        "5.000000   ", "0.000004691", "none"
+    ]  # fmt: skip

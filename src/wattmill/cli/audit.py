@@ -6,21 +6,30 @@ import sys
 
 import typer
 
-from wattmill.app.home import Home
 from wattmill.app.seeing.auditing import audit_home
-from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json, show_table
+from wattmill.cli.application import application
+from wattmill.cli.control_door import (
+    DEFAULT_HOME,
+    HomeOption,
+    JsonOption,
+    factory_in,
+    fail,
+    show_json,
+    show_table,
+)
 from wattmill.ledger.audit import PlaceTokens, Report, as_builtins
 from wattmill.ledger.refusing import amount_text
 from wattmill.units import usd_text
 
-audit_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+audit_app = application()
 
 
 @audit_app.command()
 def main(home: HomeOption = DEFAULT_HOME, json: JsonOption = False) -> None:
     """Check every law of the books from the postings up. Exit code 1 when one does not hold."""
+    place = factory_in(home)
     try:
-        report = audit_home(Home(home), _progress if sys.stderr.isatty() else _silent)
+        report = audit_home(place, _progress if sys.stderr.isatty() else _silent)
     except FileNotFoundError as error:
         fail(str(error))
     if json:

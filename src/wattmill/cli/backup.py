@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from wattmill.app.home import Home
-from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, fail
+from wattmill.cli.application import application
+from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, factory_in, fail
 from wattmill.ledger.backup import BackupError, backup, restore
 
-backup_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-restore_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+backup_app = application()
+restore_app = application()
 
 
 @backup_app.command()
@@ -22,9 +23,7 @@ def make(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Copy books, keys, prices and journals into one file. The factory may run."""
-    place = Home(home)
-    if not place.control_db.exists():
-        fail(f"no factory in {home}: name its folder with --home")
+    place = factory_in(home)
     try:
         manifest = backup(
             file.absolute(),

@@ -7,29 +7,28 @@ from typing import Annotated
 
 import typer
 
+from wattmill.cli.application import application
 from wattmill.cli.control_door import (
     DEFAULT_HOME,
+    LIFTED,
     HomeOption,
     JsonOption,
-    cap_nusd,
+    amount_typed,
     control_at,
     show_json,
     show_table,
     usd_cell,
     when_cell,
 )
-from wattmill.ledger.amounts import WORDS, amount_of
+from wattmill.ledger.amounts import amount_of
 from wattmill.ledger.refusing import amount_text
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_limits import Limits
-from wattmill.ledger.stores.control_records import Budget, ControlError, LimitState
+from wattmill.ledger.stores.control_records import Budget, LimitState
 from wattmill.units import US_PER_S
-from wattmill.vocab.budget import PERIODS, UNITS, Period, Unit, limit_of, unit_of
+from wattmill.vocab.budget import UNITS, Period, Unit, limit_of, unit_of
 
-budget_app = typer.Typer(
-    help="Show and set limits.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-)
-_LIFTED = {"none", "unlimited"}
+budget_app = application(group=True)
 
 
 @budget_app.command("show")
@@ -76,12 +75,12 @@ def list_limits(
 def set_limit(
     name: Annotated[str, typer.Argument(metavar="ORG[/TEAM[/KEY[/RUN]]]", help="Spender.")],
     limit: Annotated[
-        str,
+        list[str],
         typer.Argument(
             metavar="LIMIT",
-            help="Dollars over all time (`25`), or an amount, a unit and a period: '5 USD/day', "
-            "'20000 tokens/hour', '60 requests/minute', '8 concurrent', '500 J', '2 g/month'. `none` lifts "
-            "the cap, 'none tokens/hour' a limit.",
+            help="Dollars over all time (25), or an amount, a unit and a period: 5 USD/day, 20000 "
+            "tokens/hour, 60 requests/minute, 8 concurrent, 500 J, 2 g/month. `none` lifts the cap, `none "
+            "tokens/hour` a limit.",
         ),
     ],
     zone: Annotated[
@@ -93,7 +92,7 @@ def set_limit(
     """Set a hard limit on a spender, or lift one with `none`."""
     with control_at(home) as control:
         node = control.find(name)
-        unit, period, amount = _parsed(limit)
+        unit, period, amount = _parsed(" ".join(limit))
         Limits(control).put(node.id, unit, period, amount, zone=zone)
         budget = control.summary(node.id)
     if json:
@@ -183,18 +182,10 @@ def _below(control: Control, name: str | None) -> list[Budget]:
 def _parsed(text: str) -> tuple[Unit, Period, int | None]:
     """Return (unit, period, amount) of `25`, `none`, '60 requests/minute' or 'none tokens/hour'."""
     first, _, rest = text.strip().partition(" ")
-    if first.lower() in _LIFTED and rest:
-        unit, period, _ = amount_of(f"1 {rest}")
-        return unit, period, None
-    try:
-        return "nusd", "life", cap_nusd(text)
-    except ControlError as error:
-        if not any(word in text.lower() for word in WORDS):
-            raise ControlError(
-                f"{error}; or give a unit and perhaps a period (one of {', '.join(PERIODS[1:])}), such as "
-                "'60 requests/minute'"
-            ) from error
-    return amount_of(text)
+    if first.lower() not in LIFTED:
+        return amount_typed(text)
+    unit, period, _ = amount_of(f"1 {rest}") if rest else ("nusd", "life", 0)
+    return unit, period, None
 
 
 def _left(budget: Budget, unit: Unit, period: Period) -> int:

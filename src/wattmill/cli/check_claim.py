@@ -11,11 +11,12 @@ import typer
 
 from wattmill.app.declared.planning_files import checked_claims, text_of
 from wattmill.app.declared.problem import Problem
+from wattmill.cli.application import application
 from wattmill.cli.config import refuse
 from wattmill.cli.control_door import JsonOption, fail, show_json, show_table
 from wattmill.twin.planning.claims import Checked
 
-check_claim_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+check_claim_app = application()
 EXAMPLE = "shipped claims"
 
 

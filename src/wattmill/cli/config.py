@@ -14,14 +14,10 @@ from wattmill.app.declared.declaration import FILE_NAME, Loaded, example_text, l
 from wattmill.app.declared.effective import Effective, effective
 from wattmill.app.declared.problem import Problem
 from wattmill.app.declared.schema import settings_schema
+from wattmill.cli.application import application
 
-config_app = typer.Typer(
-    help="Check, show or describe the declaration (wattmill.toml).",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-init_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+config_app = application(group=True)
+init_app = application()
 
 FileArgument = Annotated[
     Path | None,

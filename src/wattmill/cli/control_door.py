@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -19,9 +19,11 @@ from rich.table import Table
 
 from wattmill.app.home import Home
 from wattmill.app.running.worker_control import tell_workers
+from wattmill.ledger.amounts import amount_of
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import CapsUnavailable, ControlError
-from wattmill.units import US_PER_S, nusd_from_usd, usd_text
+from wattmill.units import US_PER_S, usd_text
+from wattmill.vocab.budget import Period, Unit
 
 HomeOption = Annotated[
     Path,
@@ -29,23 +31,35 @@ HomeOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DEFAULT_HOME = Path(".wattmill")
+LIFTED = {"none", "unlimited"}
+_PLAIN = re.compile(r"-?[0-9]+\.[0-9]+")
+_NUMBER = re.compile(r"[0-9][0-9_]*(\.[0-9]+)?")
 
 
 @contextlib.contextmanager
 def control_at(home: Path) -> Iterator[Control]:
     """Open the control database under `home`; what cannot be done ends the command with its message."""
-    path = Home(home).control_db
-    if not path.exists():
-        fail(f"no factory in {home}: `wattmill up` makes one, or name its folder with --home")
+    place = factory_in(home)
     try:
-        with Control(path) as control:
+        with Control(place.control_db) as control:
             before = control.generation()
             yield control
             after = control.generation()
         if after != before:
-            tell_workers(Home(home), after)
+            tell_workers(place, after)
     except (ControlError, LookupError, CapsUnavailable) as error:
         fail(str(error))
+
+
+def factory_in(home: Path) -> Home:
+    """Return the data folder of a factory that ran there at least once, or end the command."""
+    place = Home(home)
+    if not place.control_db.exists():
+        fail(
+            f"no factory in {home.absolute()}: name its folder with --home or WATTMILL_HOME, or start one "
+            "with `wattmill up`"
+        )
+    return place
 
 
 def fail(message: str) -> NoReturn:
@@ -67,10 +81,24 @@ def show_table(
     but for those named in `always`.
     """
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
+    rows = points_in_line(headers, rows, numbers)
     shown, alike = columns_that_fit(headers, rows, console.width, always)
     console.print(_table(headers, rows, numbers, shown))
     if alike:
         console.print("in every row: " + "; ".join(f"{headers[n]} {rows[0][n]}" for n in alike))
+
+
+def points_in_line(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str]
+) -> list[list[str]]:
+    """Return the rows with plain numbers padded, so that the points of a column stand below each other."""
+    lines = [list(row) for row in rows]
+    for n in (n for n, head in enumerate(headers) if head in numbers):
+        plain = [line for line in lines if _PLAIN.fullmatch(line[n])]
+        tails = [len(line[n].partition(".")[2]) for line in plain]
+        for line, tail in zip(plain, tails, strict=True):
+            line[n] += " " * (max(tails) - tail)
+    return lines
 
 
 def columns_that_fit(
@@ -123,14 +151,22 @@ def when_cell(at_us: int | None, none: str = "-") -> str:
     return dt.datetime.fromtimestamp(at_us // US_PER_S, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def amount_typed(text: str) -> tuple[Unit, Period, int]:
+    """Return an amount as people type it at a prompt, where a bare number means dollars."""
+    return amount_of(f"{text} USD" if _NUMBER.fullmatch(text.strip()) else text)
+
+
 def cap_nusd(text: str) -> int | None:
-    """Return nano-dollars of `10`, `0.5` or `none` (no cap)."""
-    if text.strip().lower() in {"none", "unlimited"}:
+    """Return nano-dollars of `10`, `0.5 USD`, `$5` or `none` (no cap)."""
+    if text.strip().lower() in LIFTED:
         return None
     try:
-        usd = Decimal(text.strip().lstrip("$"))
-    except InvalidOperation:
-        usd = Decimal("NaN")
-    if not usd.is_finite() or usd < 0:
-        raise ControlError(f"cap is {text!r}, must be dollars >= 0 such as 25 or 0.5, or `none` for no cap")
-    return nusd_from_usd(usd)
+        unit, period, nusd = amount_typed(text)
+    except ControlError:
+        unit = None
+    if unit != "nusd" or period != "life":
+        raise ControlError(
+            f"cap is {text!r}, must be dollars such as 25 or '0.5 USD', or `none`; `wattmill budget set` "
+            "takes other units and periods"
+        )
+    return nusd

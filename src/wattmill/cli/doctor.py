@@ -12,9 +12,10 @@ import typer
 from wattmill.app.checkup import checkup
 from wattmill.app.declared.declaration import Loaded, load
 from wattmill.app.finding import Finding
+from wattmill.cli.application import application
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, show_json, show_table
 
-doctor_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+doctor_app = application()
 
 
 @doctor_app.command()

@@ -9,23 +9,32 @@ from typing import Annotated
 import msgspec
 import typer
 
-from wattmill.app.efficiency.asked import seconds_of, seen_at
+from wattmill.app.efficiency.asked import LONGEST_S, seen_at
 from wattmill.app.efficiency.drill import NAMES, Row, columns, rows
 from wattmill.app.efficiency.model import efficiency
 from wattmill.app.efficiency.page import ChainLines, Page, page
-from wattmill.app.home import Home
 from wattmill.app.seeing.figure import DASH, Figure
-from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json, show_table
+from wattmill.cli.application import application
+from wattmill.cli.control_door import (
+    DEFAULT_HOME,
+    HomeOption,
+    JsonOption,
+    factory_in,
+    fail,
+    show_json,
+    show_table,
+)
+from wattmill.cli.spans import SINCE, instant_us
 from wattmill.units import US_PER_S
 
-efficiency_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+efficiency_app = application()
 
 _LEVERS = 5
 
 
 @efficiency_app.command()
 def main(
-    since: Annotated[str, typer.Option("--since", metavar="1h", help="So far back: 15m, 1h or 2d.")] = "1h",
+    since: Annotated[str, typer.Option("--since", metavar="1h", help=SINCE)] = "1h",
     rows_of: Annotated[
         str | None,
         typer.Option(
@@ -46,16 +55,14 @@ def main(
     Two chains: watts from the grid to useful joules, and capacity from paid hours at the best measured rate
     to useful work. What nobody knows is left out and named.
     """
-    if not Home(home).journal.is_dir():
-        fail(f"no factory in {home}: `wattmill up` makes one, or name its folder with --home")
+    place = factory_in(home)
     if site is not None:
         _learn(site, home)
-    try:
-        back_us = round(seconds_of(since) * US_PER_S)
-    except ValueError as bad:
-        fail(f"--since: {bad}")
     until_us = time.time_ns() // 1_000
-    seen = seen_at(Home(home), since_us=until_us - back_us, until_us=until_us)
+    since_us = instant_us("--since", since, until_us)
+    if not 0 < until_us - since_us <= LONGEST_S * US_PER_S:
+        fail(f"--since is {since!r}, must be before now, and 31 days ago at most")
+    seen = seen_at(place, since_us=since_us, until_us=until_us)
     if rows_of is not None:
         _show_rows(rows(seen, rows_of.replace(" ", "-")), rows_of, json=json)
         return

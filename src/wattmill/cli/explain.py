@@ -10,7 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from wattmill.app.home import Home
 from wattmill.app.seeing.explain import (
     Story,
     Try,
@@ -20,12 +19,13 @@ from wattmill.app.seeing.explain import (
     settled_against_told,
 )
 from wattmill.app.seeing.tier_story import TierStory
-from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json
+from wattmill.cli.application import application
+from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, factory_in, fail, show_json
 from wattmill.units import UJ_PER_J, US_PER_S, usd_text
 
 _usd = partial(usd_text, digits=9)  # exact: small models cost fractions of a millionth
 
-explain_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+explain_app = application()
 
 
 @explain_app.command()
@@ -37,7 +37,7 @@ def main(
     """Tell what was asked, by whom, where it went and why, and what it took. Reads what is not booked
     yet too."""
     try:
-        story = explain(Home(home), request_id)
+        story = explain(factory_in(home), request_id)
     except UnknownRequest as error:
         fail(str(error))
     if json:

@@ -10,6 +10,7 @@ from wattmill.app.home import Home
 from wattmill.app.kept.spec import KeptUnavailable, Kind, WrongKeptFormat
 from wattmill.app.kept.store import KeptStore
 from wattmill.app.running.worker_control import ask_workers
+from wattmill.cli.application import application
 from wattmill.cli.control_door import (
     DEFAULT_HOME,
     HomeOption,
@@ -21,12 +22,7 @@ from wattmill.cli.control_door import (
 )
 from wattmill.ledger.tenancy import name_of
 
-kept_app = typer.Typer(
-    help="Show and delete what is kept for tenants.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+kept_app = application(group=True)
 _KINDS = get_args(Kind)
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from wattmill.app.declared.tenants import declared_tier
+from wattmill.app.declared.tenants import declared_tier, not_declared
+from wattmill.cli.application import application
 from wattmill.cli.control_door import (
     DEFAULT_HOME,
     HomeOption,
@@ -19,15 +20,11 @@ from wattmill.cli.control_door import (
     usd_cell,
     when_cell,
 )
+from wattmill.cli.spans import seconds_of
 from wattmill.ledger.stores.control_records import ControlError, KeyRecord, NoSuch
 from wattmill.units import US_PER_S, seconds_from
 
-keys_app = typer.Typer(
-    help="Make, list, rotate and revoke API keys.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+keys_app = application(group=True)
 
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="ORG/TEAM/KEY, the key's id, or its prefix.")]
 
@@ -71,6 +68,9 @@ def create(
             tier=declared_tier(control, tier),
             requires_run=require_run,
         )
+        unserved = not_declared(control, models=model or (), pools=pool or ())
+    for what in unserved:
+        typer.echo(f"note: {what}; until it is, this key's requests for it are refused", err=True)
     _show_secret(key, secret, json)
 
 
@@ -143,13 +143,14 @@ def list_keys(
 @keys_app.command("rotate")
 def rotate(
     key: KeyArgument,
-    grace_s: Annotated[
-        float, typer.Option("--grace", metavar="SECONDS", help="How long the old secret stays good.")
-    ] = 0.0,
+    grace: Annotated[
+        str, typer.Option("--grace", metavar="10m", help="How long the old secret stays good: 90s, 10m, 2h.")
+    ] = "0s",
     home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
     """Give a key a new secret; its budget and its history go on."""
+    grace_s = seconds_of("--grace", grace)
     with control_at(home) as control:
         record, secret = control.rotate_key(find_key(control.keys(), key).id, grace_s)
     _show_secret(record, secret, json)

@@ -15,24 +15,27 @@ import typer
 from wattmill.app.declared.declaration import Loaded, load
 from wattmill.app.declared.meter_settings import configs
 from wattmill.app.energy_views import EnergyView, energy_view
-from wattmill.app.home import Home
 from wattmill.app.meter_checkup import said
 from wattmill.app.running.clock import LiveClock
-from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json, show_table
-from wattmill.cli.spans import seconds_of
+from wattmill.cli.application import application
+from wattmill.cli.control_door import (
+    DEFAULT_HOME,
+    HomeOption,
+    JsonOption,
+    factory_in,
+    fail,
+    show_json,
+    show_table,
+)
+from wattmill.cli.spans import SINCE, instant_us, seconds_of
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.power.live.bank import Trace
 from wattmill.power.live.meters.registry import open_meter, sources
 from wattmill.power.spec import MeterConfig
-from wattmill.units import UJ_PER_J, US_PER_S
+from wattmill.units import UJ_PER_J
 from wattmill.vocab.meter import MeterError
 
-meters_app = typer.Typer(
-    help="List, read and measure the meters of power.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+meters_app = application(group=True)
 
 ConfigOption = Annotated[
     Path | None,
@@ -102,7 +105,7 @@ def idle(
 
 @meters_app.command("joules")
 def joules(
-    since: Annotated[str, typer.Option("--since", metavar="1h", help="So far back.")] = "1h",
+    since: Annotated[str, typer.Option("--since", metavar="1h", help=SINCE)] = "1h",
     config: ConfigOption = None,
     home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
@@ -110,12 +113,12 @@ def joules(
     """Say where the joules of each meter went, and who bears those of idle time."""
     host = _loaded(config).settings.host
     now_us = time.time_ns() // 1_000
-    back_us = round(seconds_of("--since", since) * US_PER_S)
+    since_us = instant_us("--since", since, now_us)
     try:
-        with Books(Home(home).ledger_db) as books:
+        with Books(factory_in(home).ledger_db) as books:
             view = energy_view(
                 books.db,
-                since_us=now_us - back_us,
+                since_us=since_us,
                 until_us=now_us,
                 rule=host.idle_cost,
                 tariff_usd_per_kwh=Decimal(host.tariff_usd_per_kwh),

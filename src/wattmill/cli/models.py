@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from wattmill.cli.application import application
 from wattmill.models.requantise import BadWeights
 from wattmill.models.weights import Fetched, lock, models_folder, pull, weights_path
 
-models_app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fetch and list weights.")
+models_app = application(group=True)
 
 
 @models_app.command("pull")

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from wattmill.app.declared.demand_file import Asking, load_demand
+from wattmill.cli.application import application
 from wattmill.cli.bar import with_bar
 from wattmill.cli.config import refuse
 from wattmill.cli.control_door import DEFAULT_HOME, JsonOption, fail, show_json
@@ -19,7 +20,7 @@ from wattmill.cli.plan_tables_further import show_break_even, show_played, show_
 if TYPE_CHECKING:
     from wattmill.twin.plots.chart import Chart
 
-plan_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+plan_app = application()
 
 
 @plan_app.command()

@@ -15,7 +15,16 @@ from wattmill.app.flexing.shelf import MOST_BYTES, EventReport, Shelf
 from wattmill.app.home import Home
 from wattmill.app.seeing.power import lifting, overview
 from wattmill.app.seeing.readings import read_supervisor
-from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json, show_table
+from wattmill.cli.application import application
+from wattmill.cli.control_door import (
+    DEFAULT_HOME,
+    HomeOption,
+    JsonOption,
+    factory_in,
+    fail,
+    show_json,
+    show_table,
+)
 from wattmill.cli.power_rehearse import rehearse
 from wattmill.cli.spans import seconds_of, share_of
 from wattmill.power.signal.account import GRACE_S
@@ -23,12 +32,7 @@ from wattmill.power.signal.formats import BadEvent, read_events
 from wattmill.power.signal.spec import PowerEvent
 from wattmill.units import usd_text
 
-power_app = typer.Typer(
-    help="Hold the factory to a power limit or a grid event, and see what it did and cost.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+power_app = application(group=True)
 
 power_app.command("rehearse")(rehearse)
 
@@ -93,7 +97,7 @@ def lift(event: EventArgument, home: HomeOption = DEFAULT_HOME) -> None:
 @power_app.command("now")
 def now(home: HomeOption = DEFAULT_HOME, json: JsonOption = False) -> None:
     """Say what holds at this moment."""
-    found = overview(Home(home))
+    found = overview(factory_in(home))
     if json:
         show_json({key: value for key, value in found.items() if key not in ("events", "refused")})
         return
@@ -137,7 +141,7 @@ def now(home: HomeOption = DEFAULT_HOME, json: JsonOption = False) -> None:
 @power_app.command("list")
 def list_events(home: HomeOption = DEFAULT_HOME, json: JsonOption = False) -> None:
     """List events, the newest first, and messages that were refused."""
-    shelf = Shelf(Home(home))
+    shelf = Shelf(factory_in(home))
     reports = shelf.reports()
     if json:
         show_json([msgspec.structs.replace(report, samples=()) for report in reports])
@@ -236,14 +240,14 @@ def _row(report: EventReport) -> tuple[str, ...]:
 
 
 def _report(home: Path, event: str) -> EventReport:
-    report = Shelf(Home(home)).report(event)
+    report = Shelf(factory_in(home)).report(event)
     if report is None:
         fail(f"no power event {event!r} in {home}: `wattmill power list` has them")
     return report
 
 
 def _send(home: Path, message: bytes, *, json: bool) -> None:
-    place = Home(home)
+    place = factory_in(home)
     running, state = read_supervisor(place)
     if not running:
         fail(f"no factory runs in {home}: nobody would obey. `wattmill up` starts one")

@@ -8,6 +8,7 @@ from typing import Annotated, cast
 import msgspec
 import typer
 
+from wattmill.cli.application import application
 from wattmill.cli.control_door import (
     DEFAULT_HOME,
     HomeOption,
@@ -33,9 +34,7 @@ from wattmill.units import usd_text
 from wattmill.vocab.price import Price
 from wattmill.vocab.usage import TOKEN_CLASSES
 
-prices_app = typer.Typer(
-    help="Show and import prices.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-)
+prices_app = application(group=True)
 TIERS = ("refuse", "base", "highest")
 
 

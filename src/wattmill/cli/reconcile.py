@@ -13,11 +13,13 @@ import typer
 from wattmill.app.home import Home
 from wattmill.app.ledger_process import LedgerBusy, follower, hold_ledger
 from wattmill.app.orders import Orders, Settle
+from wattmill.cli.application import application
 from wattmill.cli.control_door import (
     DEFAULT_HOME,
     HomeOption,
     JsonOption,
     control_at,
+    factory_in,
     fail,
     show_json,
     show_table,
@@ -26,7 +28,7 @@ from wattmill.ledger.in_doubt import Rule
 from wattmill.ledger.stores.sqlite_read import Books, DoubtRow
 from wattmill.units import US_PER_S, usd_text
 
-reconcile_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+reconcile_app = application()
 
 _WAIT_S = 10.0
 _RULES: dict[str, Rule] = {"delivered": "delivered", "worst": "worst", "none": "none"}
@@ -51,7 +53,7 @@ def main(
     """
     if by not in _RULES:
         fail(f"--by is {by!r}, must be one of: {', '.join(_RULES)}")
-    place = Home(home)
+    place = factory_in(home)
     doubts = _doubts(place)
     if requests or every:
         wanted = [doubt for doubt in doubts if every or doubt.request_id in (requests or [])]

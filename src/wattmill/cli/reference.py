@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import typer.main
 
 from wattmill.app.declared.pool_settings import Usd
 from wattmill.app.declared.schema import demand_schema, settings_schema
 from wattmill.app.seeing.factory_metrics import FACTORY_METRICS
+from wattmill.cli.application import command_of
+from wattmill.cli.guides import EXAMPLES, page_of
 from wattmill.cli.main import COMMANDS, app_name
 from wattmill.distribution.metrics import METRICS
 from wattmill.vocab.refusal import CODES
@@ -50,17 +51,13 @@ def declaration_page() -> str:
         "",
         NOTE.format(source="src/wattmill/app/declared/settings.py"),
         "",
-        "One file declares a factory. `wattmill init` writes a commented example, `wattmill config",
-        "check` says",
-        "what is wrong, `wattmill config show` what holds and where it comes from, and `wattmill",
-        "config schema`",
-        "prints the JSON schema for an editor.",
+        "One file declares a factory. `wattmill init` writes a commented example, `wattmill config check`",
+        "says what is wrong, `wattmill config show` what holds and where it comes from, and",
+        "`wattmill config schema` prints the JSON schema for an editor.",
         "",
-        'Unknown keys are errors. Names carry their unit. Money that is booked is text (`"0.15"`), so',
-        "that it",
-        "stays exact. Secrets never stand in the file: name an environment variable or a file that",
-        "holds them.",
-        "Relative paths are meant from the folder of the file.",
+        'Unknown keys are errors. Names carry their unit. Money that is booked is text (`"0.15"`), so that',
+        "it stays exact. Secrets never stand in the file: name an environment variable or a file that holds",
+        "them. Relative paths are meant from the folder of the file.",
         "",
     ]
     return "\n".join([*lines, *_tables(schema, "Settings")]).rstrip() + "\n"
@@ -245,9 +242,8 @@ def errors_page() -> str:
         "```",
         "",
         "`message` says what was wrong, the value and the way out; `code` is one of these. Where waiting can",
-        "cure it the answer may carry `retry-after`; where it cannot, it carries `x-should-retry:",
-        "false`, which",
-        "the OpenAI clients obey.",
+        "cure it the answer may carry `retry-after`; where it cannot, it carries `x-should-retry: false`,",
+        "which the OpenAI clients obey.",
         "",
         "| code | HTTP | type | retry | meaning |",
         "|---|---|---|---|---|",
@@ -296,24 +292,24 @@ def cli_page() -> str:
         NOTE.format(source="src/wattmill/cli/"),
         "",
         "Each command answers one question. Output for people is a table with units; `--json`, where a",
-        "command has it, gives the same facts to programs. The exit code is 0 when it worked, 1 when",
-        "the answer is",
-        "no, 2 when the command was not understood.",
+        "command has it, gives the same facts to programs. The exit code is 0 when it worked, 1 when the",
+        "answer is no, 2 when the command was not understood. `--help` of each says the same.",
         "",
     ]
     for name, (module, summary) in COMMANDS.items():
         app = getattr(importlib.import_module(module), app_name(name))
-        lines += _command_section(f"wattmill {name}", typer.main.get_command(app), summary)
+        lines += _command_section(name, command_of(app, name, summary), summary)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _command_section(title: str, command: Any, summary: str) -> Iterator[str]:
+def _command_section(path: str, command: Any, summary: str) -> Iterator[str]:
     subcommands: dict[str, Any] = getattr(command, "commands", {})
     words = [_argument(p) for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and "--help" not in p.opts]
-    yield f"## `{' '.join([title, *words])}`"
+    page = f"../{page_of(path).removeprefix('docs/')}".replace("../reference/", "")
+    yield f"## `{' '.join(['wattmill', path, *words])}`"
     yield ""
-    yield _paragraphs(command.help or summary)
+    yield f"{_paragraphs(command.help or summary)} [More]({page})."
     yield ""
     arguments = [p for p in command.params if p.param_type_name == "argument" and getattr(p, "help", None)]
     if arguments or options:
@@ -326,13 +322,15 @@ def _command_section(title: str, command: Any, summary: str) -> Iterator[str]:
             meaning = (param.help or "") + (f" Environment: `{param.envvar}`." if param.envvar else "")
             yield f"| `{names}` | {_default(param)} | {_cell(meaning)} |"
         yield ""
+    if examples := EXAMPLES.get(path):
+        yield from ("```sh", *(f"wattmill {example}" for example in examples), "```", "")
     for name, inner in subcommands.items():
-        yield from _command_section(f"{title} {name}", inner, "")
+        yield from _command_section(f"{path} {name}", inner, "")
 
 
 def _argument(param: Any) -> str:
     name = param.metavar or (param.name or "").upper()
-    return name if param.required else f"[{name}]"
+    return name if param.required or name.startswith("[") else f"[{name}]"
 
 
 def _default(param: Any) -> str:

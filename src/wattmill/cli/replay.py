@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from typing import Annotated, Any
 
 import msgspec
@@ -10,22 +11,27 @@ import typer
 
 from wattmill import __version__
 from wattmill.app.declared.policy_named import UnknownPolicy
-from wattmill.app.home import Home
 from wattmill.app.seeing.replay import Report, paired, quantile, replay
-from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json, show_table
+from wattmill.cli.application import application
+from wattmill.cli.control_door import (
+    DEFAULT_HOME,
+    HomeOption,
+    JsonOption,
+    factory_in,
+    fail,
+    show_json,
+    show_table,
+)
+from wattmill.cli.spans import SINCE, UNTIL, instant_us
 from wattmill.units import US_PER_S
 
-replay_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-_TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S"]
+replay_app = application()
 
 
 @replay_app.command()
 def main(
-    since: Annotated[
-        dt.datetime | None, typer.Option(formats=_TIMES, help="Begin here (UTC). Default: all that is kept.")
-    ] = None,
-    until: Annotated[dt.datetime | None, typer.Option(formats=_TIMES, help="End here (UTC).")] = None,
+    since: Annotated[str | None, typer.Option(help=f"{SINCE} Default: all that is kept.")] = None,
+    until: Annotated[str | None, typer.Option(help=f"{UNTIL} Default: now.")] = None,
     policy: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Show beside it what this policy would have done and cost."),
@@ -35,11 +41,12 @@ def main(
 ) -> None:
     """Take every recorded decision again, with the inputs that its policy was given then. Exit code 1 when
     one is not identical."""
-    where = Home(home)
-    if not where.journal.is_dir():
-        fail(f"no journal in {where.root}: is it the factory's folder (--home)?")
+    where = factory_in(home)
+    now_us = time.time_ns() // 1_000
+    since_us = 0 if since is None else instant_us("--since", since, now_us)
+    until_us = None if until is None else instant_us("--until", until, now_us)
     try:
-        report = replay(where, since_us=_us(since) or 0, until_us=_us(until), other=policy)
+        report = replay(where, since_us=since_us, until_us=until_us, other=policy)
     except UnknownPolicy as error:
         fail(str(error))
     if json:
@@ -98,7 +105,3 @@ def as_builtins(report: Report) -> dict[str, Any]:
     if report.other is None:
         del told["recorded"], told["instead"]
     return told
-
-
-def _us(when: dt.datetime | None) -> int | None:
-    return None if when is None else int(when.replace(tzinfo=dt.UTC).timestamp() * US_PER_S)

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from wattmill.app.runs.amounts import amount_of
 from wattmill.app.runs.minding import (
     RunLine,
     all_runs,
@@ -17,10 +16,12 @@ from wattmill.app.runs.minding import (
     stop,
     top_up,
 )
+from wattmill.cli.application import application
 from wattmill.cli.control_door import (
     DEFAULT_HOME,
     HomeOption,
     JsonOption,
+    amount_typed,
     control_at,
     show_json,
     show_table,
@@ -29,12 +30,7 @@ from wattmill.cli.control_door import (
 )
 from wattmill.units import usd_text
 
-runs_app = typer.Typer(
-    help="List, stop and top up runs.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+runs_app = application(group=True)
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Its number, or its name.")]
 ReasonOption = Annotated[str | None, typer.Option("--reason", help="Told to the run's client.")]
@@ -114,9 +110,8 @@ def top_up_run(
 ) -> None:
     """Raise the cap or another limit of a run, and let it go on if it is paused. What holds above it holds as
     before."""
-    text = " ".join(amount)
     with control_at(home) as control:
-        unit, period, more = amount_of(text if any(c.isalpha() or c == "$" for c in text) else f"{text} USD")
+        unit, period, more = amount_typed(" ".join(amount))
         _tell(top_up(control, find_run(control, run), more, unit=unit, period=period), json)
 
 

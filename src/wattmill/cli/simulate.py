@@ -29,6 +29,7 @@ from wattmill.app.simulating.demand import (
 )
 from wattmill.app.simulating.laws import CannotSimulate
 from wattmill.app.simulating.run import simulate
+from wattmill.cli.application import application
 from wattmill.cli.bar import bars
 from wattmill.cli.control_door import DEFAULT_HOME, JsonOption, show_json, show_table
 from wattmill.cli.kept_result import KeepInOption, keep_result, now_us
@@ -36,7 +37,7 @@ from wattmill.twin.fleet.report import PoolRow, Report, Row, Spread, TierRow
 from wattmill.twin.fleet.words import played_words
 from wattmill.units import S_PER_H
 
-simulate_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+simulate_app = application()
 
 _S_PER_MIN = 60
 EXIT_DECLARATION, EXIT_DEMAND = 2, 3

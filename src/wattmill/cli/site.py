@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import typer
-
+from wattmill.cli.application import application
 from wattmill.cli.site_against import against
 from wattmill.cli.site_import import import_
 from wattmill.cli.site_optics import optics
@@ -12,12 +11,7 @@ from wattmill.cli.site_pue import pue
 from wattmill.cli.site_shift import shift
 from wattmill.cli.site_year import year
 
-site_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
-
-
-@site_app.callback()
-def site() -> None:
-    """Work out what a site does with its watts: conversion, cooling, tariff, carbon, sun and battery."""
+site_app = application(group=True)
 
 
 site_app.command()(year)

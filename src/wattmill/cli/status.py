@@ -11,30 +11,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from wattmill.app.home import Home
 from wattmill.app.seeing.board import Figures
 from wattmill.app.seeing.figures import figures
-from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, when_cell
+from wattmill.cli.application import application
+from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, factory_in, when_cell
 from wattmill.cli.live_line import told
 from wattmill.ledger.refusing import amount_text
 
 _NARROW = 80  # columns, below which engines and times are left out
 _ROOMY = 120  # columns, from where an engine is told with its weights
 
-status_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+status_app = application()
 
 
 @status_app.command()
 def status(home: HomeOption = DEFAULT_HOME, json: JsonOption = False) -> None:
     """Say how the factory is. Exit code 0: all is well, 1: it does not run, or somebody must act."""
-    place = Home(home.absolute())
-    if not place.control_db.exists():
-        print(
-            f"wattmill status: no factory in {home}: `wattmill up` makes one, or name its folder with --home",
-            file=sys.stderr,
-        )
-        raise typer.Exit(1)
-    f = figures(place, time.time_ns() // 1_000)
+    f = figures(factory_in(home.absolute()), time.time_ns() // 1_000)
     if json:
         sys.stdout.buffer.write(msgspec.json.encode(f) + b"\n")
     else:

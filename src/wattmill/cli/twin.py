@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import typer
-
+from wattmill.cli.application import application
 from wattmill.cli.twin_law import crossval, validate
 from wattmill.cli.twin_live import calibrate, check
 
-twin_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
-
-
-@twin_app.callback()
-def twin() -> None:
-    """Score the twin's predictions against measurements."""
+twin_app = application(group=True)
 
 
 twin_app.command()(validate)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +16,13 @@ from wattmill.app.declared.declaration import restored
 from wattmill.app.declared.plan import Place, places
 from wattmill.app.declared.pool_settings import HttpPool, OwnedCost
 from wattmill.app.declared.settings import Settings
-from wattmill.app.home import Home
 from wattmill.app.running.engines import embedded_specs
-from wattmill.cli.control_door import fail, show_json, show_table
+from wattmill.cli.control_door import factory_in, fail, show_json, show_table
+from wattmill.cli.spans import instant_us
 from wattmill.cli.twin_words import engine_words
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.sqlite_read import Books
-from wattmill.units import J_PER_KWH, S_PER_H, US_PER_S, seconds_from
+from wattmill.units import J_PER_KWH, S_PER_H, US_PER_S
 from wattmill.vocab.price import Price
 
 if TYPE_CHECKING:
@@ -198,21 +197,6 @@ def _now_us() -> int:
     return time.time_ns() // 1_000
 
 
-def instant_us(option: str, text: str, now_us: int) -> int:
-    """Return the instant of `2h` (so long before now) or `2026-11-28T12:00` (UTC if it does not say)."""
-    seconds = seconds_from(text)
-    if seconds is not None:
-        return now_us - round(seconds * US_PER_S)
-    try:
-        when = dt.datetime.fromisoformat(text)
-    except ValueError:
-        fail(f"{option} is {text!r}, must be a time before now such as 90s, 15m or 2h, or an instant such as "
-             "2026-11-28T12:00 (UTC)")  # fmt: skip
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=dt.UTC)
-    return round(when.timestamp() * US_PER_S)
-
-
 def _period(home: Path, pool: str, *, since: str, until: str | None) -> Recorded:
     from wattmill.twin.calibration.recorded import TooLittle, recorded
 
@@ -224,7 +208,7 @@ def _period(home: Path, pool: str, *, since: str, until: str | None) -> Recorded
     if until_us - since_us > _LONGEST_S * US_PER_S:
         fail(f"the period from --since {since} is longer than 31 days: name a shorter one")
     try:
-        with Books(Home(home).ledger_db) as books:
+        with Books(factory_in(home).ledger_db) as books:
             return recorded(books.db, pool, since_us=since_us, until_us=until_us)
     except FileNotFoundError as missing:
         fail(str(missing))
@@ -232,18 +216,9 @@ def _period(home: Path, pool: str, *, since: str, until: str | None) -> Recorded
         fail(str(little))
 
 
-@contextlib.contextmanager
-def _control(home: Path) -> Iterator[Control]:
-    path = Home(home).control_db
-    if not path.exists():
-        fail(f"no factory in {home}: `wattmill up` makes one, or name its folder with --home")
-    with Control(path) as control:
-        yield control
-
-
 def _declared(home: Path) -> tuple[Settings, Mapping[int, Price]]:
     """Return the declaration that held last, and all versions of prices."""
-    with _control(home) as control:
+    with Control(factory_in(home).control_db) as control:
         config = control.config()
         if config is None:
             fail(f"the factory in {home} has no declaration yet: `wattmill up` once")

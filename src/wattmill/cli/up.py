@@ -27,6 +27,7 @@ from wattmill.app.running.supervisor import TICK_S, Factory, wait_until_ready
 from wattmill.app.running.worker_control import ask, tell_workers
 from wattmill.app.runs.minding import all_runs
 from wattmill.app.seeing.auditing import audit_home
+from wattmill.cli.application import application
 from wattmill.cli.audit import show_report
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption
 from wattmill.cli.live_line import LiveLine
@@ -34,7 +35,7 @@ from wattmill.cli.welcome import Welcome, show_welcome, summary
 from wattmill.ledger.stores.control_records import NoSuch
 from wattmill.units import seconds_from, usd_text
 
-up_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+up_app = application()
 
 _READY_S = 90.0
 _RUN_STILL_S = 5.0  # a run of the workload that spends no more for so long was stopped

@@ -28,7 +28,9 @@ WORDS: dict[str, tuple[Unit, int]] = {
 }
 """A word for a unit -> the unit, and how many of it one is. A plural `s` is dropped."""
 
-_BUDGET = re.compile(r"\s*(\$)?\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z_$ ]*?)\s*(?:/\s*([a-z]+))?\s*")
+_BUDGET = re.compile(
+    r"\s*(\$)?\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([A-Za-z_$ ]*?)\s*(?:(?:/|\bper\b)\s*([a-z]+))?\s*"
+)
 
 
 def amount_of(text: str) -> tuple[Unit, Period, int]:

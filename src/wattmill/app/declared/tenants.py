@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from wattmill.app.declared.budget_settings import limit_words
 from wattmill.app.declared.declaration import restored
+from wattmill.app.declared.pool_settings import HttpPool
 from wattmill.app.declared.settings import Settings
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_limits import Limits
@@ -67,6 +70,24 @@ def declared_tier(control: Control, tier: str | None) -> str | None:
             f"no tier {tier!r} (known: {', '.join(known) or 'none'}); declare [tiers.{tier}] first"
         )
     return tier
+
+
+def not_declared(control: Control, *, models: Iterable[str], pools: Iterable[str]) -> list[str]:
+    """Return, in words, what a key's scopes name and the declaration does not have (yet)."""
+    config = control.config()
+    if config is None:
+        return []
+    declared = restored(config[1]).pools
+    served = {name for pool in declared.values() for name in pool.models}
+    for pool in declared.values():
+        if isinstance(pool, HttpPool) and pool.stand_in is not None:
+            served.update(pool.stand_in.models)
+    return [
+        f"no {kind} {name!r} is declared ({', '.join(sorted(known))} {'is' if len(known) == 1 else 'are'})"
+        for kind, names, known in (("model", models, served), ("pool", pools, declared.keys()))
+        for name in names
+        if name not in known
+    ]
 
 
 def _cap(cap_usd: str | None) -> int | None:

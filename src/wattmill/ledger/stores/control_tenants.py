@@ -79,8 +79,9 @@ def create_key(
 ) -> tuple[int, str]:
     """Make a key under `team` with the scopes of `draft`. Returns its node and its secret."""
     parent = node(db, team)
-    if parent.kind == "key":
-        raise ControlError(f"{full_name(db, team)!r} is a key; keys are made under a team")
+    if parent.kind != "team":
+        kind = {"org": "an organisation"}.get(parent.kind, f"a {parent.kind}")
+        raise ControlError(f"{full_name(db, team)!r} is {kind}; a key is made under a team, ORG/TEAM")
     taken = db.execute("SELECT id FROM node WHERE parent = ? AND name = ?", (team, name)).fetchone()
     if taken:
         raise Taken(
