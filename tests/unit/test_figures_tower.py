@@ -111,6 +111,9 @@ def test_the_sentence_says_what_must_be_done_first() -> None:
     assert health(dead).mood == "act"
     late = replace(calm, now_us=r.state.at_us + 6_000_000)
     assert "silent" in health(late).sentence
+    full = replace(calm, free_bytes=3_000_000)
+    assert (health(full).mood, health(full).help) == ("act", "wattmill doctor")
+    assert health(full).sentence == "The disk is full (3 MB left): what cannot be booked is refused."
     refused = replace(calm, state=replace(r.state, problem="wattmill.toml: pools.edge: no such key"))
     assert health(refused).mood == "act"
 

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from wattmill.app import checkup, disk_checkup
-from wattmill.app.declared.declaration import Loaded, decode, example_text
+from wattmill.app.declared.declaration import Loaded, decode, example_text, load
 from wattmill.app.finding import Finding
+from wattmill.app.running import start
 from wattmill.power.live.ladder import ladder
 
 SECRET = "sk-live-0123456789abcdef"
@@ -163,3 +164,28 @@ def test_the_last_mount_over_a_folder_is_the_one_that_counts():
 def test_every_rung_that_cannot_be_read_says_why():
     for rung in ladder():
         assert rung.readable or rung.reason
+
+
+def test_ports_that_are_taken_are_told_at_once_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "_PATIENCE_S", 0.0)
+    loaded = load(None, {})
+    assert not isinstance(loaded, list)
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        gateway, admin = (s.getsockname()[1] for s in (one, other))
+        settings = msgspec.structs.replace(
+            loaded.settings,
+            gateway=msgspec.structs.replace(loaded.settings.gateway, port=gateway),
+            admin=msgspec.structs.replace(loaded.settings.admin, port=admin),
+        )
+        told = start.port_in_the_way(settings)
+    assert told is not None
+    assert f"port {gateway} on" in told and f"port {admin} on" in told
+    assert "wattmill up --port 0 --admin-port 0 lets the kernel choose" in told
+
+
+def test_a_faulty_declaration_leaves_no_folder_behind(tmp_path: Path) -> None:
+    faulty = tmp_path / "faulty.toml"
+    faulty.write_text("x = 1\n")
+    done = run(tmp_path, "up", "--config", str(faulty), "--home", "new")
+    assert done.returncode == 2 and "nothing was started" in done.stderr
+    assert not (tmp_path / "new").exists()

@@ -66,6 +66,7 @@ def up(
     console = Console(highlight=False)
     seconds = None if for_ is None else _seconds(for_)
     os.umask(0o077)  # what this process and its children make is for this user alone
+    loaded = _declaration(config)
     place = Home(home.absolute())
     place.create()
     lock = home_lock.HomeLock(place)
@@ -80,7 +81,6 @@ def up(
             f"a factory already runs in {place.root}: pid {held_by.pid}, since {held_by.since}. "
             "`wattmill status` says how it is; another one needs another folder (--home) and other ports.",
         )
-    loaded = _declaration(config)
     loaded = msgspec.structs.replace(loaded, settings=_overridden(loaded.settings, workers, port, admin_port))
     end_leftovers(place)
     in_the_way = port_in_the_way(loaded.settings)
@@ -316,7 +316,7 @@ def _declaration(config: Path | None) -> Loaded:
     if isinstance(loaded, list):
         for problem in loaded:
             print(problem, file=sys.stderr)
-        _end(EXIT_DECLARATION, "the declaration has faults; `wattmill config check` lists them")
+        _end(EXIT_DECLARATION, "nothing was started: the declaration has faults, see above")
     return loaded
 
 

@@ -55,7 +55,7 @@ def _is_ours(pid: int, home: Home, keys: set[bytes]) -> bool:
 
 
 def port_in_the_way(settings: Settings) -> str | None:
-    """Return why one of the declared ports cannot be had, with who holds it and the way out, or None.
+    """Return why a declared port cannot be had, with who holds it and the way out, or None.
 
     Waits a moment: ports of a factory that was killed just now are freed as its processes die.
     """
@@ -63,13 +63,14 @@ def port_in_the_way(settings: Settings) -> str | None:
         ("gateway", settings.gateway.host, settings.gateway.port, "--port"),
         ("admin", settings.admin.host, settings.admin.port, "--admin-port"),
     )
-    for section, host, port, option in wanted:
-        ends_s = time.monotonic() + _PATIENCE_S
-        while port and not port_is_free(host, port):
-            if time.monotonic() > ends_s:
-                return (
-                    f"[{section}] port {port} on {host} is held by {holder_of(port)}. "
-                    f"End it, or choose another: wattmill up {option} 0 lets the kernel choose."
-                )
-            time.sleep(0.05)
+    ends_s = time.monotonic() + _PATIENCE_S
+    while taken := [one for one in wanted if one[2] and not port_is_free(one[1], one[2])]:
+        if time.monotonic() > ends_s:
+            held = "; ".join(
+                f"[{section}] port {port} on {host} is held by {holder_of(port)}"
+                for section, host, port, _ in taken
+            )
+            options = " ".join(f"{option} 0" for *_, option in taken)
+            return f"{held}. End that, or choose others: wattmill up {options} lets the kernel choose."
+        time.sleep(0.05)
     return None

@@ -31,6 +31,7 @@ from wattmill.app.seeing.readings import (
     RecentRow,
     Times,
     read_control,
+    read_free_bytes,
     read_processes,
     read_runs,
     read_supervisor,
@@ -43,9 +44,8 @@ from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import LimitState
 from wattmill.ledger.tenancy import name_of, path_of
 from wattmill.twin.calibration.error import current_error
-from wattmill.units import TOK_PER_MTOK, UJ_PER_J, US_PER_S
+from wattmill.units import BYTES_PER_MB, TOK_PER_MTOK, UJ_PER_J, US_PER_S
 
-BYTES_PER_MB = 1_000_000
 SPENDERS_MAX = 300
 """Of a larger tree the board shows the largest; `/api/budgets` has all."""
 
@@ -76,6 +76,7 @@ def read(home: Home, now_us: int, *, control: Control | None = None) -> Readings
         tiers=read_tiers(home, control),
         runs=read_runs(home, control),
         twin_error=current_error(home.root),
+        free_bytes=read_free_bytes(home),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from wattmill.app.disk_checkup import FREE_BAD_BYTES
 from wattmill.app.seeing.board import Health, Mood
 from wattmill.app.seeing.figure import UNITS
 from wattmill.app.seeing.readings import Readings
 from wattmill.ledger.refusing import amount_text
+from wattmill.units import BYTES_PER_MB
 
 CAP_NEAR = 0.8
 LAG_WATCH_S = 10.0
@@ -42,6 +44,9 @@ def _told(mood: Mood, found: list[Finding]) -> Health:
 
 def _act(r: Readings) -> list[Finding]:
     out: list[Finding] = []
+    if r.free_bytes is not None and r.free_bytes < FREE_BAD_BYTES:
+        left = f"{r.free_bytes / BYTES_PER_MB:.0f} MB"
+        out.append((f"The disk is full ({left} left): what cannot be booked is refused.", "wattmill doctor"))
     if r.books and any(r.books.difference.values()):
         worst = max(r.books.difference, key=lambda k: abs(r.books.difference[k]) if r.books else 0)
         out.append(

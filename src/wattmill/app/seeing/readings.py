@@ -3,6 +3,7 @@ supervisor's state and the workers' sockets. Reading is here, arithmetic is in `
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -157,6 +158,7 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     tiers: dict[str, TierPlan] = {}  # as declared, the lowest first
     runs: list[RunLine] = []  # open or paused, the newest first, `RUNS_MAX` at most
     twin_error: tuple[float, str] | None = None  # worst of the calibrations, and whether "check" or "fit"
+    free_bytes: int | None = None  # on the disk of the data folder
 
 
 def read_workers(home: Home, state: FactoryState | None, *, metrics: bool = False) -> list[WorkerReading]:
@@ -205,6 +207,14 @@ def read_tiers(home: Home, control: Control | None) -> dict[str, TierPlan]:
         return {}
     with Control(home.control_db) as own:
         return read_tiers(home, own)
+
+
+def read_free_bytes(home: Home) -> int | None:
+    """Return what is free on the disk of the data folder for this user."""
+    try:
+        return shutil.disk_usage(home.root).free
+    except OSError:
+        return None
 
 
 def is_running(home: Home) -> bool:

@@ -42,7 +42,7 @@ function Power({ f, trends }) {
     <h3>Host power, as it was seen</h3><${Spark} points=${trends.host_w} label="host power" />
     ${floor.parts.length > 0 && html`<h3>Where it goes now</h3><div class="strip" role="img" aria-label=${floor.parts.map((p) => `${p.label} ${p.figure.text}`).join(", ")}>${floor.parts.map((p) => html`<span class=${`part tone-${p.tone} ${p.figure.provenance}`} style=${{ flexGrow: p.share, flexBasis: 0 }}></span>`)}</div>
     <table><thead><tr><th scope="col">Part</th><th scope="col" class="n">Power</th></tr></thead><tbody>${floor.parts.map((p) => html`<tr><td><i class=${`swatch tone-${p.tone}`}></i>${p.label}</td><td class="n"><${Fig} f=${p.figure} name=${p.label} /></td></tr>`)}</tbody></table>`}
-    <p class="note">${f.power_source ? html`From: ${f.power_source}. A model says so; no meter of this machine does.` : "No meter is read while the factory is down."}</p>`;
+    <p class="note">${f.power_source ? html`From: ${f.power_source}.${f.power.host.provenance === "measured" ? "" : html` No meter of this machine says so: <code>wattmill doctor</code> tells which it has.`}` : "No meter is read while the factory is down."}</p>`;
 }
 
 function Tenants({ f }) {
