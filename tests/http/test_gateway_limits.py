@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_rig import CHAT, EPOCH, STREAM, Rig, Wire, answer_body, rig, run, until
+from gateway_rig import CHAT, EPOCH, STREAM, Rig, Wire, answer_body, price, rig, run, until
+from msgspec.structs import replace
 
 from wattmill.ledger.budgets import Allotments
 from wattmill.ledger.stores.control import Control
@@ -298,5 +300,53 @@ def test_an_error_after_the_request_was_sent_counts_as_reserved_unless_nothing_c
             told = r.gateway.snapshot().get("wattmill_unmetered_total", [])
             assert told == ([] if known else [[["p0"], 1]])
             released(r)
+
+    run(test())
+
+
+@pytest.mark.parametrize("what", ["in flight", "tomorrow", "never"])
+def test_a_dear_place_that_never_fits_does_not_hide_that_waiting_opens_a_cheap_one(
+    tmp_path: Path, what: str
+) -> None:
+    """The policy's second choice costs a hundred times as much. What it would take is no reason to tell a
+    client that waiting is of no use."""
+
+    async def test() -> None:
+        go = asyncio.Event()
+
+        async def slow(wire: Wire) -> None:
+            await go.wait()
+            await wire.json(answer_body(output=40))
+
+        period: Period = "day" if what == "tomorrow" else "life"
+        with Control(tmp_path / "control.db") as control:
+            team = control.put_team(control.put_org("demo"), "load")
+            control.create_key(team, "me")
+            Limits(control).put(team, "nusd", period, 2_200_000)
+            async with rig(slow, slow) as r:
+                r.purse = Allotments(control, EPOCH, patience_s=0.1)  # type: ignore[assignment]
+                services = r.services()
+                dear = services.backends["p1"]
+                model = dear.models["m"]
+                model = replace(model, charge=price(3, 1_000, 2_000))
+                backends = {**services.backends, "p1": replace(dear, models={"m": model})}
+                r.gateway.use(dataclasses.replace(services, backends=backends))
+                first = asyncio.create_task(r.ask(CHAT | {"max_tokens": 50}))
+                await until(lambda: bool(r.engines[0].seen))
+                if what != "in flight":
+                    go.set()
+                    await first
+                    assert (await r.ask(CHAT | {"max_tokens": 50})).status == 200
+                told = await r.ask(CHAT | {"max_tokens": 50})
+                go.set()
+                await first
+                assert told.status == 429 and not r.engines[1].seen
+                if what == "never":
+                    assert told.error["code"] == "budget_exceeded"
+                    assert told.headers["x-should-retry"] == "false"
+                    assert "more than the whole of it" not in told.error["message"]
+                else:
+                    assert told.error["code"] == "limit_reached", told.error
+                    assert "x-should-retry" not in told.headers and "retry-after" in told.headers
 
     run(test())

@@ -71,6 +71,7 @@ class ExchangeState:
         "http",
         "id",
         "like",
+        "limited",
         "over",
         "path",
         "queued_us",
@@ -107,6 +108,7 @@ class ExchangeState:
         self.as_read: Draft | None = None  # ... of this draft, and of none that a gate has made of it
         self.ask: Request
         self.route: Route
+        self.limited: Refusal  # once a limit has said no: what the client is told if no place is left
         self.attempt: Attempt | None = None
         self.served: Booking | None = None  # the one that gave the answer, until gates are left
         self.hedge: Hedge | None = None  # made where hedges are declared

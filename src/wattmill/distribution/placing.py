@@ -57,6 +57,9 @@ class Placing(Understanding):
             self.failure = Refusal(
                 code="no_healthy_place", message=f"no place is left that serves {self.ask.model!r}"
             )
+        limited = getattr(self, "limited", None)
+        if limited is not None and (self.failure.code in _LIMITED or not self.attempts):
+            self.failure = limited
         self.refuse(self.failure)
 
     def _try_on(self) -> None:
@@ -166,6 +169,8 @@ class Placing(Understanding):
                 self._count(candidate, backend, model, adapter)
                 return
             self.failure = answer
+            if answer.code in _LIMITED:
+                self.limited = _sooner(getattr(self, "limited", None), answer)
             if not self.over:
                 self._try_on()
             return
@@ -294,6 +299,19 @@ class Placing(Understanding):
         if not self.over:
             self._next -= 1
             self._try_on()
+
+
+def _sooner(before: Refusal | None, now: Refusal) -> Refusal:
+    """Return what a client is told of places that the limits do not allow: of the one that waiting opens, the
+    soonest first; else of the first. A dear place that never fits says nothing of a cheap one that will."""
+    if before is None:
+        return now
+    if "limit_reached" not in (before.code, now.code):
+        return before
+    return min(
+        (told for told in (before, now) if told.code == "limit_reached"),
+        key=lambda told: told.retry_after_s or 0.0,
+    )
 
 
 def _no_tier_price(pool: str, tier: str) -> Refusal:
