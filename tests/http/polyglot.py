@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -14,8 +15,11 @@ COUNTING = ("/input_tokens", "/count_tokens")
 ARGUMENTS = ('{"city":', '"Oslo"}')
 
 
-def polyglot(*, tool: bool = False, fault: str | None = None, pieces: int = 2) -> Script:
-    """`fault`: "reset" before anything, "mid" after the first piece, "500", "stall" after the first piece."""
+def polyglot(
+    *, tool: bool = False, fault: str | None = None, pieces: int = 2, apart_s: float = 0.0
+) -> Script:
+    """`fault`: "reset" before anything, "mid" after the first piece, "500", "stall" after the first piece.
+    `apart_s`: between two events of a stream, so that each is read by itself."""
 
     async def serve(wire: Wire) -> None:
         if fault == "reset":
@@ -53,6 +57,8 @@ def polyglot(*, tool: bool = False, fault: str | None = None, pieces: int = 2) -
                     wire.reset()
                 return
             await wire.event(event)
+            if apart_s:
+                await asyncio.sleep(apart_s)
         await wire.send(b"0\r\n\r\n")
 
     return serve

@@ -159,6 +159,25 @@ def test_the_same_work_gives_the_same_rows(adapter: str, stream: bool, tool: boo
     run(test())
 
 
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_long_stream_says_each_word_once_through_each_door(adapter: str) -> None:
+    """Events that differ in their text alone are recognised, and told in the door's words all the same."""
+
+    async def test() -> None:
+        async with rig(polyglot(pieces=12, apart_s=0.002), adapter=adapter) as r:
+            for door in DOORS:
+                if door == "completions" and adapter == "anthropic":
+                    continue
+                answer = await asked(r, door, work(door, stream=True, most=20))
+                assert words(door, answer, stream=True)[0] == "".join(f"w{n} " for n in range(12)), door
+            rows = [row(end) for end in r.journal.ends]
+            assert rows[0]["usage"] == Usage(PROMPT_TOK, 12, cached_tok=16)
+            assert all(one == rows[0] for one in rows)
+            r.assert_balanced()
+
+    run(test())
+
+
 @pytest.mark.parametrize(
     ("adapter", "door", "path"),
     [

@@ -29,7 +29,7 @@ HELD_EVENTS = 64  # before the first content; more than any engine sends
 _UNHEARD = Tally(ADAPTERS["openai"], "chat", show_usage=False)  # of an attempt that nobody listens to yet
 
 
-class _Streamed(Attempt):
+class Streamed(Attempt):
     """What `Passing` and `Assembling` share: events, counted one by one, and the clamp."""
 
     __slots__ = ("_splitter", "tally")
@@ -158,7 +158,7 @@ class _Streamed(Attempt):
         raise NotImplementedError
 
 
-class Passing(_Streamed):
+class Passing(Streamed):
     """The client sees each event as it comes; what precedes the first content waits for it, so that another
     place can take over unseen."""
 
@@ -306,7 +306,7 @@ def break_off_stream(exchange: Exchange, refusal: Refusal) -> None:
     conn.end(b"".join([conn.framed(event) for event in last]))
 
 
-class Assembling(_Streamed):
+class Assembling(Streamed):
     """The client sees nothing until all is there: until then another place can take over."""
 
     __slots__ = ("_assembler", "_bytes")

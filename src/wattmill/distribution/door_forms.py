@@ -14,7 +14,7 @@ import msgspec
 
 from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt
-from wattmill.distribution.attempt_forms import Assembling, Passing, drained, through
+from wattmill.distribution.attempt_forms import Assembling, Passing, Streamed, drained, through
 from wattmill.distribution.spec import MAX_WHOLE_BYTES
 from wattmill.distribution.sse import EventTooLongError
 from wattmill.distribution.whole_answer import Whole
@@ -70,6 +70,9 @@ class DoorPassing(Passing):
 
     def spoken(self) -> Body:
         return _spoken(self.exchange, native=self._is_native)
+
+    def on_body(self, data: bytes) -> None:
+        Streamed.on_body(self, data)  # no event goes on as it came: it is told in other words, or retouched
 
     def took(self, data: bytes) -> None:
         dialect, tally = self._dialect, self.tally
