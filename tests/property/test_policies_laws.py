@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from wattmill.app.seeing.decisions import request_of
 from wattmill.ledger.frame import decoder, encoder
 from wattmill.scheduling import filters
-from wattmill.scheduling.lengths import Lengths, two_digits
+from wattmill.scheduling.lengths import SIZES, Lengths, two_digits
 from wattmill.scheduling.policies import POLICIES, default_telling
 from wattmill.scheduling.prefix import LENGTHS, Prefixes, prefix_of
 from wattmill.scheduling.ranking import Freed
@@ -267,18 +267,24 @@ def test_what_a_decision_tells_of_full_places_is_what_another_one_would_find_the
     assert freed == sorted(found)
 
 
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 9), st.integers(0, 5_000)), max_size=60))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("ab"), st.integers(1, 9), st.integers(0, 10**6), st.integers(0, 5_000)),
+        max_size=60,
+    )
+)
 def test_learned_lengths_stay_between_what_was_seen_and_what_was_declared(
-    answers: list[tuple[str, int, int]],
+    answers: list[tuple[str, int, int, int]],
 ) -> None:
     lengths = Lengths(expected_tok=128, most=4)
-    for model, key, tok in answers:
-        lengths.learn(model, key, tok)
-        expected = lengths.expected_tok(model, key)
-        seen = [128, *(t for _, _, t in answers)]
-        assert expected is not None and two_digits(min(seen)) * 0.9 <= expected <= two_digits(max(seen)) * 1.1
-    assert len(lengths) <= 8
-    assert lengths.expected_tok("unheard of", 1) is None
+    for model, key, bound_tok, tok in answers:
+        lengths.learn(model, key, bound_tok, tok)
+        seen = [128, *(t for _, _, _, t in answers)]
+        for size in (bound_tok, 10**9):  # what was met, and a size that never was
+            told = lengths.expected_tok(model, key, size)
+            assert told is not None and two_digits(min(seen)) * 0.9 <= told <= two_digits(max(seen)) * 1.1
+    assert len(lengths) <= (SIZES + 2) * 4
+    assert lengths.expected_tok("unheard of", 1, 1) is None
 
 
 def texts(longest: int) -> st.SearchStrategy[bytes]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wattmill.models.model import Pace, corrected, declared, seen
 from wattmill.scheduling.cascade import Signals, escalates, fault_of
-from wattmill.scheduling.lengths import two_digits
+from wattmill.scheduling.lengths import Lengths, two_digits
 
 
 def served(pace: Pace, *, alone_s: float, slowdown: float, answers: int, seed: int = 7) -> Pace:
@@ -75,6 +75,18 @@ def test_an_expectation_moves_a_tenth_towards_what_is_seen_and_stays_in_bounds()
 
 def test_lengths_are_told_to_two_digits() -> None:
     assert [two_digits(x) for x in (0.0, 7.4, 99.4, 104.0, 105.0, 1_234.0)] == [1, 7, 99, 100, 110, 1_200]
+
+
+def test_short_and_long_prompts_of_one_key_have_answers_of_their_own() -> None:
+    lengths = Lengths(expected_tok=128)
+    for _ in range(100):
+        lengths.learn("m", 1, 1_600, 100)
+        lengths.learn("m", 1, 4_000, 400)
+    assert lengths.expected_tok("m", 1, 1_500) == 100
+    assert lengths.expected_tok("m", 1, 3_500) == 400
+    # A size that never came is expected as the key's answers are, another key as the model's.
+    assert 200 <= (lengths.expected_tok("m", 1, 90_000) or 0) <= 300
+    assert 200 <= (lengths.expected_tok("m", 2, 1_600) or 0) <= 300
 
 
 def answer(**choice: object) -> bytes:

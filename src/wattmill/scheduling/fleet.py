@@ -202,7 +202,7 @@ class FleetView:
         hints = Hints(
             known.id,
             memory.turn if known.takes_turns else 0,
-            memory.lengths.expected_tok(request.model, caller.key),
+            memory.lengths.expected_tok(request.model, caller.key, request.input_bound_tok),
             shared,
             self._in_tokens(ahead) if any(ahead) else (),
         )
@@ -273,7 +273,9 @@ class FleetView:
         if whole_s is not None and pool in self._at:
             self._learn_whole(request, route, pool, usage, whole_s)
         if request.endpoint != "embeddings":
-            memory.lengths.learn(request.model, caller.key, usage.output_tok / request.choices)
+            memory.lengths.learn(
+                request.model, caller.key, request.input_bound_tok, usage.output_tok / request.choices
+            )
         shared, at = route.hints.shared_tok, self._at.get(pool)
         if at is not None and len(shared) > at and shared[at]:
             memory.reused(
