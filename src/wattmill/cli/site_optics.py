@@ -62,7 +62,7 @@ def _show(ways: list[Way]) -> None:
         ("MW switches", [_mw(w.switches_w) for w in ways]),
         ("MW conversion, cooling", [_mw(w.overhead_w) for w in ways]),
         ("MW at the meter", [_mw(w.meter_w) for w in ways]),
-        ("open, of the meter", [f"{w.gap:.1e}" for w in ways]),
+        ("open, of the meter", [f"{w.gap:.1e}" if w.gap else "0" for w in ways]),
         ("network W an accelerator", [f"{w.network_w_each:.1f}" for w in ways]),
         ("exchange ms a step", [f"{w.exchange_s * MS_PER_S:.3f}" for w in ways]),
         ("step ms", [f"{w.step_s * MS_PER_S:.3f}" for w in ways]),

@@ -20,7 +20,11 @@ HELP = (
     ("check", "Or fit it to the ledger", "wattmill twin calibrate --pool PLACE --since 2h --until 1h"),
     ("check", "Hold it against the place", "wattmill twin check --url URL/v1 --model MODEL"),
     ("check", "Or against what was recorded", "wattmill twin check --pool PLACE --since 1h"),
-    ("simulate", "Play this factory on a simulated clock", "wattmill simulate --rate 2 --for 10m"),
+    (
+        "simulate",
+        "Play this factory on a simulated clock",
+        "wattmill simulate --rate 2 --for 10m --input 200 --output 100",
+    ),
     ("plan", "Find the factory for a demand", "wattmill plan DEMAND.toml --simulate"),
 )
 """Which command gives what: kind, words, command."""

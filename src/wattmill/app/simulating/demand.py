@@ -178,7 +178,10 @@ def _stream(
         drawn = _works(folder, one.lengths_of, one.max_output_tok)
         pairs = [(work.input_tok, work.output_tok) for work in drawn]
     elif one.input_tok is None or one.output_tok is None:
-        raise ValueError("`input_tok` and `output_tok` are not given, and no `lengths_of` either")
+        raise ValueError(
+            "nothing says how long requests are: give `input_tok` and `output_tok` (--input 200 --output "
+            "100), or a trace whose lengths are drawn, `lengths_of` (--lengths-of)"
+        )
     input_tok = lengths(one.input_tok) if one.input_tok is not None else Fixed(1)
     output_tok = lengths(one.output_tok) if one.output_tok is not None else Fixed(1)
     if one.turns is not None:

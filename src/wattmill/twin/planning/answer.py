@@ -55,12 +55,22 @@ def answered(
     could = choice(demand, tiers, law, extrapolate=extrapolate)
     for tier in tiers:
         if not any(tier.name in option.gives for option in could.options):
-            reasons = "; ".join(f"{left.what}: {left.why}" for left in could.left[:4])
-            raise ValueError(f"no candidate keeps the promise of tier {tier.name!r}. {reasons}")
+            raise ValueError(f"no candidate keeps the promise of tier {tier.name!r}. {_reasons(could)}")
     problem = Problem(demand, load, tiers, offers(demand, power), could.options, power)
     done = chosen(problem)
     flows = tuple(flows_of(done))
     return Answered(_plan(done, could, flows), done, could, flows)
+
+
+def _reasons(could: Choice) -> str:
+    """Return why candidates were left out, each reason once with the first that it struck."""
+    by_why: dict[str, list[str]] = {}
+    for left in could.left:
+        by_why.setdefault(left.why, []).append(left.what)
+    more = ("", " and one more", *(f" and {n} more" for n in range(2, len(could.left))))
+    told = [f"{what[0]}{more[len(what) - 1]}: {why}" for why, what in by_why.items()]
+    rest = f"; and {len(told) - 4} reasons more" if len(told) > 4 else ""
+    return "; ".join(told[:4]) + rest
 
 
 def _plan(done: Chosen, could: Choice, flows: tuple[Flow, ...]) -> Plan:
