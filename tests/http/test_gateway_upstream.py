@@ -61,6 +61,21 @@ def test_connections_are_kept_and_used_again() -> None:
     run(test())
 
 
+def test_nothing_is_put_on_a_connection_that_the_engine_is_about_to_close_after_a_stream() -> None:
+    """llama.cpp says `Keep-Alive`, and closes a moment after the last chunk: what came in that moment was
+    lost to a reset, booked as if it might have been worked on, and asked anew."""
+
+    async def test() -> None:
+        async with rig(adapter="llama.cpp") as r:
+            for body in (STREAM, CHAT, STREAM):  # a chat that is not streamed is streamed from this engine
+                assert (await r.ask(body)).status == 200
+            assert r.engines[0].connections == 3
+            assert all(e.status == "finished" for e in r.journal.ends)
+            r.assert_balanced()
+
+    run(test())
+
+
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("asked", [CHAT, STREAM])
 def test_a_request_that_a_dying_kept_connection_may_have_carried_is_booked_and_reserved_anew(

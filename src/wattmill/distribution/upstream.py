@@ -20,6 +20,7 @@ from wattmill.distribution.metrics import PoolCounts
 from wattmill.distribution.outbox import Outbox
 from wattmill.distribution.spec import Backend
 from wattmill.distribution.upstream_conn import Handle, Sink, UpstreamConnection
+from wattmill.models.engines.adapter import ADAPTERS
 from wattmill.ports import Clock
 
 _KEEP_IDLE_S = 30.0
@@ -57,6 +58,7 @@ class Upstream:
         self._tls = _client_tls(backend) if url.scheme == "https" else None
         self._port = url.port or (443 if self._tls else 80)
         self._proxy = urlsplit(backend.proxy) if backend.proxy else None
+        self.keeps_streams = not ADAPTERS[backend.adapter].closes_after_stream
         self._prefix = url.path.rstrip("/")
         self._absolute = f"http://{url.netloc}" if self._proxy and not self._tls else ""
         common = [

@@ -279,7 +279,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._learn(bytes(_shared[:nbytes]))
         self._give()
         if self._complete:
-            self._finished(keep=self._keep)
+            self._finished(keep=self._keep and (self.owner.keeps_streams or not self._chunked))
 
     def _learn(self, data: bytes) -> None:
         """Know the head of an answer that came in one read, if it depends on nothing but its bytes."""

@@ -58,6 +58,7 @@ class Adapter:
     `always_stream`: chat and completions are streamed from the engine even if the client wants one answer
     (`assemble.Assembler` makes it), because the engine does not stop a non-streamed request when its caller
     leaves. `capabilities` is what the adapter can carry rightly, whatever the engine claims.
+    `closes_after_stream`: it ends the connection after each streamed answer, whatever its headers say.
     `counts_in`: the field of each chunk in which the engine counts what it has produced so far, if it does.
     """
 
@@ -67,6 +68,7 @@ class Adapter:
     rules: Mapping[str, Rule]
     clamp_field: Mapping[Endpoint, str]
     stream_fields: Mapping[str, msgspec.Raw]  # sent with every streamed request
+    closes_after_stream: bool = False
     counts_in: Literal["usage", "timings"] | None = None
     counters_path: str | None = None  # from the root of the server; None: the engine keeps no counters
     counter_names: Mapping[str, str] = dataclasses.field(default_factory=dict)  # series -> field of Counters

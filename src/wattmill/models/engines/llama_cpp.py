@@ -6,6 +6,8 @@ What its release of October 2026 does, found by experiment and pinned by `tests/
   only when it has something to send: with `return_progress` that is after each batch, without it at the end
   of the prompt (26 s were seen). So progress is always asked for, and embedded engines have small batches.
 - A request that is not streamed goes on to its end whatever its client does: `always_stream`.
+- After each streamed answer it closes the connection, a moment after the last chunk and against its own
+  `Keep-Alive`. A request that was put on it in that moment was read by nobody: such connections are not kept.
 - `timings_per_token` gives the exact cumulative count with each chunk, `prompt_progress` that of the prompt.
 - `prompt_tokens_total` (without cached ones) moves at the end of prefill, `tokens_predicted_total` when the
   slot is free again; what was produced for a client that had left is in both. At rest (`running` and
@@ -53,6 +55,7 @@ def _one_prompt(value: object) -> str | None:
 LLAMA_CPP = Adapter(
     name="llama.cpp",
     always_stream=True,
+    closes_after_stream=True,
     capabilities=frozenset({"chat", "completions", "embeddings", "tools", "json_schema", "logprobs"}),
     rules={
         "max_tokens": DROP,
