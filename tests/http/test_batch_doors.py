@@ -15,7 +15,7 @@ from wattmill.app.batches.door import batch_doors
 from wattmill.app.batches.inside import InsideKeys, ask
 from wattmill.app.batches.lane import Lane
 from wattmill.app.batches.shelf import BatchShelf
-from wattmill.app.batches.spec import BatchSettings
+from wattmill.app.batches.spec import BatchSettings, FileMeta
 from wattmill.app.identify import Entry, Keyring
 from wattmill.app.kept.shelf import Shelf
 from wattmill.app.kept.spec import KeptLimits
@@ -122,6 +122,22 @@ def test_a_file_is_told_read_listed_and_deleted(tmp_path: Path) -> None:
         for path in (f"/v1/files/{ids[1]}", f"/v1/files/{ids[1]}/content"):
             answer = await d.get(path)
             assert answer.status == 404 and answer.error["code"] == "no_such_item"
+
+    served(tmp_path, test)
+
+
+def test_pages_of_one_purpose_are_full_whatever_lies_between(tmp_path: Path) -> None:
+    async def test(d: Doors) -> None:
+        ids = [(await d.upload(b"%d" % n))["id"] for n in range(2)]
+        content = (await d.get(f"/v1/files/{ids[0]}")).json
+        assert content["purpose"] == "batch"
+        other = FileMeta(filename="answers", purpose="batch_output", size=1, key=3)
+        for _ in range(3):
+            await d.shelf.add_file(3, other, b"1", privacy="internal", keep_s=None)
+        page = (await d.get("/v1/files?limit=1&purpose=batch")).json
+        assert [f["id"] for f in page["data"]] == [ids[1]] and page["has_more"]
+        rest = (await d.get(f"/v1/files?limit=1&purpose=batch&after={page['last_id']}")).json
+        assert [f["id"] for f in rest["data"]] == [ids[0]] and not rest["has_more"]
 
     served(tmp_path, test)
 

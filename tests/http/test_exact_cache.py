@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
+import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -253,6 +255,40 @@ def test_a_charged_hit_that_no_budget_holds_is_refused(tmp_path: Path) -> None:
             c.r.purse.cap_nusd = c.r.purse.spent_nusd + 1
             answer = await c.r.ask(CHAT | SAME)
             assert (answer.status, answer.error["code"]) == (429, "budget_exceeded")
+
+    run(test())
+
+
+@pytest.mark.parametrize("wait", ["for the disk", "for money"])
+def test_who_may_ask_no_more_while_the_cache_is_looked_at_pays_nothing_for_it(
+    tmp_path: Path, wait: str
+) -> None:
+    async def test() -> None:
+        go, waiting = asyncio.Event(), asyncio.Event()
+        async with caching(tmp_path / "kept.db", charge_share="1") as c:
+            await c.r.ask(CHAT | SAME)
+            await until(lambda: c.shelf._memory)
+            await c.shelf.tick()
+
+            async def later(call: Any, *args: Any) -> Any:
+                found = await call(*args)
+                waiting.set()
+                await go.wait()
+                return found
+
+            if wait == "for the disk":
+                c.shelf._memory.clear()
+                c.shelf.from_store = functools.partial(later, c.shelf.from_store)  # type: ignore[method-assign]
+            else:
+                c.r.purse.reserve = lambda *_: None  # type: ignore[method-assign]
+                c.r.purse.lease = functools.partial(later, c.r.purse.lease)  # type: ignore[method-assign]
+            spent = c.r.purse.spent_nusd
+            asking = asyncio.create_task(c.r.ask(CHAT | SAME))
+            await waiting.wait()
+            c.r.gateway.services.identify = lambda *_: Refusal(code="revoked_key", message="gone")
+            go.set()
+            assert (await asking).error["code"] == "revoked_key"
+            assert c.r.purse.spent_nusd == spent and len(c.r.journal.intents) == 1
 
     run(test())
 

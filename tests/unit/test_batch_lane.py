@@ -216,6 +216,82 @@ def test_whoever_comes_after_a_death_goes_on_behind_what_was_finished(tmp_path: 
     asyncio.run(after())
 
 
+@pytest.mark.parametrize("dies_in", ["its middle", "its end"])
+def test_answers_that_were_paid_for_are_kept_when_the_input_is_deleted_and_the_worker_dies(
+    tmp_path: Path, dies_in: str
+) -> None:
+    async def hangs(path: str, headers: dict[bytes, bytes], body: bytes) -> Answered:
+        if dies_in == "its middle" and json.loads(body)["n"] == 2:
+            await asyncio.Event().wait()
+        return await well(path, headers, body)
+
+    world = World(tmp_path, hangs, BatchSettings(at_once=1))
+
+    async def before(shelf: BatchShelf, lane: Lane) -> None:
+        async def no_room(*args: Any, **more: Any) -> Any:
+            await asyncio.Event().wait()  # the file never gets there
+
+        shelf.add_file = no_room  # type: ignore[method-assign]
+        while len(world.asked) < 3:
+            await asyncio.sleep(0.01)
+        if dies_in == "its end":
+            await world.until(shelf, "finalizing")
+        kept = await shelf.batch(NODE, world.id, privacy="private")
+        assert kept is not None and await shelf.delete_file(NODE, kept.batch.input_file_id)
+
+    going(world, [line(n) for n in range(3)], before)
+
+    async def after() -> None:
+        async with asyncio.timeout(20):
+            shelf = world.open()
+            running = asyncio.create_task(world.lane(shelf).run())
+            batch = await world.until(shelf, "completed", "failed")
+            told = await world.lines_of(shelf, batch.output_file_id)
+            if dies_in == "its middle":
+                assert batch.status == "failed" and batch.errors is not None
+                assert batch.errors[0]["code"] == "input_file_gone"
+                assert [one["custom_id"] for one in told] == ["c0", "c1"]
+            else:
+                assert batch.status == "completed" and len(told) == 3
+            assert (batch.counts.total, batch.counts.completed) == (3, len(told))
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            shelf._shelf.close()
+
+    asyncio.run(after())
+
+
+def test_a_batch_that_expired_says_so_though_its_worker_died_while_it_ended(tmp_path: Path) -> None:
+    async def late(path: str, headers: dict[bytes, bytes], body: bytes) -> Answered:
+        world.now_s += 100.0
+        return answered()
+
+    world = World(tmp_path, late, BatchSettings(at_once=1))
+
+    async def before(shelf: BatchShelf, lane: Lane) -> None:
+        async def never(*args: Any, **more: Any) -> Any:
+            await asyncio.Event().wait()
+
+        shelf.add_file = never  # type: ignore[method-assign]
+        await world.until(shelf, "finalizing")
+
+    going(world, [line(n) for n in range(2)], before, window_s=60)
+
+    async def after() -> None:
+        async with asyncio.timeout(20):
+            shelf = world.open()
+            running = asyncio.create_task(world.lane(shelf).run())
+            batch = await world.until(shelf, "completed", "expired")
+            assert batch.status == "expired" and batch.expired_at is not None
+            (bad,) = await world.lines_of(shelf, batch.error_file_id)
+            assert bad["error"]["code"] == "batch_expired"
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+            shelf._shelf.close()
+
+    asyncio.run(after())
+
+
 def test_two_lanes_never_work_at_the_same_time(tmp_path: Path) -> None:
     world = World(tmp_path, well)
 

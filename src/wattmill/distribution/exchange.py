@@ -71,7 +71,7 @@ class Exchange(TryingAgain):
             self.guarded(self._went_on, refusal)
 
     def _went_on(self, refusal: Refusal | None) -> None:
-        refusal = refusal or self._let_in_still()
+        refusal = refusal or self.let_in_still()
         if refusal is None:
             self._pass_gates()
         else:
@@ -86,7 +86,7 @@ class Exchange(TryingAgain):
         recorded by an `outer` tap. `note` is written down before the client hears anything, and only if it
         does."""
         if not self.over:
-            refusal = self._let_in_still()
+            refusal = self.let_in_still()
             if refusal is not None:
                 self.refuse(refusal)
                 return

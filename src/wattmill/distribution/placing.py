@@ -64,7 +64,7 @@ class Placing(Understanding):
 
     def _try_on(self) -> None:
         """Try the next candidate after a wait: for an allotment, a count, or another place's answer."""
-        refusal = self._let_in_still()
+        refusal = self.let_in_still()
         if refusal is not None:
             self.refuse(refusal)
         else:
@@ -177,7 +177,7 @@ class Placing(Understanding):
         if self.over:  # the client left while we asked
             self.services.purse.settle(answer, NOTHING)
             return
-        refusal = self._let_in_still()
+        refusal = self.let_in_still()
         if refusal is not None:
             self.services.purse.settle(answer, NOTHING)
             self.refuse(refusal)

@@ -62,7 +62,7 @@ class TryingAgain(Placing):
         token, and its worst case can be reserved at once."""
         if self.attempts >= self.services.resilience.attempts or self.continuing is not None:
             return
-        if self._let_in_still() is not None:
+        if self.let_in_still() is not None:
             return
         rivals = [
             c

@@ -163,7 +163,7 @@ class Understanding(ExchangeState):
             known.said = caller, asked
         return asked
 
-    def _let_in_still(self) -> Refusal | None:
+    def let_in_still(self) -> Refusal | None:
         """Look again, after a wait, at what can end meanwhile: the caller's key, and its run."""
         services, http = self.services, self.http
         key = http.headers.get(b"authorization") if self.door is None else self.door.door.key_of(http.headers)

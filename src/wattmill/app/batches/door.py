@@ -140,11 +140,12 @@ async def _list_files(shelf: BatchShelf, asked: _Asked) -> SideAnswer | Refusal:
         return page
     after, limit, query = page
     purpose = query.get("purpose", [None])[0]
-    found = await shelf.files(asked.node, privacy=asked.privacy, after=after, limit=limit + 1)
+    found = await shelf.files(
+        asked.node, privacy=asked.privacy, after=after, limit=limit + 1, purpose=purpose
+    )
     objects = [
         file_object(id, meta, created_us=created_us, expires_us=expires_us)
         for id, meta, created_us, expires_us in found
-        if purpose in (None, meta.purpose)
     ]
     return _listed(objects, limit)
 

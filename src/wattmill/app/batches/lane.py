@@ -189,10 +189,14 @@ class _Job:
     async def run(self) -> None:
         batch = self._batch
         found = await self._shelf.file(self._node, batch.input_file_id, privacy=PRIVACY_CLASSES[-1])
-        if found is None and batch.status != "finalizing":
-            await self.fail([_error("input_file_gone", f"file {batch.input_file_id!r} was deleted")])
+        if found is None:
+            gone = [_error("input_file_gone", f"file {batch.input_file_id!r} was deleted")]
+            if batch.status == "validating":
+                await self.fail(gone)
+            else:  # what was answered until then was paid for
+                await self._finish(gone)
             return
-        content = found[0].body if found is not None else b""
+        content = found[0].body
         most = self._shelf.settings().most_lines
         self._lines, errors = await asyncio.to_thread(read_lines, content, endpoint=batch.endpoint, most=most)
         if batch.status == "validating":
@@ -345,46 +349,57 @@ class _Job:
 
     # ---- the end
 
-    async def _finish(self) -> None:
+    async def _finish(self, errors: list[dict[str, object]] | None = None) -> None:
         """Put the answers into files, then say that the batch has ended, then forget its lines. Each step
-        can be taken again."""
+        can be taken again. `errors`: why the lines that are left can never be asked."""
         batch = self._batch
-        if batch.status == "in_progress":
-            expired = self._lane.now_s() >= batch.expires_at and self._good + self._bad < len(self._lines)
-            await self._update(status="finalizing", finalizing_at=int(self._lane.now_s()))
-            end = "expired" if expired else "completed"
-        else:
-            end = "cancelled" if batch.cancelling_at is not None else "completed"
-        good, bad, privacy = await self._collect("batch_expired" if end == "expired" else "batch_cancelled")
+        if batch.status != "finalizing":
+            fields = {} if errors is None else {"errors": errors}
+            await self._update(status="finalizing", finalizing_at=int(self._lane.now_s()), **fields)
+        good, bad, left, privacy = await self._collect()
         batch = self._batch
         if batch.cancelling_at is not None:
             end = "cancelled"
+        elif left:
+            end = "expired" if batch.errors is None else "failed"
+        else:
+            end = "completed"
         suffix = batch.id.removeprefix("batch_")
         output = await self._put(f"file-{suffix}out", f"{batch.id}_output.jsonl", good, privacy)
-        errors = await self._put(f"file-{suffix}err", f"{batch.id}_error.jsonl", bad, privacy)
+        failed = await self._put(f"file-{suffix}err", f"{batch.id}_error.jsonl", bad, privacy)
         await self._update(
             status=end,
             output_file_id=output,
-            error_file_id=errors,
-            counts=Counts(len(self._lines) or batch.counts.total, len(good), len(bad)),
+            error_file_id=failed,
+            errors=batch.errors if end == "failed" else None,
+            counts=Counts(max(batch.counts.total, len(good) + len(bad)), len(good), len(bad)),
             **{f"{end}_at": int(self._lane.now_s())},
         )
         await self._forget_lines()
 
-    async def _collect(self, left_out: str) -> tuple[list[bytes], list[bytes], str]:
-        """Return the lines of both files, and the most sensitive class that is in them."""
+    async def _collect(self) -> tuple[list[bytes], list[bytes], int, str]:
+        """Return the lines of both files, how many were never asked, and the most sensitive class in them.
+
+        Where the input is gone, only the lines that were answered have names."""
         good: list[bytes] = []
         bad: list[bytes] = []
-        privacy = self._batch.privacy
-        for number, line in enumerate(self._lines):
-            done = await self._shelf.done(self._node, self._batch, number)
+        batch = self._batch
+        left, privacy = 0, batch.privacy
+        code = "batch_cancelled" if batch.cancelling_at is not None else "batch_expired"
+        answered = await self._shelf.numbers_done(self._node, batch)
+        for number in range(len(self._lines)) if self._lines else sorted(answered):
+            done = await self._shelf.done(self._node, batch, number) if number in answered else None
             if done is None:
-                error = {"code": left_out, "message": "the batch ended before this line was asked"}
+                left += 1
+                error = {"code": code, "message": "the batch ended before this line was asked"}
+                line = self._lines[number]
                 done = Done(custom_id=line.custom_id, status=0, request_id="", error=error)
             else:
                 privacy = max(privacy, done.privacy, key=PRIVACY_CLASSES.index)
-            (good if done.good else bad).append(_told(self._batch.id, number, done))
-        return good, bad, privacy
+            (good if done.good else bad).append(_told(batch.id, number, done))
+        if not self._lines:
+            left = max(0, batch.counts.total - len(answered))
+        return good, bad, left, privacy
 
     async def _put(self, id: str, filename: str, lines: list[bytes], privacy: str) -> str | None:
         if not lines:

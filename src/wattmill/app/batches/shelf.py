@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 
 from wattmill.app.batches.spec import ENDED, LANE, Batch, BatchSettings, Done, FileMeta
 from wattmill.app.kept.shelf import Shelf
-from wattmill.app.kept.spec import Item
+from wattmill.app.kept.spec import Item, Kind, Line
 from wattmill.units import US_PER_S
 from wattmill.vocab.caller import PRIVACY_CLASSES, Caller
 
@@ -75,16 +75,28 @@ class BatchShelf:
         return item, _file(item.meta)
 
     async def files(
-        self, node: int, *, privacy: str, after: str, limit: int
+        self, node: int, *, privacy: str, after: str, limit: int, purpose: str | None = None
     ) -> list[tuple[str, FileMeta, int, int]]:
         """Return (id, meta, created, expires) of up to `limit` files, newest first."""
         found = []
-        for line in await self._shelf.lines("file", node, after=after, limit=_PAGE):
-            if _RANK[line.data_class] <= _RANK[privacy]:
-                found.append((line.id, _file(line.meta), line.created_us, line.expires_us))
+        async for line in self._lines("file", node, privacy, after):
+            meta = _file(line.meta)
+            if purpose in (None, meta.purpose):
+                found.append((line.id, meta, line.created_us, line.expires_us))
                 if len(found) == limit:
                     break
         return found
+
+    async def _lines(self, kind: Kind, node: int, privacy: str, after: str) -> AsyncIterator[Line]:
+        """Go through what who works with class `privacy` may see, page by page."""
+        while True:
+            page = await self._shelf.lines(kind, node, after=after, limit=_PAGE)
+            for line in page:
+                if _RANK[line.data_class] <= _RANK[privacy]:
+                    yield line
+            if len(page) < _PAGE:
+                return
+            after = page[-1].id
 
     async def delete_file(self, node: int, id: str) -> bool:
         return await self._shelf.delete("file", node, id)
@@ -101,8 +113,12 @@ class BatchShelf:
         return Kept(_batch(item.meta), item)
 
     async def batches(self, node: int, *, privacy: str, after: str, limit: int) -> list[Batch]:
-        lines = await self._shelf.lines("batch", node, after=after, limit=_PAGE)
-        return [_batch(line.meta) for line in lines if _RANK[line.data_class] <= _RANK[privacy]][:limit]
+        found = []
+        async for line in self._lines("batch", node, privacy, after):
+            found.append(_batch(line.meta))
+            if len(found) == limit:
+                break
+        return found
 
     async def running(self) -> list[tuple[int, str]]:
         """Return (node, id) of the batches that have not ended, the oldest first."""

@@ -102,7 +102,12 @@ class CacheGate:
 
     async def _look(self, x: Exchange, asked: _Asked, store: bool) -> None:
         found = await self._shelf.from_store(asked.node, x.ask.privacy, asked.digest)
-        if asked.gone or (found is not None and self._serve(x, found)):
+        if asked.gone:
+            return
+        if (refusal := x.let_in_still()) is not None:
+            x.go_on(refusal)  # an answer from here would be charged before it is refused
+            return
+        if found is not None and self._serve(x, found):
             return
         self._missed(x, asked, store)
         x.go_on()
@@ -173,6 +178,9 @@ class CacheGate:
             x.go_on(grant)
         elif x.over:
             x.services.purse.settle(grant, NOTHING)
+        elif (refusal := x.let_in_still()) is not None:
+            x.services.purse.settle(grant, NOTHING)
+            x.go_on(refusal)
         else:
             self._answer(x, cached, model, price, charge, grant)
 
