@@ -52,40 +52,73 @@ def decide(
     )
 
 
-def taught(busy: tuple[int, ...], *, free: int = 0, weights: Weights = WEIGHTS) -> list[float]:
+def taught(busy: tuple[int, ...], *, free: int = 0, weights: Weights = WEIGHTS) -> list[tuple[float, float]]:
     """Return the prices after one decision at this load and `free` at none."""
     scarcity = Scarcity()
     scarcity.begin(2)
-    scarcity.refresh(0.0, weights.usd_per_s)
+    scarcity.refresh(0.0, weights)
     fleet = Fleet(id=1, at_us=0, pools=(CHEAP, DEAR))
     for load in [busy] + [(0, 0)] * free:
         scarcity.learn(
             ask(), CALLER, fleet, decide(fleet.pools, load, weights=weights), busy=load,
             weights=weights, hints=NO_HINTS, at={"cheap": 0, "dear": 1},
         )  # fmt: skip
-    return scarcity.refresh(0.0, weights.usd_per_s)
+    return scarcity.refresh(0.0, weights)
+
+
+def slot_usd(prices: list[tuple[float, float]]) -> list[float]:
+    return [slot for slot, _ in prices]
 
 
 def test_a_full_place_is_worth_what_a_free_slot_would_have_saved_for_each_second_that_it_is_held() -> None:
     """2 s at each place: cheap costs 0.001 + 0.002 USD with a slot free, dear 0.008 + 0.002. Cheap has 2 of 2
     slots taken, and each waits half a service time, 1 s, for oneself and for one behind: 0.005. So a slot
     would have saved 0.002 USD, 0.001 a second."""
-    assert taught((2, 0)) == pytest.approx([0.001, 0.0])
+    assert slot_usd(taught((2, 0))) == pytest.approx([0.001, 0.0])
 
 
 def test_requests_that_find_a_free_slot_pull_the_price_down_and_time_forgets_it() -> None:
-    assert taught((2, 0), free=3) == pytest.approx([0.001 / 4**0.5, 0.0])
-    assert taught((0, 0), free=3) == [0.0, 0.0]
+    assert slot_usd(taught((2, 0), free=3)) == pytest.approx([0.001 / 4**0.5, 0.0])
+    assert taught((0, 0), free=3) == [(0.0, 0.0)] * 2
     scarcity = Scarcity()
     scarcity.begin(2)
-    assert scarcity.refresh(0.0, 0.001) == scarcity.refresh(99.0, 0.001) == [0.0, 0.0]
+    assert scarcity.refresh(0.0, WEIGHTS) == scarcity.refresh(99.0, WEIGHTS) == [(0.0, 0.0)] * 2
 
 
 def test_where_all_is_full_a_slot_saves_a_refusal() -> None:
     """Nobody is taken: a free slot would have saved 500 s of waiting, less what serving costs there."""
-    assert taught((10, 10)) == pytest.approx([(0.5 - 0.003) / 2, (0.5 - 0.010) / 2])
+    assert slot_usd(taught((10, 10))) == pytest.approx([(0.5 - 0.003) / 2, (0.5 - 0.010) / 2])
     declared = msgspec.structs.replace(WEIGHTS, refusal_usd=0.02)
-    assert taught((10, 10), weights=declared) == pytest.approx([(0.02 - 0.003) / 2, (0.02 - 0.010) / 2])
+    assert slot_usd(taught((10, 10), weights=declared)) == pytest.approx(
+        [(0.02 - 0.003) / 2, (0.02 - 0.010) / 2]
+    )
+
+
+def test_what_a_refusal_costs_is_spread_over_the_slot_seconds_of_those_that_find_no_slot() -> None:
+    """2 s at each place, nobody slower for them; nothing while all are served."""
+    declared = msgspec.structs.replace(WEIGHTS, refusal_usd=0.02)
+    assert [turned for _, turned in taught((2, 0), weights=declared)] == [0.0, 0.0]
+    assert [turned for _, turned in taught((10, 10), weights=declared)] == pytest.approx([0.01, 0.01])
+
+
+def test_the_last_seats_of_a_queue_are_for_small_requests() -> None:
+    """A slot-second costs 0.01 USD there, a refusal 0.05. In the last of 8 seats a small one (0.2 + 1 s) is
+    worth its seat and a large one (4 + 1 s) is refused; with half the seats free both are taken."""
+    declared = msgspec.structs.replace(WEIGHTS, refusal_usd=0.05)
+    busy = msgspec.structs.replace(CHEAP, slot_usd_per_s=0.0001, turned_usd_per_s=0.01)
+    for in_flight, prompt_tok, kept in ((9, 200, True), (9, 4_000, False), (5, 200, True), (5, 4_000, True)):
+        answer = decide((busy,), (in_flight,), prompt_tok=prompt_tok, weights=declared)
+        assert isinstance(answer, Route) is kept
+    # Who would be refused everywhere is what teaches the price, refused by a queue or by its worth.
+    scarcity = Scarcity()
+    scarcity.begin(1)
+    answer = decide((busy,), (9,), prompt_tok=4_000, weights=declared)
+    scarcity.learn(
+        ask(4_000), CALLER, Fleet(id=1, at_us=0, pools=(busy,)), answer, busy=(9,), weights=declared,
+        hints=NO_HINTS, at={"cheap": 0},
+    )  # fmt: skip
+    ((slot, turned),) = scarcity.refresh(0.0, declared)
+    assert slot > 0.0 and turned == pytest.approx(0.05 / 5)
 
 
 def test_only_some_decisions_of_a_refresh_are_looked_at() -> None:
@@ -98,7 +131,7 @@ def test_only_some_decisions_of_a_refresh_are_looked_at() -> None:
             weights=WEIGHTS, hints=NO_HINTS, at={"cheap": 0},
         )  # fmt: skip
     assert scarcity.lessons == LESSONS - 3
-    scarcity.refresh(0.25, 0.001)
+    scarcity.refresh(0.25, WEIGHTS)
     assert scarcity.lessons == LESSONS
 
 

@@ -57,7 +57,9 @@ class Able(NamedTuple):
     out_s: float  # per output token of one choice, alone
     slowdown: float  # each further request at work makes a token take this share longer
     hit_share: float  # of what was sent there before, so much is still cached
-    cost: tuple[float, float, float]  # to the factory per token: computed, cached, output
+    seldom: tuple[
+        float, float, float, float
+    ]  # to the factory per token: computed, cached, output; `turned_usd_per_s`
     ahead_share: float  # of the time of prompts sent before it a prompt waits so much
     decode_share: float  # of the slowdown, what comes of others' tokens
     slot_usd_per_s: float  # what a second of a slot is worth to others
@@ -65,7 +67,7 @@ class Able(NamedTuple):
 
 Row = tuple[
     int, str, str | None, int, int, int, float, float, float, float, float, float, float, float,
-    tuple[float, float, float], float, float, float, float,
+    tuple[float, float, float, float], float, float, float, float,
 ]  # fmt: skip
 """The figures of an `Able` in its order, and how many others are at work there when it is full: a plain tuple
 is unpacked in less than half the time of a named one."""
@@ -190,7 +192,12 @@ def _able(at: int, pool: Pool, model: str, tier: str) -> Able:
         out_s=1.0 / pool.decode_tok_per_s,
         slowdown=pool.slowdown,
         hit_share=pool.hit_share,
-        cost=(cost.input / TOK_PER_MTOK, cost.cached / TOK_PER_MTOK, cost.output / TOK_PER_MTOK),
+        seldom=(
+            cost.input / TOK_PER_MTOK,
+            cost.cached / TOK_PER_MTOK,
+            cost.output / TOK_PER_MTOK,
+            pool.turned_usd_per_s,
+        ),
         ahead_share=pool.ahead_share,
         decode_share=pool.decode_share,
         slot_usd_per_s=pool.slot_usd_per_s,

@@ -134,7 +134,7 @@ class FleetView:
         last = self.fleet.pools or self._declared
         hits = self._memory.hits
         now_us = self._clock.wall_us()
-        worth = self._memory.scarcity.refresh(self._clock.now(), self._weights.usd_per_s)
+        worth = self._memory.scarcity.refresh(self._clock.now(), self._weights)
         same = self._declared is self._seen_of
         self._seen_of = self._declared
         pools = tuple(
@@ -395,7 +395,9 @@ def _guarded(name: str, policy: Policy) -> Policy:
     return decides
 
 
-def _seen(pool: Pool, life: PoolLife, was: Pool, hits: float, slot_usd_per_s: float, same: bool) -> Pool:
+def _seen(
+    pool: Pool, life: PoolLife, was: Pool, hits: float, usd_per_s: tuple[float, float], same: bool
+) -> Pool:
     """Return the place as it is seen now. `same`: `was` was made of this very `pool`; then it is returned
     itself where nothing has changed, and whoever knows it need not look at it again."""
     up, reachable = life.healthy, life.reachable
@@ -407,7 +409,8 @@ def _seen(pool: Pool, life: PoolLife, was: Pool, hits: float, slot_usd_per_s: fl
     hit_share = _steady(hits, was.hit_share, 0.0)
     ahead_share = _steady(life.ahead_share, was.ahead_share, 0.0)
     decode_share = _steady(life.decode_share, was.decode_share, 0.0)
-    slot_usd_per_s = _steady(slot_usd_per_s, was.slot_usd_per_s, 0.0)
+    slot_usd_per_s = _steady(usd_per_s[0], was.slot_usd_per_s, 0.0)
+    turned_usd_per_s = _steady(usd_per_s[1], was.turned_usd_per_s, 0.0)
     if (
         same
         and healthy == was.healthy
@@ -420,6 +423,7 @@ def _seen(pool: Pool, life: PoolLife, was: Pool, hits: float, slot_usd_per_s: fl
         and ahead_share == was.ahead_share
         and decode_share == was.decode_share
         and slot_usd_per_s == was.slot_usd_per_s
+        and turned_usd_per_s == was.turned_usd_per_s
     ):
         return was
     return msgspec.structs.replace(
@@ -434,6 +438,7 @@ def _seen(pool: Pool, life: PoolLife, was: Pool, hits: float, slot_usd_per_s: fl
         ahead_share=ahead_share,
         decode_share=decode_share,
         slot_usd_per_s=slot_usd_per_s,
+        turned_usd_per_s=turned_usd_per_s,
     )
 
 

@@ -22,6 +22,9 @@ from wattmill.vocab.route import Candidate, Excluded, Hints, Route
 
 FIT, LATE, SHORT = 0, 1, 2
 
+LAST = 8
+"""How late in a queue what a refusal costs begins to count: at nine tenths of its seats it counts 0.43."""
+
 
 Place = tuple[int, float, int, Candidate, Able]
 """(class, score, index in the fleet, expectations, constants) of one place that may serve the request."""
@@ -48,8 +51,9 @@ Score = Callable[[Look, list[Place]], tuple[list[float], str | None]]
 Weighed = tuple[list[Candidate], dict[int, int], tuple[Excluded, ...]]
 """The places that may serve a request now, in the order of the fleet; by index in these the class where that
 is not FIT; and all that is ruled out. Most decisions need no more, and a plain tuple costs least."""
-Freed = tuple[int, float, float]
-"""Of a full place, if a slot were free there: its index in the fleet, the score, the expected seconds."""
+Freed = tuple[int, float, float, float]
+"""Of a full place, if a slot were free there: its index in the fleet, the score, the expected seconds, and
+the slot-seconds that the request would take up, its own and what it makes others stay longer."""
 
 _score_of = attrgetter("score")
 
@@ -154,7 +158,7 @@ def weigh(
     classes: dict[int, int] = {}
     for (
         at, pool, down, context_tok, room, slots, in_nusd, out_nusd, cached_nusd,
-        overhead_s, in_s, out_s, slow, hits, cost, waits,
+        overhead_s, in_s, out_s, slow, hits, seldom, waits,
         tokens, slot_usd, others,
     ) in sieve.rows:  # fmt: skip
         in_flight = busy[at]
@@ -194,7 +198,7 @@ def weigh(
         theirs_s = others * (1.0 + others * slow) * (tokens * slower_s + waits * prompt_s)
         nusd = round(usual_nusd + out_tok * out_nusd)
         if by_cost:
-            counted = (input_tok - reused_tok) * cost[0] + reused_tok * cost[1] + out_tok * cost[2]
+            counted = (input_tok - reused_tok) * seldom[0] + reused_tok * seldom[1] + out_tok * seldom[2]
             usd = counted / NUSD_PER_USD
         else:
             usd = nusd / NUSD_PER_USD
@@ -203,9 +207,11 @@ def weigh(
             # many will come behind it and wait the slots' part of a service time longer because of it.
             queued_s = (in_flight - slots + 1) / slots * (ttft_s + decode_s)
             ahead_s = ahead[at] * in_s * waits if ahead else 0.0
+            taken_s = prompt_s + decode_s + others * (tokens * slower_s + waits * prompt_s)
             if freed is not None:
                 soon_s = ttft_s + ahead_s + decode_s
-                freed.append((at, usd + usd_per_s * soon_s + theirs_usd_per_s * theirs_s, soon_s))
+                value = usd + usd_per_s * soon_s + theirs_usd_per_s * theirs_s
+                freed.append((at, value, soon_s, taken_s))
                 if turned_away:
                     turned_away = False
                     continue
@@ -216,8 +222,14 @@ def weigh(
         total_s = ttft_s + decode_s
         value = usd + usd_per_s * total_s + theirs_usd_per_s * theirs_s
         if slot_usd:
-            share = in_flight / slots if in_flight < slots else 1.0
-            value += scarce * slot_usd * share * share * (prompt_s + decode_s)
+            if in_flight < slots:
+                share = in_flight / slots
+                value += scarce * slot_usd * share * share * (prompt_s + decode_s)
+            else:
+                # The last seats of the queue are for those who take up little: a place that must turn some
+                # away serves more of them if it turns the large ones away.
+                seats = (in_flight - slots + 1) / (room - slots)
+                value += scarce * (slot_usd * (prompt_s + decode_s) + seldom[3] * seats**LAST * taken_s)
         if not plain:
             if whole_tok > context_tok:
                 classes[len(candidates)] = SHORT

@@ -54,6 +54,9 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ahead_share: float = 0.0  # of the time of prompts sent before it a prompt waits so much: 0 nothing, 1 all
     decode_share: float = 0.5  # of the slowdown, what comes of others' tokens and not of their prompts
     slot_usd_per_s: float = 0.0  # what a second of one of its slots is worth to others (`scarcity`)
+    turned_usd_per_s: float = (
+        0.0  # what a refusal costs, for each second of what a mean request takes up there
+    )
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
