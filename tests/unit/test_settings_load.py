@@ -141,6 +141,12 @@ def test_a_value_out_of_range_names_the_range():
     )
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_a_number_that_is_none_is_refused(number: str):
+    said = only_problem(changed("max_w = 65.0", f"max_w = {number}"))
+    assert f"host.max_w = {number}: must be a finite number" in said
+
+
 def test_a_wrong_type_names_the_right_one():
     assert only_problem(changed("slots = 2", 'slots = "four"')) == snapshot(
         'wattmill.toml:N: error: pools.edge.slots = "four": must be a whole number. `slots` means: Requests that it works on at once.'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 from pathlib import Path
 
 import pytest
@@ -48,9 +50,43 @@ def test_weather_of_a_typical_year_is_never_mixed_with_prices_of_2024(tmp_path: 
         (("fixed_kw = 40.0", "fixed_kv = 40.0"), "fixed_kv: unknown key. Did you mean `fixed_kw`?"),
         (('name = "US-MIDA-PJM"', 'name = "US"'), "several places 'US'"),
         (("supply_c = 45.0", "supply_c = 95.0"), "supply_c"),
+        (
+            ("usd_per_kwh = 0.012", "usd_per_kwh = nan"),
+            "grid.tariff.usd_per_kwh = nan: must be a finite number",
+        ),
+        (("demand_usd_per_kw = 9.0", "demand_usd_per_kw = inf"), "= inf: must be a finite number"),
+        (("day = [0.7,", "day = [inf,"), "work.day = inf: must be a finite number"),
     ],
 )
 def test_what_is_wrong_is_said_with_the_way_out(tmp_path: Path, change: tuple[str, str], words: str) -> None:
     said = faults(tmp_path, change)
     assert words in said
     assert "site.toml:" in said
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "words"),
+    [
+        (
+            "weather_2024_hourly",
+            "t_db_c",
+            "99.9",
+            "month 1, hour 4: t_db_c is 99.9, must lie between -40 and 55",
+        ),
+        ("weather_2024_hourly", "t_wb_c", "-273", "t_wb_c is -273"),
+        ("energy_2024_hourly", "US-MIDA-PJM:usd_per_mwh", "nan", "row 101: nan must be a finite figure"),
+        ("energy_2024_hourly", "US-MIDA-PJM:usd_per_mwh", "inf", "inf must be a finite figure"),
+        ("energy_2024_hourly", "US-MIDA-PJM:g_per_kwh", "-5", "-5 must be a finite figure >= 0"),
+    ],
+)
+def test_a_table_with_an_hour_that_cannot_be_is_refused_with_the_hour(
+    tmp_path: Path, table: str, column: str, value: str, words: str
+) -> None:
+    with gzip.open(EXAMPLE.parents[1] / "benchmarks" / "data" / f"{table}.csv.gz", "rt") as lines:
+        rows = [row for row in csv.reader(lines) if table[0] == "e" or row[0] in ("place", "US-MIDA-PJM")]
+    rows[101][rows[0].index(column)] = value
+    with open(tmp_path / "odd.csv", "w", newline="") as out:
+        csv.writer(out).writerows(rows)
+    whole = str(EXAMPLE.parents[1] / "benchmarks" / "data" / f"{table}.csv.gz")
+    said = faults(tmp_path, (whole, str(tmp_path / "odd.csv")))
+    assert words in said

@@ -22,7 +22,7 @@ from wattmill.units import W_PER_KW
 def chain(
     preset: Annotated[str | None, typer.Argument(help="A shipped chain; without one: their list.")] = None,
     load: Annotated[
-        list[float] | None, typer.Option(help="kW of one load (a node, a tray); may be repeated.")
+        list[float] | None, typer.Option(help="kW of one load (a node, a tray); may be repeated.", min=0.0)
     ] = None,
     redundancy: Annotated[str | None, typer.Option(help="N, N+1 or 2N, where the chain can be.")] = None,
     needed: Annotated[int, typer.Option(help="Units of which N+1 has one more.", min=1)] = 4,

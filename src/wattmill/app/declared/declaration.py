@@ -62,6 +62,8 @@ def decode(text: str, *, file: str, folder: Path, env: Mapping[str, str]) -> Loa
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         return [settings_errors.syntax_fault(error, file=file)]
+    if wrong := settings_errors.endless(data, file=file, text=text):
+        return wrong
     try:
         settings = msgspec.convert(data, Settings)
     except msgspec.ValidationError as error:

@@ -31,6 +31,8 @@ def decoded(text: str, kind: type[T], *, file: str) -> T | list[Problem]:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         return [settings_errors.syntax_fault(error, file=file)]
+    if wrong := settings_errors.endless(data, file=file, text=text):
+        return wrong
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:

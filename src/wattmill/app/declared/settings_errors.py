@@ -11,6 +11,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterator
+from math import isfinite
 from typing import Annotated, Any
 
 import msgspec
@@ -38,6 +39,30 @@ def faults(data: Any, kind: Any, *, file: str, text: str) -> list[Problem]:
         for path, rule, way_out, value in _walk(data, kind, ())
     ]
     return sorted(found, key=lambda p: p.line or 0)
+
+
+def endless(data: Any, *, file: str, text: str, path: Path = ()) -> list[Problem]:
+    """Return the numbers of a declaration that are none: TOML has `nan` and `inf`, which pass a bound that
+    is not there and make figures that say nothing."""
+    if isinstance(data, dict):
+        below = [(str(name), value) for name, value in data.items()]
+    elif isinstance(data, list):
+        below = [("", value) for value in data]
+    else:
+        if not isinstance(data, float) or isfinite(data):
+            return []
+        rule, way_out = "must be a finite number", "Leave the key out where there is no limit"
+        at = tuple(name for name in path if name)
+        return [
+            Problem(
+                file=file, key=dotted(at), rule=rule, way_out=way_out, value=str(data), line=line_of(text, at)
+            )
+        ]
+    return [
+        problem
+        for name, value in below
+        for problem in endless(value, file=file, text=text, path=(*path, name))
+    ]
 
 
 def syntax_fault(error: tomllib.TOMLDecodeError, *, file: str) -> Problem:

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import numpy as np
 
-from wattmill.site.climate.spec import Hours, Weather
+from wattmill.site.climate.spec import COLDEST_C, WARMEST_C, Hours, Weather
 from wattmill.units import H_PER_YEAR
 
 _PERCENT = 100.0
@@ -48,6 +48,15 @@ def weather(path: Path, place: str) -> Weather:
         )
     dry, filled = _column(rows, "t_db_c")
     wet, _ = _column(rows, "t_wb_c")
+    for name, degrees in (("t_db_c", dry), ("t_wb_c", wet)):
+        odd = np.flatnonzero((degrees < COLDEST_C) | (degrees > WARMEST_C))
+        if len(odd):
+            row = rows[odd[0]]
+            raise ValueError(
+                f"{path}, {found[0]}, month {row['month']}, hour {row['hour']}: {name} is "
+                f"{degrees[odd[0]]:g}, must lie between {COLDEST_C:g} and {WARMEST_C:g} °C, for which the "
+                "laws of coolers hold; leave an hour empty that nobody measured"
+            )
     sun = _column(rows, "ghi_w_m2")[0] if "ghi_w_m2" in columns else None
     cloud = _column(rows, "cloud_pct")[0] / _PERCENT if "cloud_pct" in columns else None
     said = rows[0]["year"]

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 Hours = NDArray[np.float64]
 
+COLDEST_C, WARMEST_C = -40.0, 55.0
+"""Outdoor temperatures for which the laws of coolers hold; a sign of a missing hour (99.9) is beyond."""
+
 
 class Weather(NamedTuple):
     """One place, one value an hour. `year` is "typical" where the months come of different years: such a

@@ -43,9 +43,15 @@ def zones(path: Path) -> dict[str, Zone]:
             return None
         at = header.index(name)
         try:
-            return np.array([float(row[at]) for row in rows[1:]]) / divisor
+            values = np.array([float(row[at]) for row in rows[1:]]) / divisor
         except (ValueError, IndexError) as error:
             raise ValueError(f"{path}, column {name}: {error}") from error
+        wrong = ~np.isfinite(values) | ((values < 0) & name.endswith(_CARBON))
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0]) + 1
+            rule = "a finite figure >= 0" if name.endswith(_CARBON) else "a finite figure"
+            raise ValueError(f"{path}, column {name}, row {row}: {rows[row][at]} must be {rule}")
+        return values
 
     return {
         name: Zone(
