@@ -147,7 +147,8 @@ def test_balances_sum_to_zero_and_energy_windows_add_up(admin: httpx.Client) -> 
         sums[row["commodity"]] = sums.get(row["commodity"], 0) + row["balance"]
     assert sums and not any(sums.values())
     for row in admin.get("/api/rows/energy").json()["rows"]:
-        assert row["total_j"] == pytest.approx(row["idle_j"] + row["requests_j"] + row["unattributed_j"])
+        parts = ("idle", "requests", "service", "foreign", "overhead", "unattributed")
+        assert row["total_j"] == pytest.approx(sum(row[f"{part}_j"] for part in parts))
 
 
 def test_a_request_is_explained_with_its_time_line(admin: httpx.Client) -> None:

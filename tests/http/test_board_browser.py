@@ -170,6 +170,30 @@ def test_a_figure_leads_to_its_rows(rig: AdminRig, watched: Watched) -> None:
     page.wait_for_selector("text=Each commodity sums to zero")
 
 
+def test_a_table_is_ordered_by_its_heads_with_the_keyboard(rig: AdminRig, watched: Watched) -> None:
+    page = watched.open(rig)
+    page.locator(".recent header a").click()
+    table = page.locator("main [role=region]")
+    charge = table.get_by_role("button", name="Charge")
+
+    def charges() -> list[float | None]:
+        shown = [plain(t) for t in table.locator("tbody td:last-child").all_inner_texts()]
+        return [None if t == "–" else float(t.removeprefix("$").replace(",", "")) for t in shown]
+
+    expect(charge).to_be_visible()
+    sent = charges()
+    known = sorted(c for c in sent if c is not None)
+    unknown = [None] * sent.count(None)
+    charge.focus()
+    page.keyboard.press("Enter")
+    expect(table.locator("th[aria-sort]")).to_have_attribute("aria-sort", "descending")
+    assert charges() == [*reversed(known), *unknown]
+    page.keyboard.press("Enter")
+    assert charges() == [*known, *unknown] != sent
+    page.keyboard.press("Enter")
+    assert charges() == sent
+
+
 def test_a_request_is_drawn(rig: AdminRig, watched: Watched) -> None:
     page = watched.open(rig)
     page.locator(".recent tbody tr", has_text="finished").first.click()

@@ -44,7 +44,7 @@ from wattmill.ledger.rationed import WINDOW_US
 from wattmill.ledger.retention import sweep
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_limits import Limits
-from wattmill.ledger.stores.sqlite_energy import meter_sums
+from wattmill.ledger.stores.sqlite_energy import latest_windows, meter_sums
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.ledger.tail import Tail
 from wattmill.vocab.budget import gauge_of
@@ -523,9 +523,12 @@ def test_the_audit_covers_joules_and_grams(factory: Factory, vandalism: str, law
     assert holds(audit_home(factory.home))
     with Books(factory.home.ledger_db) as books:
         (host,) = meter_sums(books.db)
+        windows = latest_windows(books.db, 100)
         grams = {n: b for (c, n), b in books.balances().items() if c == "ug"}
     assert (host.requests_uj, host.host_uj, host.service_uj) == (36_000_027, 16, 0)
     assert (host.idle_uj, host.foreign_uj, host.overhead_uj, host.unattributed_uj) == (20, 9, 10, 5)
+    for part in ("total", "requests", "idle", "service", "foreign", "overhead", "unattributed"):
+        assert sum(getattr(window, f"{part}_uj") for window in windows) == getattr(host, f"{part}_uj"), part
     # 36 J are a hundred-thousandth of a kilowatt-hour: 4,000 ug at 400 g/kWh.
     assert host.ug == 4_000 and grams["grid:host"] == -4_000 and sum(grams.values()) == 0
     db = sqlite3.connect(factory.home.ledger_db)

@@ -21,6 +21,7 @@ from wattmill.app.seeing.explain import UnknownRequest, explain
 from wattmill.app.seeing.figures import read, row
 from wattmill.app.seeing.request_list import STATUS_FILTERS, request_page
 from wattmill.app.seeing.request_view import request_view
+from wattmill.ledger.stores.sqlite_energy import latest_windows
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.ledger.tenancy import name_of, path_of
 from wattmill.units import UJ_PER_J, US_PER_S
@@ -109,27 +110,20 @@ async def energy(request: Request) -> Response:
 
 def _energy(request: Request, query: RowQuery) -> Response:
     with _books(request) as books:
-        found = books.db.execute(
-            "SELECT m.text, start_us, length_us, total_uj, idle_uj, unattributed_uj, p.text, s.text FROM "
-            "(SELECT * FROM meter_window ORDER BY tx DESC LIMIT ?) JOIN name m ON m.id = meter "
-            "JOIN name p ON p.id = provenance JOIN name s ON s.id = source",
-            (query.limit,),
-        ).fetchall()
+        found = latest_windows(books.db, query.limit)
+    parts = ("total", "idle", "requests", "service", "foreign", "overhead", "unattributed")
     rows = [
         {
-            "meter": r[0],
-            "start_us": r[1],
-            "seconds": r[2] / US_PER_S,
-            "total_j": r[3] / UJ_PER_J,
-            "idle_j": r[4] / UJ_PER_J,
-            "requests_j": (r[3] - r[4] - r[5]) / UJ_PER_J,
-            "unattributed_j": r[5] / UJ_PER_J,
-            "provenance": r[6],
-            "source": r[7],
+            "meter": window.meter,
+            "start_us": window.start_us,
+            "seconds": window.length_us / US_PER_S,
+            **{f"{part}_j": getattr(window, f"{part}_uj") / UJ_PER_J for part in parts},
+            "provenance": window.provenance,
+            "source": window.source,
         }
-        for r in found
+        for window in found
     ]
-    note = "Booked meter windows, newest first: total = idle + requests + unattributed, exactly."
+    note = f"Booked meter windows, newest first: total = {' + '.join(parts[1:])}, exactly."
     return _rows(query, "energy", "Energy", note, rows)
 
 

@@ -118,6 +118,50 @@ def meter_sums(db: sqlite3.Connection, since_us: int = 0, until_us: int = 1 << 6
     return found
 
 
+class MeterWindow(msgspec.Struct, frozen=True, kw_only=True):
+    """One booked window of a meter, in microjoules; its parts add up as those of `MeterSums` do."""
+
+    meter: str
+    start_us: int
+    length_us: int
+    total_uj: int
+    idle_uj: int
+    service_uj: int
+    foreign_uj: int
+    overhead_uj: int
+    unattributed_uj: int
+    provenance: str
+    source: str
+
+    @property
+    def requests_uj(self) -> int:
+        named = self.idle_uj + self.service_uj + self.foreign_uj + self.overhead_uj
+        return self.total_uj - named - self.unattributed_uj
+
+
+def latest_windows(db: sqlite3.Connection, limit: int) -> list[MeterWindow]:
+    """Return the windows that were booked last, the newest first."""
+    more = energy_there(db)
+    join = "LEFT JOIN meter_more x USING (tx)" if more else ""
+    names = ("service_uj", "foreign_uj", "overhead_uj")
+    named = ", ".join(f"ifnull(x.{name}, 0)" for name in names) if more else "0, 0, 0"
+    rows = db.execute(
+        f"SELECT m.text, start_us, length_us, total_uj, idle_uj, unattributed_uj, {named}, p.text, s.text "
+        "FROM (SELECT * FROM meter_window ORDER BY tx DESC LIMIT ?) "
+        f"JOIN name m ON m.id = meter JOIN name p ON p.id = provenance JOIN name s ON s.id = source {join} "
+        "ORDER BY tx DESC",
+        (limit,),
+    )
+    return [
+        MeterWindow(
+            meter=meter, start_us=start, length_us=length, total_uj=total, idle_uj=idle, service_uj=service,
+            foreign_uj=foreign, overhead_uj=overhead, unattributed_uj=rest - service - foreign - overhead,
+            provenance=provenance, source=source,
+        )
+        for meter, start, length, total, idle, rest, service, foreign, overhead, provenance, source in rows
+    ]  # fmt: skip
+
+
 def host_share_uj(db: sqlite3.Connection, attempt: int) -> int:
     """Return which part of an attempt's joules the host used around its engine; 0 where nobody said."""
     if not energy_there(db):

@@ -54,7 +54,7 @@ function Board() {
     <a class="skip" href="#room=places">Skip to the rooms</a>
     <${Header} f=${f} age=${live.age} />
     <${NumberLine} f=${f} trends=${live.trends} />
-    <main class="stage"><${Tower} figures=${f} room=${at.view} open=${(room) => { location.hash = `#room=${room}`; }} />
+    <main class=${`stage${at.view === "rows" ? " whole" : ""}`}>${at.view !== "rows" && html`<${Tower} figures=${f} room=${at.view} open=${(room) => { location.hash = `#room=${room}`; }} />`}
       <section class="sheet" ref=${side} tabindex="-1" aria-label="Room"><${Room} at=${at} f=${f} trends=${live.trends} /></section></main>
     <${Recent} f=${f} />
     <footer class="end"><span>wattmill ${f.version}</span>${f.gateway_url && html`<span>gateway <code>${f.gateway_url}/v1</code></span>`}<span><a href="/metrics">metrics</a></span><span>${f.started_us ? html`started <${Ago} us=${f.started_us} now=${f.at_us} />` : "not running"}</span></footer>

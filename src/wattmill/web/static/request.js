@@ -33,7 +33,7 @@ export function RequestView({ id, f }) {
     ${story.candidates.length > 0 && html`<h3>Why there</h3><p class="why">${story.reason}</p><div class="wide" tabindex="0" role="region" aria-label="Candidates"><table><thead><tr><th scope="col">Place</th><th scope="col">Verdict</th><th scope="col" class="n">Expected charge</th><th scope="col" class="n">First token</th><th scope="col" class="n">In all</th></tr></thead>
     <tbody>${story.candidates.map((c) => html`<tr><td>${c.pool}</td><td class=${c.excluded ? "quiet" : ""}>${c.verdict}</td><td class="n"><${Fig} f=${c.charge} /></td><td class="n"><${Fig} f=${c.ttft} /></td><td class="n"><${Fig} f=${c.total} /></td></tr>`)}</tbody></table></div>`}
     <h3>In all</h3><${Facts} items=${[["charge", story.charge], ["cost", story.cost], ["margin", story.margin], ["energy, told", story.told], ["energy, settled", story.energy]]} />
-    ${story.budget.length > 0 && html`<h3>Whose budget</h3><p class="path">${story.budget.map((b, i) => html`${i > 0 && html`<span aria-hidden="true">›</span>`}<span>${b}</span>`)}</p>`}
+    ${story.budget.length > 0 && html`<h3>Whose budget</h3><ul class="path">${story.budget.map((b) => html`<li>${b}</li>`)}</ul>`}
     ${story.note && html`<p class="note">${story.note}</p>`}
     <p class="note"><code>wattmill explain ${story.id}</code></p>`;
 }

@@ -2,6 +2,7 @@
 import { Ago, Cap, Fig, Spark, usLocal } from "./figure.js";
 import { Efficiency } from "./efficiency.js";
 import { ask, send } from "./live.js";
+import { useOrder } from "./order.js";
 import { RequestView } from "./request.js";
 import { Rows } from "./rows.js";
 import { Result, Twin } from "./twin.js";
@@ -55,7 +56,7 @@ function Tenants({ f }) {
 }
 
 const Limits = ({ limits }) => html`<h3>Limits of other units and periods</h3><div class="wide" tabindex="0" role="region" aria-label="Limits beside caps"><table><thead><tr><th scope="col">Limit of</th><th scope="col">At most</th><th scope="col" class="n">Used</th><th scope="col" class="n">Left</th><th scope="col"><span class="unseen">of the limit</span></th><th scope="col" class="n">Share</th></tr></thead>
-    <tbody>${limits.map((l) => html`<tr key=${`${l.node} ${l.at_most}`}><td>${l.name}</td><td title=${l.resets_us === null ? "never begins anew" : `begins anew ${usLocal(l.resets_us).toLocaleString()}`}>${l.at_most}</td><td class="n" title=${`${l.reserved} reserved by requests in flight`}>${l.used}</td><td class="n">${l.left}</td><td><${Cap} f=${l.share} none /></td><td class="n"><${Fig} plain f=${l.share} name=${`${l.name}, share of ${l.at_most}`} /></td></tr>`)}</tbody></table></div>
+    <tbody>${limits.map((l) => html`<tr key=${`${l.node} ${l.at_most}`}><td>${l.name}</td><td class="when" title=${l.resets_us === null ? "never begins anew" : `begins anew ${usLocal(l.resets_us).toLocaleString()}`}>${l.at_most}</td><td class="n" title=${`${l.reserved} reserved by requests in flight`}>${l.used}</td><td class="n">${l.left}</td><td><${Cap} f=${l.share} none /></td><td class="n"><${Fig} plain f=${l.share} name=${`${l.name}, share of ${l.at_most}`} /></td></tr>`)}</tbody></table></div>
     <p class="note"><code>wattmill budget set ORG/TEAM '60 requests/minute'</code> sets one.</p>`;
 
 const Runs = ({ runs, now }) => html`<h3>Open runs</h3><div class="wide" tabindex="0" role="region" aria-label="Open runs"><table><thead><tr><th scope="col">Run</th><th scope="col">State</th><th scope="col">Opened</th><th scope="col" class="n">Spent</th><th scope="col" class="n">Cap</th><th scope="col"><span class="unseen">of cap</span></th><th scope="col" class="n">Share</th></tr></thead>
@@ -117,9 +118,12 @@ export function Room({ at, f, trends }) {
 
 const ENDS = { finished: "finished", aborted: "client left", failed: "failed", cut: "cut", refused: "refused", in_doubt: "in doubt", "in flight": "in flight" };
 
+const OF_REQUESTS = [["When", (r) => r.at_us], ["Request", (r) => r.id], ["Who", (r) => r.key], ["Place", (r) => r.pool], ["End", (r) => ENDS[r.status] || r.status], ["In", (r) => r.tokens_in.value, true], ["Out", (r) => r.tokens_out.value, true], ["First token", (r) => r.ttft.value, true], ["Energy", (r) => r.energy.value, true], ["Charge", (r) => r.charge.value, true]];
+
 export function RequestTable({ rows, now, label }) {
-  return html`<div class="wide" tabindex="0" role="region" aria-label=${label}><table><thead><tr><th scope="col">When</th><th scope="col">Request</th><th scope="col">Who</th><th scope="col">Place</th><th scope="col">End</th><th scope="col" class="n">In</th><th scope="col" class="n">Out</th><th scope="col" class="n">First token</th><th scope="col" class="n">Energy</th><th scope="col" class="n">Charge</th></tr></thead>
-    <tbody>${rows.map((r) => html`<tr key=${r.id + "/" + r.attempt} class="go" onClick=${(e) => { if (!e.target.closest("a")) location.hash = `#request=${r.id}`; }}><td><${Ago} us=${r.at_us} now=${now} /></td><td><a class="id" href=${`#request=${r.id}`}>${r.id.length > 20 ? "…" + r.id.slice(-9) : r.id}</a>${r.attempt > 0 && html` <span class="badge">attempt ${r.attempt + 1}</span>`}</td><td>${r.key}</td><td><i class=${`swatch tone-${r.tone}`} aria-hidden="true"></i>${r.pool || "–"}</td><td class=${`status-${r.status}`}>${ENDS[r.status] || r.status}${r.error && html` <small>${r.error}</small>`}</td><td class="n"><${Fig} plain f=${r.tokens_in} /></td><td class="n"><${Fig} plain f=${r.tokens_out} /></td><td class="n"><${Fig} plain f=${r.ttft} /></td><td class="n"><${Fig} f=${r.energy} /></td><td class="n"><${Fig} plain f=${r.charge} /></td></tr>`)}</tbody></table></div>`;
+  const [head, ordered] = useOrder(OF_REQUESTS, rows);
+  return html`<div class="wide rows" tabindex="0" role="region" aria-label=${label}><table>${head}
+    <tbody>${ordered.map((r) => html`<tr key=${r.id + "/" + r.attempt} class="go" onClick=${(e) => { if (!e.target.closest("a")) location.hash = `#request=${r.id}`; }}><td><${Ago} us=${r.at_us} now=${now} /></td><td><a class="id" href=${`#request=${r.id}`}>${r.id.length > 20 ? "…" + r.id.slice(-9) : r.id}</a>${r.attempt > 0 && html` <span class="badge">attempt ${r.attempt + 1}</span>`}</td><td>${r.key}</td><td><i class=${`swatch tone-${r.tone}`} aria-hidden="true"></i>${r.pool || "–"}</td><td class=${`status-${r.status}`}>${ENDS[r.status] || r.status}${r.error && html` <small>${r.error}</small>`}</td><td class="n"><${Fig} plain f=${r.tokens_in} /></td><td class="n"><${Fig} plain f=${r.tokens_out} /></td><td class="n"><${Fig} plain f=${r.ttft} /></td><td class="n"><${Fig} f=${r.energy} /></td><td class="n"><${Fig} plain f=${r.charge} /></td></tr>`)}</tbody></table></div>`;
 }
 
 export const Recent = ({ f }) => html`<section class="sheet recent" aria-labelledby="recent-title"><header><h2 id="recent-title">Recent requests</h2><a class="quiet" href="#rows=%2Fapi%2Frequests">all rows</a></header>

@@ -2,6 +2,7 @@
 import { Chart } from "./chart.js";
 import { Ago, Fig, usLocal } from "./figure.js";
 import { ask } from "./live.js";
+import { useOrder } from "./order.js";
 import { html, useEffect, useState } from "./vendor/preact-htm.js";
 
 const KINDS = { simulate: "simulation", plan: "plan", check: "check", rehearse: "rehearsal" };
@@ -16,10 +17,15 @@ export function Sheet({ s, base }) {
     ${s.notes.length > 0 && html`<h3>What it stands on</h3><ul class="notes">${s.notes.map((n) => html`<li>${n}</li>`)}</ul>`}`;
 }
 
-export const SheetTable = ({ t, rows }) => html`<div class="row between"><h3>${t.title}</h3>${rows && html`<a class="quiet" href=${`#rows=${encodeURIComponent(rows)}`} aria-label=${`rows of: ${t.title}`}>rows</a>`}</div>
-  <div class="wide sheet-table" tabindex="0" role="region" aria-label=${t.title}><table><thead><tr>${t.columns.map((c) => html`<th scope="col" class=${c.number ? "n" : ""}>${c.name}</th>`)}</tr></thead>
-  <tbody>${t.rows.map((r) => html`<tr>${r.map((cell, n) => (typeof cell === "string" ? html`<td class=${t.columns[n].number ? "n" : cell.length > 30 ? "long" : ""}>${cell}</td>` : html`<td class="n"><${Fig} plain f=${cell} /></td>`))}</tr>`)}</tbody></table></div>
+const valueAt = (n) => (row) => (typeof row[n] === "string" ? row[n] : row[n].value);
+
+export function SheetTable({ t, rows }) {
+  const [head, ordered] = useOrder(t.columns.map((c, n) => [c.name, valueAt(n), c.number]), t.rows);
+  return html`<div class="row between"><h3>${t.title}</h3>${rows && html`<a class="quiet" href=${`#rows=${encodeURIComponent(rows)}`} aria-label=${`rows of: ${t.title}`}>rows</a>`}</div>
+  <div class="wide sheet-table" tabindex="0" role="region" aria-label=${t.title}><table>${head}
+  <tbody>${ordered.map((r) => html`<tr>${r.map((cell, n) => (typeof cell === "string" ? html`<td class=${t.columns[n].number ? "n" : cell.length > 30 ? "long" : ""}>${cell}</td>` : html`<td class="n"><${Fig} plain f=${cell} /></td>`))}</tr>`)}</tbody></table></div>
   ${t.note && html`<p class="note">${t.note}</p>`}`;
+}
 
 export function Result({ id, f }) {
   const [s, setS] = useState(null), [bad, setBad] = useState(null);
