@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 from gateway_engine import Wire, answer_body, well
-from gateway_rig import CHAT, STREAM, run, until
+from gateway_rig import CHAT, STREAM, price, run, until
+from msgspec.structs import replace
 from runs_rig import Declared, runs_rig, second_worker
 
+from wattmill.app.gates.tier import TierGate
+from wattmill.app.identify import read_entries
 from wattmill.app.runs.minding import find_run, pause, resume, stop, top_up
 from wattmill.app.runs.settings import RunawaySettings, RunSettings
 from wattmill.distribution.gate import WAIT
 from wattmill.vocab.fact import Refused, RunawaySeen
+from wattmill.vocab.tier import Tier
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -273,6 +277,50 @@ def test_soft_stages_tell_how_much_is_spent_and_prefer_the_cheapest_place(tmp_pa
             assert all(line.endswith(f"node=org/team/mine/{opened['name']}") for line in told)
             assert "x-wattmill-budget" in answer.headers
             assert frugal[: len(seen)] == [line is not None for line in seen]
+
+    run(test())
+
+
+def test_near_its_cap_a_tier_that_allows_it_is_served_in_a_lower_one(tmp_path: Path) -> None:
+    high = Tier(name="premium", number=1, rank=30, ttft_s=2.0)
+    low = Tier(name="free", number=0, rank=5, context_tok=1_000, privacy="private")
+
+    async def test() -> None:
+        async with runs_rig(tmp_path, talkative) as f:
+            services = f.r.gateway.services
+            (place,) = services.backends.values()
+            model = place.models["m"]
+            tiers = {
+                "premium": replace(model, charge=price(31, 100, 200)),
+                "free": replace(model, charge=price(32, 1, 2)),
+            }
+            backend = replace(place, models={"m": replace(model, by_tier=tiers)})
+            gate = TierGate({"premium": high, "free": low})
+            opened = await f.open(budget="0.1 USD")
+            await f.tick()
+            f.keyring.replace(read_entries(f.control, tier="premium"))
+            f.r.gateway.use(
+                dataclasses.replace(
+                    services,
+                    backends={place.pool: backend},
+                    gates=(gate, *f.runs.run_gates({"premium": low})),
+                )
+            )
+            told = []
+            for _ in range(40):
+                answer = await f.ask(CHAT | {"max_tokens": 20}, path=f.in_run(opened))
+                assert answer.status == 200
+                told.append(answer.headers.get("x-wattmill-budget"))
+                await f.tick()
+            at = next(n for n, line in enumerate(told) if line)
+            by_price = [intent.charge_price for intent in f.r.journal.intents]
+            assert by_price == [31] * at + [32] * (40 - at) and 0 < at < 40
+            assert all(line.endswith("; tier=free") for line in told[at:])
+            assert [intent.privacy for intent in f.r.journal.intents[at:]] == ["private"] * (40 - at)
+            assert all(intent.terms.tier == "free" for intent in f.r.journal.intents[at:])
+            # What is too long for the lower one stays where it is.
+            answer = await f.ask(CHAT | {"max_tokens": 990}, path=f.in_run(opened))
+            assert "tier=" not in answer.headers["x-wattmill-budget"]
 
     run(test())
 

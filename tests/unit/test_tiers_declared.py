@@ -139,6 +139,12 @@ def test_a_declaration_without_tiers_has_none(tmp_path: Path) -> None:
         ('[tiers.free]\n[tenants.a]\ntier = "fre"', "Did you mean 'free'? Declare [tiers.fre]"),
         ('[tenants.a.teams.b]\ntier = "gold"', "no tier 'gold' (known: none)"),
         ('[tiers.free]\n[admission]\ndefault_tier = "x"', "no tier 'x'"),
+        ('[tiers.free]\nsaving = "slow"', "no tier 'slow'"),
+        (
+            '[tiers.free]\nsaving = "high"\n[tiers.high]',
+            "'high' has rank 20, 'free' has 5",
+        ),
+        ('[tiers.high]\nsaving = "high"', "must be a lower tier"),
         ("[tiers.ultra]\ntok_per_s = 500", "no place is declared to make so many tokens per second"),
         ("[tiers.ultra]\ncontext_tok = 100000", "no place has so long a context (the longest: 8192)"),
         ("[tiers.a]\nreserved = 0.6\n[tiers.b]\nreserved = 0.5", "leaves the lowest no slot"),

@@ -41,7 +41,7 @@ from wattmill.app.running.worker_control import serve_control
 from wattmill.app.running.worker_doors import WorkerDoors
 from wattmill.app.running.worker_kept import WorkerKept
 from wattmill.app.running.worker_runs import WorkerRuns
-from wattmill.app.running.worker_tiers import WorkerTiers
+from wattmill.app.running.worker_tiers import WorkerTiers, saving_tiers
 from wattmill.distribution.gate import Gate
 from wattmill.distribution.gateway import Gateway, Services
 from wattmill.distribution.server import Server
@@ -293,7 +293,9 @@ class Worker:
 
     def _gates(self, settings: Settings) -> tuple[Gate, ...]:
         """What a request passes, in this order. What is not declared is not there, and costs nothing."""
-        gates: list[Gate] = self._runs.run_gates()
+        gates: list[Gate] = self._runs.run_gates(
+            saving_tiers(settings), bound_tok_per_tok=settings.routing.bound_tok_per_tok
+        )
         if settings.privacy.asks_for_a_guard:
             from wattmill.app.gates.privacy import PrivacyGate
 

@@ -23,15 +23,26 @@ def tier_findings(settings: Settings) -> Iterator[_Finding]:
         for team_name, team in org.teams.items():
             named.append((("tenants", org_name, "teams", team_name, "tier"), team.tier))
     named += [(("flex", "protect"), tier) for tier in settings.flex.protect]
+    named += [(("tiers", name, "saving"), tier.saving) for name, tier in tiers.items()]
     for at, tier in named:
         if tier is not None and tier not in tiers:
             near = difflib.get_close_matches(tier, list(tiers), n=1, cutoff=0.5)
             hint = f"Did you mean {near[0]!r}? " if near else ""
             known = ", ".join(tiers) or "none"
             yield "error", at, f"no tier {tier!r} (known: {known})", f"{hint}Declare [tiers.{tier}]", None
-    for name, plan in tier_plans(tiers).items():
+    plans = tier_plans(tiers)
+    for name, plan in plans.items():
         yield from _promise(settings, ("tiers", name), plan)
-    reserved = sum(plan.reserved for plan in tier_plans(tiers).values())
+        lower = plans.get(plan.saving) if plan.saving is not None else None
+        if lower is not None and lower.rank >= plan.rank:
+            yield (
+                "error",
+                ("tiers", name, "saving"),
+                f"must be a lower tier; {lower.name!r} has rank {lower.rank}, {name!r} has {plan.rank}",
+                "Name a tier of lower rank, or leave it out",
+                plan.saving,
+            )
+    reserved = sum(plan.reserved for plan in plans.values())
     if reserved >= 1:
         yield (
             "error",

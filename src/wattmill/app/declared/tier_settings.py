@@ -98,6 +98,13 @@ class TierSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Annotated[float, Meta(ge=0, le=1)] | None,
         Meta(description="Share of each place's slots that lower tiers leave free for it."),
     ] = None
+    saving: Annotated[
+        Name | None,
+        Meta(
+            description="A lower tier: near a limit (from 80 % of it on) requests are served in it, at its "
+            "price and promise. Absent: they stay in this one."
+        ),
+    ] = None
 
 
 class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -153,6 +160,7 @@ class TierPlan(msgspec.Struct, frozen=True, kw_only=True):
     queue: int = 256
     queue_s: float = 30.0
     reserved: float = 0.0
+    saving: str | None = None
     source: str = "declared"  # of the promise
 
 

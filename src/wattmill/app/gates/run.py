@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from wattmill.app.gates.tier import in_tier, probable_tok
 from wattmill.app.runs.bodies import NewStep
 from wattmill.app.runs.desk import MAX_STEPS_KNOWN, Desk, Known
 from wattmill.app.runs.named import BAGGAGE, RUN_HEADER, STEP_HEADER, named
@@ -21,6 +22,8 @@ from wattmill.distribution.gate import WAIT, Waiting
 from wattmill.distribution.http import RUN_IN_URL
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.refusal import Refusal
+from wattmill.vocab.request import Request
+from wattmill.vocab.tier import Tier
 
 if TYPE_CHECKING:
     from wattmill.distribution.exchange import Exchange
@@ -105,11 +108,19 @@ class StageGate:
 
     def __init__(self, stages: Stages) -> None:
         self._stages = stages
+        self.saving: Mapping[str, Tier] = {}  # a tier's name -> the lower one that serves near a limit
+        self.bound_tok_per_tok = 4.0
 
     def enter(self, x: Exchange) -> None:
         if self._stages.shares and (stage := self._stages.stage(x.path)) is not None:
-            x.head_lines += stage.line
-            x.ask = msgspec.structs.replace(x.ask, frugal=True)
+            lower = self.saving.get(x.ask.tier)
+            if lower is not None and not self._fits(x.ask, lower):
+                lower = None
+            x.head_lines += stage.line(None if lower is None else lower.name)
+            x.ask = msgspec.structs.replace(x.ask if lower is None else in_tier(x.ask, lower), frugal=True)
+
+    def _fits(self, ask: Request, tier: Tier) -> bool:
+        return tier.context_tok is None or probable_tok(ask, self.bound_tok_per_tok) <= tier.context_tok
 
     def left(self, x: Exchange) -> None:
         pass

@@ -18,6 +18,25 @@ if TYPE_CHECKING:
 HEADER = b"x-wattmill-tier"
 
 
+def in_tier(ask: Request, tier: Tier) -> Request:
+    """Return a request with all that `tier` promises. Its class may rise, never fall."""
+    privacy = ask.privacy
+    if tier.privacy is not None:
+        privacy = max(privacy, tier.privacy, key=PRIVACY_CLASSES.index)
+    return msgspec.structs.replace(
+        ask,
+        tier=tier.name,
+        promise_ttft_s=tier.ttft_s,
+        promise_tok_per_s=tier.tok_per_s,
+        privacy=privacy,
+    )
+
+
+def probable_tok(ask: Request, bound_tok_per_tok: float) -> float:
+    """Return about how many tokens a request has with its answer."""
+    return ask.input_bound_tok / bound_tok_per_tok + (ask.max_output_tok or 0)
+
+
 class TierGate:
     """Gives a request its key's tier, or the lower one that it asks for, with all that is promised."""
 
@@ -42,11 +61,8 @@ class TierGate:
                 return lower
             tier = lower
         ask = x.ask
-        privacy = ask.privacy
-        if tier.privacy is not None:
-            privacy = max(privacy, tier.privacy, key=PRIVACY_CLASSES.index)
         if tier.context_tok is not None:
-            whole_tok = ask.input_bound_tok / self._bound_tok_per_tok + (ask.max_output_tok or 0)
+            whole_tok = probable_tok(ask, self._bound_tok_per_tok)
             if whole_tok > tier.context_tok:
                 return Refusal(
                     code="context_too_long",
@@ -54,13 +70,7 @@ class TierGate:
                     f"{tier.name!r} promises {tier.context_tok}; shorten it, or use a key of a higher tier",
                     param="messages",
                 )
-        x.ask = msgspec.structs.replace(
-            ask,
-            tier=tier.name,
-            promise_ttft_s=tier.ttft_s,
-            promise_tok_per_s=tier.tok_per_s,
-            privacy=privacy,
-        )
+        x.ask = in_tier(ask, tier)
         return None
 
     def for_counting(self, ask: Request, caller: Caller) -> Request:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from wattmill.agents.runaway.spec import Verdict
 from wattmill.app.declared.settings import Settings
@@ -19,6 +21,7 @@ from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import CapsUnavailable
 from wattmill.ports import Clock, Journal
 from wattmill.vocab.ids import split_request_id
+from wattmill.vocab.tier import Tier
 
 _STAGES_S = 1.0
 _EXPIRE_S = 5.0
@@ -44,7 +47,12 @@ class WorkerRuns:
         self._stages_at_s = clock.now()
         self._expire_at_s = clock.now()
 
-    def run_gates(self) -> list[Gate]:
+    def run_gates(
+        self, saving: Mapping[str, Tier] = MappingProxyType({}), *, bound_tok_per_tok: float = 4.0
+    ) -> list[Gate]:
+        """`saving`: by the name of a tier, the lower one that serves its requests near a limit."""
+        self._stage_gate.saving = saving
+        self._stage_gate.bound_tok_per_tok = bound_tok_per_tok
         return [self._gate, self._stage_gate]
 
     def runaway_gate(self, settings: Settings) -> RunawayGate | None:

@@ -49,9 +49,9 @@ def admission_plan(settings: Settings, pools: tuple[Pool, ...]) -> Plan:
     )
 
 
-def tier_gate(settings: Settings) -> TierGate:
-    """Return the first gate, with what each tier promises."""
-    tiers = {
+def promised(settings: Settings) -> dict[str, Tier]:
+    """Return the tiers with what each of them promises."""
+    return {
         name: Tier(
             name=name,
             number=number,
@@ -63,7 +63,21 @@ def tier_gate(settings: Settings) -> TierGate:
         )
         for number, (name, one) in enumerate(tier_plans(settings.tiers).items())
     }
-    return TierGate(tiers, bound_tok_per_tok=settings.routing.bound_tok_per_tok)
+
+
+def tier_gate(settings: Settings) -> TierGate:
+    """Return the first gate."""
+    return TierGate(promised(settings), bound_tok_per_tok=settings.routing.bound_tok_per_tok)
+
+
+def saving_tiers(settings: Settings) -> dict[str, Tier]:
+    """Return, by the name of a tier, the lower one that serves its requests near a limit."""
+    tiers = promised(settings)
+    return {
+        name: tiers[plan.saving]
+        for name, plan in tier_plans(settings.tiers).items()
+        if plan.saving is not None
+    }
 
 
 class Admits(Protocol):

@@ -1,8 +1,9 @@
 """Soft stages: who nears a cap is told, and helped to make it last.
 
-From 80 % on answers carry `x-wattmill-budget` and the cheapest place that may serve is preferred; from 95 %
-on the header says that it is the last call. The cap itself is kept elsewhere (`ledger.budgets`): the shares
-here are read about once a second, are for people, and stop nobody.
+From 80 % on answers carry `x-wattmill-budget`, the cheapest place that may serve is preferred, and a tier
+that declares one (`saving`) hands its requests to a lower one; from 95 % on the header says that it is the
+last call. The cap itself is kept elsewhere (`ledger.budgets`): the shares here are read about once a second,
+are for people, and stop nobody.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ class Stage(msgspec.Struct, frozen=True, gc=False):
     def word(self) -> str:
         return "spent" if self.percent >= 100 else "last-call" if self.percent >= LAST_CALL else "saving"
 
-    @property
-    def line(self) -> bytes:
-        """Return the header, with its line end."""
+    def line(self, tier: str | None = None) -> bytes:
+        """Return the header, with its line end. `tier`: the lower one that serves for it."""
         name = self.name.encode("ascii", "replace")
-        return b"x-wattmill-budget: %d%%; stage=%b; node=%b\r\n" % (self.percent, self.word.encode(), name)
+        lower = b"" if tier is None else b"; tier=%b" % tier.encode()
+        word = self.word.encode()
+        return b"x-wattmill-budget: %d%%; stage=%b; node=%b%b\r\n" % (self.percent, word, name, lower)
 
 
 class Stages:
