@@ -10,12 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from wattmill.app.runs.bodies import NewRun, NewStep
 from wattmill.app.runs.minding import top_up
+from wattmill.app.runs.opening import MAX_STEPS, Opened, Terms, open_run, open_step
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_limits import Limits, TooDeep, TooWide
-from wattmill.ledger.stores.control_records import Ask, ControlError, Holding, NoSuch
+from wattmill.ledger.stores.control_records import Ask, ControlError, Holding, NoSuch, Run
 from wattmill.ledger.stores.control_runs import Runs
 from wattmill.vocab.budget import Period, Unit, gauge_of
+from wattmill.vocab.refusal import Refusal
 
 USD = 1_000_000_000
 
@@ -93,6 +96,24 @@ def test_a_childs_grant_in_any_unit_is_no_more_than_its_parents_have_left(rig: R
         ("concurrency", "life"): 4,
         ("output_tok", "life"): 7,
     }
+
+
+def test_many_who_open_runs_and_steps_at_once_open_no_more_than_may_be(rig: Rig) -> None:
+    first = open_run(rig.control, rig.key.id, NewRun(), None, Terms())
+    assert isinstance(first, Opened)
+
+    def often(thread: int) -> tuple[int, int]:
+        with Control(rig.path, wall_us=lambda: rig.now_us) as mine:
+            runs = [open_run(mine, rig.key.id, NewRun(), None, Terms(max_open=6)) for _ in range(4)]
+            names = [NewStep(name=f"{thread}.{n}") for n in range(MAX_STEPS // 4)]
+            steps = [open_step(mine, first.run, name) for name in names]
+        told = [one for one in (*runs, *steps) if isinstance(one, Refusal)]
+        assert {refusal.code for refusal in told} <= {"run_limit"}
+        return sum(isinstance(one, Opened) for one in runs), sum(isinstance(one, Run) for one in steps)
+
+    with ThreadPoolExecutor(8) as threads:
+        opened = list(threads.map(often, range(8)))
+    assert [sum(n) for n in zip(*opened, strict=True)] == [5, MAX_STEPS]
 
 
 def test_of_two_people_who_top_up_at_once_neither_is_lost(rig: Rig) -> None:

@@ -16,8 +16,10 @@ from wattmill.app.declared.plan import Prices, backends, cards, fleet_pools, rou
 from wattmill.app.declared.pool_settings import CostPlus, Rates
 from wattmill.app.declared.price_plan import price_specs, publish, rate_row
 from wattmill.app.declared.settings import Settings
+from wattmill.app.declared.tenants import apply_tenants
 from wattmill.ledger.rating import rate
 from wattmill.ledger.stores.control import Control
+from wattmill.ledger.stores.control_limits import Limits
 from wattmill.scheduling.policy import cheapest_adequate
 from wattmill.scheduling.spec import Fleet
 from wattmill.vocab.caller import Caller
@@ -236,3 +238,24 @@ def test_with_a_provider_key_nobody_reaches_the_provider_without_asking_for_its_
     busy = (8, 6, 0)
     assert "cloud" not in pools_of(decide(tmp_path, prompt_tok=40, busy=busy, env=KEY))
     assert pools_of(decide(tmp_path, prompt_tok=40, env=KEY, model="gpt-4o-mini")) == ["cloud"]
+
+
+def test_a_limit_that_was_set_by_hand_holds_until_the_declaration_changes_that_one(tmp_path: Path) -> None:
+    def declared(*limits: str) -> Settings:
+        words = ", ".join(f'"{limit}"' for limit in limits)
+        return example({}, example_text() + f"\n[tenants.acme]\nlimits = [{words}]\n")
+
+    with Control(tmp_path / "control.db", wall_us=lambda: NOW_US) as control:
+
+        def amounts() -> dict[str, int]:
+            node = control.find("acme").id
+            return {limit.unit: limit.amount for limit in Limits(control).at(node)}
+
+        one = declared("100 requests/day", "5000 tokens/hour", "9 concurrent")
+        apply_tenants(control, one, None)
+        Limits(control).put(control.find("acme").id, "requests", "day", 10)
+        two = declared("100 requests/day", "6000 tokens/hour")
+        apply_tenants(control, two, one)
+        assert amounts() == {"requests": 10, "total_tok": 6_000}
+        apply_tenants(control, declared("200 requests/day"), two)
+        assert amounts() == {"requests": 200}

@@ -35,16 +35,16 @@ def apply_tenants(control: Control, settings: Settings, before: Settings | None)
 def _apply_limits(
     control: Control, node: int, declared: tuple[str, ...], before: tuple[str, ...] | None
 ) -> None:
-    """Set the declared limits, and lift those that the declaration had before and has no more."""
-    if declared == before:
-        return
+    """Set the limits that the declaration has changed since `before`, and lift those that it has no more. One
+    that a person set by hand holds until the declaration changes that one."""
     limits = Limits(control)
     wanted = {(words.unit, words.period): words for words in map(limit_words, declared)}
-    for words in map(limit_words, before or ()):
-        if (words.unit, words.period) not in wanted:
-            limits.put(node, words.unit, words.period, None)
-    for words in wanted.values():
-        limits.put(node, words.unit, words.period, words.amount, zone=words.zone)
+    was = {(words.unit, words.period): words for words in map(limit_words, before or ())}
+    for unit, period in was.keys() - wanted.keys():
+        limits.put(node, unit, period, None)
+    for at, words in wanted.items():
+        if was.get(at) != words:
+            limits.put(node, words.unit, words.period, words.amount, zone=words.zone)
 
 
 def fresh_key(control: Control, team: str, name: str) -> str:

@@ -12,7 +12,7 @@ from wattmill.app.runs.bodies import NewRun, NewStep, asked_of, run_body, second
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_limits import TooDeep, TooWide
 from wattmill.ledger.stores.control_records import ControlError, NoSuch, Run
-from wattmill.ledger.stores.control_runs import Runs
+from wattmill.ledger.stores.control_runs import Runs, TooMany
 from wattmill.units import US_PER_S
 from wattmill.vocab.refusal import Refusal
 
@@ -47,7 +47,7 @@ def open_run(control: Control, key: int, asked: NewRun, parent: Run | None, term
         expires_us = control.wall_us() + round(expires_s * US_PER_S)
         if parent is not None and parent.expires_us is not None:
             expires_us = min(expires_us, parent.expires_us)
-        refusal = _no_room(control, key, parent, terms, levels=1 if asked.agent is None else 2)
+        refusal = _too_deep(parent, terms, levels=1 if asked.agent is None else 2)
         if refusal is not None:
             return refusal
         above = parent.node if parent is not None else None
@@ -65,6 +65,13 @@ def open_run(control: Control, key: int, asked: NewRun, parent: Run | None, term
             zone=asked.time_zone,
             expires_us=expires_us,
             label=asked.label,
+            most=terms.max_open,
+        )
+    except TooMany as error:
+        return Refusal(
+            code="run_limit",
+            message=f"this key has {error.live} open runs, runs.max_open allows {terms.max_open}; close "
+            "some, or let them expire sooner",
         )
     except (TooDeep, TooWide) as error:
         return Refusal(code="run_limit", message=str(error))
@@ -119,10 +126,6 @@ def open_step(control: Control, run: Run, asked: NewStep) -> Run | Refusal:
         return found
     try:
         wanted = asked_of(asked.budget)
-        if _children(control, run.node, kind="step") >= MAX_STEPS:
-            return Refusal(
-                code="run_limit", message=f"a run has at most {MAX_STEPS} named steps; reuse their names"
-            )
         step, _ = Runs(control).open(
             run.key,
             parent=run.node,
@@ -131,8 +134,13 @@ def open_step(control: Control, run: Run, asked: NewStep) -> Run | Refusal:
             cap_nusd=wanted.cap_nusd,
             limits=wanted.limits,
             expires_us=run.expires_us,
+            most=MAX_STEPS,
         )
         return step
+    except TooMany:
+        return Refusal(
+            code="run_limit", message=f"a run has at most {MAX_STEPS} named steps; reuse their names"
+        )
     except (TooDeep, TooWide) as error:
         return Refusal(code="run_limit", message=str(error))
     except ControlError as error:
@@ -171,26 +179,14 @@ def _agent(control: Control, runs: Runs, key: int, above: int | None, name: str)
     return found
 
 
-def _no_room(control: Control, key: int, parent: Run | None, terms: Terms, *, levels: int) -> Refusal | None:
-    with control.reading() as db:
-        (live,) = db.execute(
-            "SELECT count(*) FROM run JOIN node ON node.id = run.node "
-            "WHERE key = ? AND state IN ('open', 'paused') AND kind = 'run'",
-            (key,),
-        ).fetchone()
-    if live >= terms.max_open:
-        return Refusal(
-            code="run_limit",
-            message=f"this key has {live} open runs, runs.max_open allows {terms.max_open}; close some, or "
-            "let them expire sooner",
-        )
+def _too_deep(parent: Run | None, terms: Terms, *, levels: int) -> Refusal | None:
     depth = levels + (0 if parent is None else parent.depth)
-    if depth > terms.max_depth:
-        return Refusal(
-            code="run_limit",
-            message=f"this would be level {depth} of runs, runs.max_depth allows {terms.max_depth}",
-        )
-    return None
+    if depth <= terms.max_depth:
+        return None
+    return Refusal(
+        code="run_limit",
+        message=f"this would be level {depth} of runs, runs.max_depth allows {terms.max_depth}",
+    )
 
 
 def _children(control: Control, node: int, kind: str = "run") -> int:

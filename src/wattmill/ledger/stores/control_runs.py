@@ -35,6 +35,14 @@ _COLUMNS = (
 )
 
 
+class TooMany(ControlError):
+    """As many as may be are live already: `live`."""
+
+    def __init__(self, live: int) -> None:
+        super().__init__(f"{live} are live already")
+        self.live = live
+
+
 class Runs:
     """The runs of one control database."""
 
@@ -53,13 +61,15 @@ class Runs:
         zone: str = "UTC",
         expires_us: int | None = None,
         label: str | None = None,
+        most: int | None = None,
     ) -> tuple[Run, str]:
         """Open a run below `key`, or below `parent` (a live one of the same key). Returns it and its id.
 
         A cap or limit above what every node above still has left in its unit is lowered to that:
         `Run.cap_nusd` and the limits at its node say what was granted. Nothing is set aside for it, so what
         it does not use was never missing elsewhere.
-        Raises `TooDeep` or `TooWide` where a limit of shape forbids it.
+        `most`: so many runs of the key, or steps of its parent, may be live at once, this one among them.
+        Raises `TooDeep`, `TooWide` or `TooMany` where a limit of shape forbids it.
         """
         if kind not in RUN_KINDS:
             raise ControlError(f"kind is {kind!r}, must be one of: {', '.join(RUN_KINDS)}")
@@ -82,6 +92,8 @@ class Runs:
                     raise ControlError(f"run {found.name!r} is {found.state}; open the new one elsewhere")
                 depth = found.depth + 1
             check_shape(db, above)
+            if most is not None and (live := _live_beside(db, key, above, kind)) >= most:
+                raise TooMany(live)
             node, new = tenants.put_node(
                 db, above, kind, name or f"{kind}-{secrets.token_hex(6)}", cap_nusd, now_us
             )
@@ -250,6 +262,17 @@ def _live_below(db: sqlite3.Connection, node: int) -> list[int]:
         (node,),
     )
     return [below for (below,) in rows]
+
+
+def _live_beside(db: sqlite3.Connection, key: int, parent: int, kind: str) -> int:
+    """Return how many runs of a key are live, or how many agents or steps below one node."""
+    where = "key = :key" if kind == "run" else "node.parent = :parent"
+    (count,) = db.execute(
+        "SELECT count(*) FROM run JOIN node ON node.id = run.node "
+        f"WHERE {where} AND kind = :kind AND state IN ('open', 'paused')",
+        {"key": key, "parent": parent, "kind": kind},
+    ).fetchone()
+    return int(count)
 
 
 def _run_at(db: sqlite3.Connection, node: int) -> Run | None:
