@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from power_house import World
 
 from wattmill.app.seeing.power import lifting
 from wattmill.cli.power import told
+from wattmill.power.signal.account import Sample, merged
 from wattmill.power.signal.formats import BadEvent, read_events
 
 NOW = 1_800_000_000.0
@@ -134,6 +136,45 @@ def test_a_defect_of_the_reader_does_not_end_every_life_of_the_factory(
     world.go(2)
     ((_, why),) = world.shelf.refusals()
     assert "defect" in why and not world.shelf.waiting()
+
+
+def test_an_event_of_hours_is_accounted_for_from_its_beginning(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wattmill.app.running.flexer._KEPT_SAMPLES", 120)
+    monkeypatch.setattr("wattmill.app.running.flexer._BEFORE_S", 60.0)
+    world.go(100)
+    world.send(id="e", reduce=0.25, duration_s=1_000)
+    world.go(4)
+    world.watts = 40.0
+    world.go(980)
+    for _ in range(2):
+        got = world.report("e").reached
+        assert got is not None and got.met_after_s == pytest.approx(4.0, abs=1.0)
+        assert got.joules_not_used == pytest.approx(20.0 * 980, rel=0.01)
+        assert (got.over_s, got.peak_before_w) == (0.0, 60.0)
+        world.flexer = world.live()
+        world.go(6)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1e6), st.sampled_from(["none", "active"])), min_size=2, max_size=200),
+    st.integers(2, 50),
+)
+def test_coarser_samples_hold_the_same_joules_and_the_same_instants_of_change(
+    looks: list[tuple[float, str]], most: int
+) -> None:
+    fine = [Sample(float(at), phase, watts, None, None, 1.0) for at, (watts, phase) in enumerate(looks)]  # type: ignore[arg-type]
+    coarse = merged(fine, most)
+
+    def joules(samples: list[Sample]) -> float:
+        pairs = itertools.pairwise(samples)
+        return sum(one.power_w * (after.at_s - one.at_s) for one, after in pairs)
+
+    assert joules(coarse) == pytest.approx(joules(fine), rel=1e-9, abs=1e-6)
+    assert coarse[-1] == fine[-1] and len(coarse) <= len(fine)
+    begins = {b.at_s for a, b in itertools.pairwise(fine) if a.phase != b.phase}
+    assert begins <= {one.at_s for one in coarse}
 
 
 # ---- what strangers may write

@@ -14,7 +14,7 @@ from wattmill.cli.config import refuse
 from wattmill.cli.control_door import DEFAULT_HOME, JsonOption, fail, show_json, show_table
 from wattmill.cli.kept_result import KeepInOption, keep_result, now_us
 from wattmill.cli.spans import seconds_of, share_of
-from wattmill.power.signal.account import GRACE_S, thinned
+from wattmill.power.signal.account import GRACE_S, merged
 from wattmill.power.signal.spec import FlexRules
 from wattmill.units import J_PER_MWH, W_PER_MW
 
@@ -102,7 +102,7 @@ def rehearse(
         fail(str(error))
     sheet = rehearsed(run, at_us=now_us())
     if json:
-        show_json(msgspec.structs.replace(run, samples=tuple(thinned(run.samples, 900))))
+        show_json(msgspec.structs.replace(run, samples=tuple(merged(run.samples, 900))))
     else:
         _show(run)
     if plot is not None:

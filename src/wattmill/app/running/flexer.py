@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -20,13 +19,14 @@ from wattmill.app.running.sampler import Power
 from wattmill.app.running.throttle import Throttle
 from wattmill.app.running.worker_control import ask
 from wattmill.ports import Clock
-from wattmill.power.signal.account import Sample, reached, thinned
+from wattmill.power.signal.account import Reached, Sample, merged, reached
 from wattmill.power.signal.formats import BadEvent, read_events
 from wattmill.power.signal.policy import Governor, in_force
 from wattmill.power.signal.spec import FREE, Orders, PowerEvent, Seen
 from wattmill.units import TOK_PER_MTOK, US_PER_S, nusd_from_usd
 
 _KEPT_SAMPLES = 3_600
+_BEFORE_S = 1_800.0  # of power that is remembered between events, beside a baseline
 _REPORT_S = 5.0
 _FEWEST_S = 5.0  # of power: a baseline of less says nothing
 _BETWEEN_S = 1.0  # two looks at the power
@@ -55,7 +55,7 @@ class Flexer:
         self._shelf = Shelf(home)
         self._throttle = Throttle(engines)
         self._seen: Power | None = None
-        self._past: deque[Sample] = deque(maxlen=_KEPT_SAMPLES)
+        self._past: list[Sample] = []
         self._reports: dict[str, EventReport] = {}
         self._counts: dict[int, _Counted] = {}
         self._counted_s = 0.0
@@ -107,15 +107,28 @@ class Flexer:
                 lower_waiting=waiting,
             )
         )
-        self._past.append(
-            Sample(now_s, told.phase, watts, told.target_w, told.lower_work_per_s, told.engine_share)
-        )
+        self._see(Sample(now_s, told.phase, watts, told.target_w, told.lower_work_per_s, told.engine_share))
         if told != self._told:
             self._told = told
             self._throttle.set(told.engine_share)
         if busy or told.phase != "none":
             self._write(told, now_s, watts)
         self._account(told, now_s, busy=busy)
+
+    def _see(self, sample: Sample) -> None:
+        """Remember a look. What no baseline and no event needs goes; of a long event the older half becomes
+        coarser, so that its account is whole however long it lasts."""
+        self._past.append(sample)
+        if len(self._past) <= _KEPT_SAMPLES:
+            return
+        baseline_s = self._settings.flex.baseline_s
+        starts_s = [one.event.start_s for one in self._reports.values() if one.problem is None]
+        since_s = min([sample.at_s - _BEFORE_S, *starts_s]) - baseline_s
+        past = [one for one in self._past if one.at_s >= since_s]
+        half = len(past) // 2
+        if len(past) > _KEPT_SAMPLES * 3 // 4:
+            past = [*merged(past[:half], half // 2), *past[half:]]
+        self._past = past
 
     def _mind_blindness(self, now_s: float) -> None:
         """Nobody tells the power any more. The last word holds until its event ends, then all are let go."""
@@ -315,22 +328,28 @@ class Flexer:
             held = [one.at_s for one in mine if one.phase == "active" and one.target_w == report.limit_w]
             end_s = min(end_s, held[-1] + _BETWEEN_S if held else event.start_s)
             state = self._state_of(report, at_s, all=all)
-            if report.limit_w is not None and end_s > event.start_s:
-                report = msgspec.structs.replace(
-                    report,
-                    reached=reached(
-                        mine,
-                        start_s=event.start_s,
-                        end_s=end_s,
-                        limit_w=report.limit_w,
-                        baseline_w=report.baseline_w,
-                    ),
-                )
-            report = msgspec.structs.replace(
-                report, state=state, at_s=at_s, samples=tuple(thinned(mine, 900))
-            )
+            got = self._reached(report, mine, end_s)
+            report = msgspec.structs.replace(report, reached=report.reached if got is None else got)
+            report = msgspec.structs.replace(report, state=state, at_s=at_s, samples=tuple(merged(mine, 900)))
             self._reports[id] = report
             self._keep(report)
+
+    @staticmethod
+    def _reached(report: EventReport, samples: list[Sample], end_s: float) -> Reached | None:
+        event, was = report.event, report.reached
+        if report.limit_w is None or end_s <= event.start_s:
+            return None
+        got = reached(
+            samples,
+            start_s=event.start_s,
+            end_s=end_s,
+            limit_w=report.limit_w,
+            baseline_w=report.baseline_w,
+        )
+        if got is None or was is None or was.met_after_s is None or was.limit_w != got.limit_w:
+            return got
+        # To the second, as it was seen: what is remembered of it becomes coarser.
+        return msgspec.structs.replace(got, met_after_s=was.met_after_s)
 
     def _state_of(self, report: EventReport, at_s: float, *, all: bool) -> str:
         """Return where an event is, when it is not the one that steers."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import ceil
 
 import msgspec
+from msgspec.structs import replace
 
 from wattmill.power.signal.spec import Phase
 
@@ -50,8 +50,8 @@ def reached(
 ) -> Reached | None:
     """Return what power did over an event, None before there is a sample of it.
 
-    `samples` are about a second apart, in order; those before `start_s` and after `end_s` are the time before
-    and after.
+    `samples` are in order, about a second apart or the means of some seconds (`merged`); those before
+    `start_s` and after `end_s` are the time before and after.
     """
     during = [one for one in samples if start_s <= one.at_s < end_s]
     if not during:
@@ -62,8 +62,10 @@ def reached(
     met = next((one.at_s - start_s for one in during if one.power_w <= limit_w), None)
     before = [mean for one, mean in zip(samples, means, strict=True) if one.at_s < start_s]
     after = [mean for one, mean in zip(samples, means, strict=True) if one.at_s >= end_s + _MEAN_S]
-    joules = sum(power * length for power, length in _pieces(during, end_s))
-    lasted_s = sum(length for _, length in _pieces(during, end_s))
+    pieces = _pieces(during, end_s)
+    joules = sum(power * length for power, length in pieces)
+    lasted_s = sum(length for _, length in pieces)
+    lasts_s = {one.at_s: length for one, (_, length) in zip(during, pieces, strict=True)}
     rest = [one for one in samples if one.at_s >= end_s]
     # Over by mean, and only where the mean has forgotten the time before the grace.
     judged = [one for one in late if one.at_s >= start_s + GRACE_S + _MEAN_S]
@@ -71,7 +73,7 @@ def reached(
         baseline_w=baseline_w,
         limit_w=limit_w,
         met_after_s=met,
-        over_s=float(sum(within[one.at_s] > limit_w for one in judged)),
+        over_s=sum(lasts_s[one.at_s] for one in judged if within[one.at_s] > limit_w),
         mean_w=joules / lasted_s if lasted_s > 0 else during[-1].power_w,
         highest_w=max((within[one.at_s] for one in judged), default=during[-1].power_w),
         joules_not_used=None if baseline_w is None else baseline_w * lasted_s - joules,
@@ -105,12 +107,32 @@ def _pieces(samples: Sequence[Sample], end_s: float) -> list[tuple[float, float]
     ]
 
 
-def thinned(samples: Sequence[Sample], most: int) -> list[Sample]:
-    """Return at most `most` samples, evenly taken, the first and last among them."""
-    if len(samples) <= most:
-        return list(samples)
-    step = ceil(len(samples) / most)
-    kept = list(samples[::step])
-    if kept[-1] is not samples[-1]:
-        kept.append(samples[-1])
+def merged(samples: Sequence[Sample], most: int) -> list[Sample]:
+    """Return at most about `most` samples: neighbours of one phase become their mean, which stands at the
+    first's instant, as often as that is needed. No joule is lost, and no phase begins at another time."""
+    kept = list(samples)
+    while len(kept) > most:
+        fewer = _halved(kept)
+        if len(fewer) == len(kept):
+            break  # phases change at each of them
+        kept = fewer
     return kept
+
+
+def _halved(samples: list[Sample]) -> list[Sample]:
+    ends = [one.at_s for one in samples[1:]]
+    out: list[Sample] = []
+    at = 0
+    while at < len(samples):
+        one = samples[at]
+        pair = samples[at + 1] if at + 2 < len(samples) else None  # the last one's length is not known yet
+        if pair is None or pair.phase != one.phase:
+            out.append(one)
+            at += 1
+            continue
+        first_s, second_s = ends[at] - one.at_s, ends[at + 1] - pair.at_s
+        whole_s = first_s + second_s
+        watts = (one.power_w * first_s + pair.power_w * second_s) / whole_s if whole_s > 0.0 else one.power_w
+        out.append(replace(one, power_w=watts))
+        at += 2
+    return out
