@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import http.server
 import json
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -356,6 +359,80 @@ def test_another_package_brings_a_source_by_entry_point(
     assert open_meter(MeterConfig(name="a", source="acme")).read(t_s=1.0)[0].power_w == 7.0
     with pytest.raises(MeterError, match=r"must be one of acme, dcmi, exporter"):
         open_meter(MeterConfig(name="a", source="acmee"))
+
+
+def test_a_controller_that_signed_its_own_certificate_is_trusted_once_it_is_named(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+    ]
+    command += ["-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", "/CN=localhost"]
+    subprocess.run([*command, "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b"node_watts 41.5\n"
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"https://localhost:{server.server_address[1]}/metrics"
+        config = MeterConfig(name="bmc", source="exporter", at=url, query="node_watts", unit="W")
+        with pytest.raises(MeterError, match=r"not trusted .*self-signed.* ca_file = "):
+            open_meter(config)
+        named = msgspec.structs.replace(config, ca_file=str(cert))
+        assert open_meter(named).read(t_s=1.0)[0].power_w == 41.5
+        with pytest.raises(MeterError, match="holds no certificate"):
+            open_meter(msgspec.structs.replace(config, ca_file=str(key)))
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (MeterConfig(name="a", source="nvml", at="LIBRARY", query="first"), "ValueError: invalid literal"),
+        (MeterConfig(name="a", source="exporter", at="URL/m", query='x{a=~"("}', unit="W"), "missing \\)"),
+        (MeterConfig(name="a", source="promql", at="URL", query="x[5m]", unit="W"), "gives a matrix"),
+    ],
+)
+def test_what_a_declaration_gets_wrong_of_a_meter_is_a_word_and_no_end(
+    pages: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, config: MeterConfig, words: str
+) -> None:
+    url, served = pages
+    served["/m"] = (200, 'x{a="b"} 5\n')
+    served["/api/v1/query?query=x%5B5m%5D"] = (
+        200,
+        {
+            "status": "success",
+            "data": {"resultType": "matrix", "result": [{"metric": {}, "values": [[0, "1"]]}]},
+        },
+    )
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    with pytest.raises(MeterError, match=words):
+        open_meter(msgspec.structs.replace(config, at=config.at.replace("URL", url)))
+
+
+class Driver:
+    """NVIDIA's library, as far as opening goes."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args: 0
 
 
 # --- the tree ---------------------------------------------------------------------------------------------

@@ -141,6 +141,18 @@ def test_a_value_out_of_range_names_the_range():
     )
 
 
+def test_files_of_meters_are_meant_from_the_folder_of_the_declaration():
+    told = read(
+        example_text()
+        + '\n[meters.board]\nsource = "replay"\nat = "board.csv"\nca_file = "bmc.pem"\n'
+        + '[meters.bmc]\nsource = "redfish"\nat = "https://bmc"\n'
+    )
+    assert isinstance(told, Loaded)
+    board, bmc = told.settings.meters["board"], told.settings.meters["bmc"]
+    assert (board.at, board.ca_file) == ("/srv/factory/board.csv", "/srv/factory/bmc.pem")
+    assert (bmc.at, bmc.ca_file) == ("https://bmc", None)
+
+
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
 def test_a_number_that_is_none_is_refused(number: str):
     said = only_problem(changed("max_w = 65.0", f"max_w = {number}"))

@@ -30,7 +30,7 @@ from wattmill.cli.control_door import (
 from wattmill.cli.spans import SINCE, instant_us, seconds_of
 from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.power.live.bank import Trace
-from wattmill.power.live.meters.registry import open_meter, sources
+from wattmill.power.live.meters.registry import open_meter, read_now, sources
 from wattmill.power.spec import MeterConfig
 from wattmill.units import UJ_PER_J
 from wattmill.vocab.meter import MeterError
@@ -50,7 +50,7 @@ def read(config: ConfigOption = None, json: JsonOption = False) -> None:
     for one in _declared(config):
         try:
             meter = open_meter(one)
-            rows.append({"meter": one.name, "says": said(meter, meter.read(t_s=time.monotonic()))})
+            rows.append({"meter": one.name, "says": said(meter, read_now(meter, t_s=time.monotonic()))})
         except MeterError as error:
             bad += 1
             rows.append({"meter": one.name, "says": f"cannot be read: {error}"})

@@ -39,6 +39,7 @@ class MeterConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_w: float | None = None
     period_s: float = 1.0
     timeout_s: float = 2.0
+    ca_file: str | None = None  # authorities to trust over https; None: the system's
 
     def spec(
         self, source: str, *, provenance: Provenance = "measured", resolution_uj: int | None = None

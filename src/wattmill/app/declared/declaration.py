@@ -115,7 +115,15 @@ def with_absolute_paths(settings: Settings, folder: Path) -> Settings:
             )
     tls = settings.gateway.tls
     tls = replace(tls, cert_file=absolute(tls.cert_file), key_file=absolute(tls.key_file))
-    return replace(settings, pools=pools, gateway=replace(settings.gateway, tls=tls))
+    meters = {
+        name: replace(
+            meter,
+            at=str(absolute(meter.at)) if meter.source == "replay" and meter.at else meter.at,
+            ca_file=absolute(meter.ca_file),
+        )
+        for name, meter in settings.meters.items()
+    }
+    return replace(settings, pools=pools, meters=meters, gateway=replace(settings.gateway, tls=tls))
 
 
 def _file_problem(path: Path, rule: str, way_out: str) -> Problem:

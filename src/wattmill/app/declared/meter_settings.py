@@ -64,6 +64,13 @@ class MeterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None,
         Meta(description="Environment variable with the whole `authorization` header of an HTTP meter."),
     ] = None
+    ca_file: Annotated[
+        str | None,
+        Meta(
+            description="PEM file of authorities to trust over https, or the certificate of a controller "
+            "that signed its own. Absent: the system's."
+        ),
+    ] = None
     idle_w: Annotated[
         float,
         Meta(
@@ -86,7 +93,7 @@ class MeterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             name=name, source=self.source, level=self.level, parent=self.parent, pools=tuple(self.pools),
             at=self.at, query=self.query, unit=self.unit or "", idle_w=self.idle_w, max_w=self.max_w,
             headers={"authorization": secret} if secret else {}, period_s=self.period_s,
-            timeout_s=self.timeout_s,
+            timeout_s=self.timeout_s, ca_file=self.ca_file,
         )  # fmt: skip
 
     @property

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from wattmill.power.live.meters.web import get
+from wattmill.power.live.meters.web import fetched
 from wattmill.power.spec import MeterConfig
 from wattmill.units import J_PER_KWH, MW_PER_W, UJ_PER_J
 from wattmill.vocab.meter import MeterError, MeterSpec, Reading
@@ -52,7 +52,7 @@ class Exporter:
 
     def read(self, *, t_s: float) -> Sequence[Reading]:
         c = self._config
-        text = get(c.at, meter=c.name, headers=c.headers, timeout_s=c.timeout_s).decode("utf-8", "replace")
+        text = fetched(c.at, c).decode("utf-8", "replace")
         found = [
             _reading(c.name, _counter(sample.labels), sample.value, self._unit, t_s)
             for sample in samples(text)
@@ -78,7 +78,7 @@ class Query:
     def read(self, *, t_s: float) -> Sequence[Reading]:
         c = self._config
         url = f"{c.at.rstrip('/')}/api/v1/query?query={quote(c.query)}"
-        body = get(url, meter=c.name, headers=c.headers, timeout_s=c.timeout_s)
+        body = fetched(url, c)
         try:
             said = msgspec.json.decode(body, type=_Answer)
         except msgspec.DecodeError as error:
@@ -88,6 +88,11 @@ class Query:
         if said.status != "success" or said.data is None:
             raise MeterError(f"meter {c.name!r}: {c.at} refuses {c.query!r}: {said.error}")
         result = said.data.result
+        if said.data.resultType not in ("scalar", "vector"):
+            raise MeterError(
+                f"meter {c.name!r}: {c.query!r} gives a {said.data.resultType}, must give one value of each "
+                "series at one instant: leave the range ([5m]) out, or put rate() around it"
+            )
         if said.data.resultType == "scalar":
             return [_reading(c.name, "", float(result[1]), c.unit, t_s)]
         found = [

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
-from wattmill.power.live.meters.web import get
+from wattmill.power.live.meters.web import fetched
 from wattmill.power.spec import MeterConfig
 from wattmill.units import J_PER_KWH, UJ_PER_J
 from wattmill.vocab.meter import MeterError, MeterSpec, Reading
@@ -67,9 +67,7 @@ class Redfish:
         return str(members[0].get("@odata.id"))
 
     def _object(self, url: str) -> dict[str, Any]:
-        body = get(
-            url, meter=self._config.name, headers=self._config.headers, timeout_s=self._config.timeout_s
-        )
+        body = fetched(url, self._config)
         try:
             said = msgspec.json.decode(body)
         except msgspec.DecodeError as error:

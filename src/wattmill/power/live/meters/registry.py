@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from urllib.parse import urlsplit
 
 from wattmill.ports import Meter
 from wattmill.power.spec import MeterConfig
-from wattmill.vocab.meter import MeterError
+from wattmill.vocab.meter import MeterError, Reading
 
 GROUP = "wattmill.meters"
 
@@ -49,5 +50,21 @@ def open_meter(config: MeterConfig) -> Meter:
                 f"or the name of an installed package's entry point in the group {GROUP!r}"
             )
         found = next(iter(points)).load()
-    meter: Meter = found(config)
+    try:
+        meter: Meter = found(config)
+    except MeterError:
+        raise
+    except Exception as error:
+        # The boundary to what others wrote, and to what a declaration may say of a chip or a pattern.
+        raise MeterError(f"meter {config.name!r}: {type(error).__name__}: {error}") from error
     return meter
+
+
+def read_now(meter: Meter, *, t_s: float) -> Sequence[Reading]:
+    """Read an open meter once. Raises `MeterError`, whatever went wrong in it."""
+    try:
+        return meter.read(t_s=t_s)
+    except MeterError:
+        raise
+    except Exception as error:
+        raise MeterError(f"meter {meter.spec.name!r}: {type(error).__name__}: {error}") from error
