@@ -429,6 +429,42 @@ def test_messages_are_sent_on_as_they_came_but_think_within_the_clamp(clamp: int
     assert (out.get("thinking") or {}).get("budget_tokens") == budget
 
 
+def test_nothing_is_written_to_a_cache_at_a_price_that_was_not_reserved() -> None:
+    """A prefix that is kept for an hour costs twice the input's price to write, and usage has one class of
+    writes. It is kept for the usual five minutes, wherever in the body the hour is asked for."""
+    long, short = {"type": "ephemeral", "ttl": "1h"}, {"type": "ephemeral"}
+
+    def body(kept: dict[str, str]) -> dict[str, Any]:
+        part = {"type": "text", "text": "x", "cache_control": kept}
+        document = {
+            "type": "document",
+            "source": {"type": "content", "content": [part]},
+            "cache_control": kept,
+        }
+        result = {"type": "tool_result", "tool_use_id": "t", "content": [part], "cache_control": kept}
+        call = {"type": "tool_use", "id": "t", "name": "f", "input": {"cache_control": long}}
+        tool = {"name": "f", "input_schema": {"properties": {"cache_control": long}}, "cache_control": kept}
+        turns = [
+            {"role": "user", "content": [part, document]},
+            {"role": "assistant", "content": [call]},
+            {"role": "user", "content": [result]},
+        ]
+        return {
+            "model": "m", "max_tokens": 9, "messages": turns, "system": [part], "tools": [tool],
+            "cache_control": kept,
+        }  # fmt: skip
+
+    made = visit(MESSAGES, body(long))
+    plain = visit(MESSAGES, body(short))
+    assert isinstance(made, MessagesVisit) and isinstance(plain, MessagesVisit)
+    sent = json.loads(render_native(made.native, "claude", False, 9))
+    assert sent == json.loads(render_native(plain.native, "claude", False, 9))
+    assert sent["messages"][1]["content"][0]["input"] == {"cache_control": long}, "a tool's words are its own"
+    five = {"type": "ephemeral", "ttl": "5m"}
+    said = visit(MESSAGES, body(five))
+    assert json.loads(render_native(said.native, "claude", False, 9))["cache_control"] == five
+
+
 @settings(max_examples=150, deadline=None)
 @given(messages_bodies())
 def test_a_chat_is_put_to_a_messages_place_and_means_the_same(case: tuple[dict[str, Any], int]) -> None:

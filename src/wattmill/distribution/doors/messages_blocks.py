@@ -188,3 +188,25 @@ def _block(block: object, at: str) -> dict[str, Any]:
 def _citations(said: dict[str, Any]) -> int:
     told = said.get("citations")
     return len(encode(told)) if told else 0
+
+
+def short_lived(said: list[Any]) -> bool:
+    """Take a longer `ttl` out of each `cache_control` in blocks, turns or tools; say whether one was there.
+
+    What a cache keeps for longer is written at a price of its own (twice the input's, where the usual writes
+    cost a quarter more), and an answer's usage has one class of writes: it could not be reserved for."""
+    found = False
+    for one in said:
+        if not isinstance(one, dict):
+            continue
+        kept = one.get("cache_control")
+        if isinstance(kept, dict) and kept.get("ttl") not in (None, "5m"):
+            del kept["ttl"]
+            found = True
+        inner = [one.get("content")]
+        if isinstance(source := one.get("source"), dict):
+            inner.append(source.get("content"))
+        for blocks in inner:
+            if isinstance(blocks, list) and short_lived(blocks):
+                found = True
+    return found

@@ -19,7 +19,7 @@ from wattmill.distribution.doors.fields import (
     refuse,
     text,
 )
-from wattmill.distribution.doors.messages_blocks import joined, messages_of
+from wattmill.distribution.doors.messages_blocks import joined, messages_of, short_lived
 from wattmill.vocab.request import Body
 
 _ALIKE = ("temperature", "top_p", "top_k")
@@ -66,12 +66,18 @@ def read(body: Body, *, counting: bool = False) -> Asked:
     tier = _decoded(body, "service_tier")
     if tier not in (None, "auto", "standard_only"):
         bad("service_tier", "auto or standard_only", tier)
-    messages, beside = messages_of(array(_decoded(body, "messages"), "messages"))
+    native = dict(body)
+    turns = array(_decoded(body, "messages"), "messages")
+    messages, beside = messages_of(turns)
+    if short_lived(turns):
+        native["messages"] = Raw(encode(turns))
     if not messages:
         bad("messages", "an array with at least one message", body["messages"])
     if (system := _decoded(body, "system")) is not None:
         content, more = joined(system, "system")
         beside += more
+        if isinstance(system, list) and short_lived(system):
+            native["system"] = Raw(encode(system))
         if content:
             messages.insert(0, {"role": "system", "content": content})
     chat: Body = {name: body[name] for name in ("model", *_ALIKE) if given(body, name) is not None}
@@ -91,14 +97,17 @@ def read(body: Body, *, counting: bool = False) -> Asked:
             chat["stop"] = Raw(encode(stops))
     if (user := obj(_decoded(body, "metadata") or {}, "metadata").get("user_id")) is not None:
         chat["user"] = Raw(encode(text(user, "metadata.user_id")))
-    beside += _tools(body, chat)
+    beside += _tools(body, chat, native)
+    kept = _decoded(body, "cache_control")
+    if short_lived([{"cache_control": kept}]):
+        native["cache_control"] = Raw(encode(kept))
     _tool_choice(body, chat)
     _output(body, chat)
     _thinking(body)
     stream = flag(body, "stream", False)
     if stream:
         chat["stream"] = Raw(b"true")
-    return Asked(chat=chat, native=dict(body), beside_bytes=beside, stream=stream)
+    return Asked(chat=chat, native=native, beside_bytes=beside, stream=stream)
 
 
 def _decoded(body: Body, name: str) -> Any:
@@ -106,7 +115,7 @@ def _decoded(body: Body, name: str) -> Any:
     return None if raw is None else decoded(raw, name)
 
 
-def _tools(body: Body, chat: Body) -> int:
+def _tools(body: Body, chat: Body, native: Body) -> int:
     """Write the tools down; return the bytes of what only an engine of this protocol is told of them."""
     tools = array(_decoded(body, "tools") or [], "tools")
     out = []
@@ -135,6 +144,8 @@ def _tools(body: Body, chat: Body) -> int:
         out.append({"type": "function", "function": function})
     if out:
         chat["tools"] = Raw(encode(out))
+    if short_lived(tools):
+        native["tools"] = Raw(encode(tools))
     return beside
 
 
