@@ -40,6 +40,8 @@ _NUMBER = re.compile(r"[0-9][0-9_]*(\.[0-9]+)?")
 def control_at(home: Path) -> Iterator[Control]:
     """Open the control database under `home`; what cannot be done ends the command with its message."""
     place = factory_in(home)
+    if not place.control_db.exists():
+        fail(f"{place.control_db} is missing: `wattmill restore` brings keys, limits and prices back")
     try:
         with Control(place.control_db) as control:
             before = control.generation()
@@ -52,9 +54,12 @@ def control_at(home: Path) -> Iterator[Control]:
 
 
 def factory_in(home: Path) -> Home:
-    """Return the data folder of a factory that ran there at least once, or end the command."""
+    """Return the data folder of a factory that ran there at least once, or end the command.
+
+    A journal alone is enough: it tells what happened even where all else is lost.
+    """
     place = Home(home)
-    if not place.control_db.exists():
+    if not place.control_db.exists() and not any(place.journal.glob("*")):
         fail(
             f"no factory in {home.absolute()}: name its folder with --home or WATTMILL_HOME, or start one "
             "with `wattmill up`"
