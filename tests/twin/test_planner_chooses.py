@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from planning_house import answer, demand, given, own, straight_law
 
 from wattmill.twin.planning.answer import _reasons, answered
+from wattmill.twin.planning.options import Choice, Left
 from wattmill.twin.planning.performance import Curve, Point, batches, declared_power, slow_end
 from wattmill.twin.planning.solver import Infeasible
 from wattmill.twin.planning.spares import carried_by_spares, down_share, enough_up
@@ -272,9 +272,7 @@ def test_planning_with_the_slow_end_buys_more_for_the_same_demand() -> None:
     assert answer(careful).plan.totals.cost_usd_per_year > answer(cost).plan.totals.cost_usd_per_year
 
 
-def test_a_tier_that_nobody_keeps_is_told_each_reason_once():
-    left = [
-        SimpleNamespace(what=w, why=y) for w, y in (("a", "far"), ("b", "full"), ("c", "far"), ("d", "far"))
-    ]
-    assert _reasons(SimpleNamespace(left=left)) == "a and 2 more: far; b: full"
-    assert _reasons(SimpleNamespace(left=left[:3])) == "a and one more: far; b: full"
+def test_a_tier_that_nobody_keeps_is_told_each_reason_once() -> None:
+    left = tuple(Left(w, y) for w, y in (("a", "far"), ("b", "full"), ("c", "far"), ("d", "far")))
+    assert _reasons(Choice((), (), {}, left, {})) == "a and 2 more: far; b: full"
+    assert _reasons(Choice((), (), {}, left[:3], {})) == "a and one more: far; b: full"

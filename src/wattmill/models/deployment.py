@@ -27,6 +27,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     pp: int = 1
     ep: int = 1
     attn_dp: int = 1
+    stage_link_bytes_per_s: float | None = None  # from one stage to the next, a device; None: takes no time
 
     def __post_init__(self) -> None:
         for name in ("tp", "pp", "ep", "attn_dp"):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wattmill.models.deployment import Deployment
-from wattmill.twin.law.spec import Class, Disaggregation, Interval, Prediction, Speculation
+from wattmill.twin.law.spec import Class, Disaggregation, Interval, Outside, Prediction, Speculation
 
 if TYPE_CHECKING:
     from wattmill.twin.law.calibration import Calibration
 
-__all__ = ["Class", "Disaggregation", "Interval", "Prediction", "Speculation", "predict"]
+__all__ = ["Class", "Disaggregation", "Interval", "Outside", "Prediction", "Speculation", "predict"]
 
 
 def predict(

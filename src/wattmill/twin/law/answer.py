@@ -47,7 +47,14 @@ def answered(
         ),
         klass=klass,
         nearest=near.name if near else None,
+        outside=() if klass == "interpolated" else law.outside(c),
+        tpot_if_interpolated_s=None if klass == "interpolated" else _if_interpolated(law, c, tpot),
     )
+
+
+def _if_interpolated(law: Calibration, c: Configuration, tpot_s: float) -> Interval:
+    low, high = law.bounds("tpot_mean", "interpolated", c, tpot_s)
+    return Interval(value=tpot_s, low=low, high=high)
 
 
 def asked(

@@ -16,9 +16,9 @@ from wattmill.twin.law.fit import Fit
 from wattmill.twin.law.groups import deployment_groups, law_groups, scatter_groups
 from wattmill.twin.law.intervals import UNKNOWN, Spread
 from wattmill.twin.law.rows import Configuration
-from wattmill.twin.law.spec import Class
+from wattmill.twin.law.spec import Class, Outside
 
-_ROOM = 2.0  # lengths and concurrency may pass what an engine was measured at by this factor
+_ROOM = 2.0  # by which lengths, concurrency and accelerators may pass what was measured
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):
@@ -85,27 +85,46 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
         """Return how a prediction of `c` rests on measurements.
 
         Interpolated: its model on its engine and its accelerator on its engine were measured in this mode,
-        with lengths and concurrency no more than a factor of 2 outside what that model and engine were
-        measured at.
+        with lengths, concurrency and accelerators of a deployment no more than a factor of 2 outside what
+        that model and engine were measured at. No measured row ran in pipeline stages.
         """
         if c.missing:
             return "inputs missing"
+        return "extrapolated" if self.outside(c) else "interpolated"
+
+    def outside(self, c: Configuration) -> tuple[Outside, ...]:
+        """Return all that lies beyond what was measured; nothing: `c` is interpolated, if complete."""
+        mode = " disaggregated" if c.disaggregated else ""
         same = [k for k in self.groups if k.engine == c.engine and k.disaggregated == c.disaggregated]
         of_model = [k for k in same if k.model == c.architecture.name]
-        of_part = any(k.gpu == c.accelerator.name for k in same)
-        if not of_model or not of_part:
-            return "extrapolated"
-        inside = (
-            min(k.isl for k in of_model) / _ROOM <= c.isl <= max(k.isl for k in of_model) * _ROOM
-            and min(k.osl for k in of_model) / _ROOM <= c.osl <= max(k.osl for k in of_model) * _ROOM
-            and min(k.least for k in of_model) / _ROOM
-            <= c.concurrency
-            <= max(k.most for k in of_model) * _ROOM
-        )
-        return "interpolated" if inside else "extrapolated"
+        found = []
+        if not of_model:
+            found.append(Outside(what=f"no measured row has {c.architecture.name} on {c.engine}{mode}"))
+        if not any(k.gpu == c.accelerator.name for k in same):
+            found.append(Outside(what=f"no measured row has {c.accelerator.name} on {c.engine}{mode}"))
+        if c.pp > 1:
+            found.append(Outside(what=f"{c.pp} pipeline stages: no measured row of serving has any"))
+        if of_model:
+            found += [
+                Outside(what=what, asked=asked, least=least, most=most, room=_ROOM)
+                for what, asked, least, most in (
+                    ("input tokens", c.isl, min(k.isl for k in of_model), max(k.isl for k in of_model)),
+                    ("output tokens", c.osl, min(k.osl for k in of_model), max(k.osl for k in of_model)),
+                    (
+                        "requests at once",
+                        c.concurrency,
+                        min(k.least for k in of_model),
+                        max(k.most for k in of_model),
+                    ),
+                    ("accelerators", c.gpus, min(k.gpus for k in of_model), max(k.gpus for k in of_model)),
+                )
+                if not least / _ROOM <= asked <= most * _ROOM
+            ]
+        return tuple(found)
 
     def nearest(self, c: Configuration) -> Known | None:
         """Return the calibration group that is most like `c`; ties go to the first."""
+        gpus = c.gpus
 
         def distance(k: Known) -> float:
             return (
@@ -113,7 +132,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
                 + 3.0 * (k.gpu != c.accelerator.name)
                 + 2.0 * (k.engine != c.engine)
                 + 2.0 * (k.disaggregated != c.disaggregated)
-                + abs(log2(k.gpus / c.gpus))
+                + abs(log2(k.gpus / gpus))
                 + abs(log2(k.isl / c.isl))
                 + abs(log2(k.osl / c.osl))
             )

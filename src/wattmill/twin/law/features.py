@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from wattmill.models.deployment import Deployment
-from wattmill.models.step_time import TERMS, Work, terms
+from wattmill.models.step_time import TERMS, Work, pipelined, terms
 from wattmill.twin.law.closed_loop import Batching, Loop, closed_loop
 from wattmill.twin.law.disaggregated import disaggregated_loop
 from wattmill.twin.law.rows import Configuration
@@ -48,18 +48,27 @@ def loop_of(c: Configuration, *, first_wave: bool = True) -> Loop:
             osl=c.osl,
             concurrency=c.concurrency,
         )
-    kind, budget = batching(c.engine, isl=c.isl, concurrency=c.concurrency)
+    # A pipeline is filled by as many batches as it has stages, each with its part of the users and of memory.
+    users = -(-c.concurrency // c.pp)
+    kind, budget = batching(c.engine, isl=c.isl, concurrency=users)
     a = c.architecture
-    return closed_loop(
+    loop = closed_loop(
         isl=c.isl,
         osl=c.osl,
-        concurrency=c.concurrency,
-        budget_tok=max(budget * decode.attn_dp, c.concurrency + 1),
+        concurrency=users,
+        budget_tok=max(budget * decode.attn_dp, users + 1),
         batching=kind,
         experts=a.experts,
         active_experts=a.active_experts,
-        kv_tok=kv_tok(decode, isl=c.isl, osl=c.osl),
+        kv_tok=max(kv_tok(decode, isl=c.isl, osl=c.osl) // c.pp, c.isl + c.osl),
         first_wave=first_wave,
+    )
+    if c.pp == 1:
+        return loop
+    # Most of the work before a first token is its own prompt, which does not wait for itself.
+    return Loop(
+        to_first_token=pipelined(loop.to_first_token, stages=c.pp, layers=a.layers, held_by_others=False),
+        per_token=pipelined(loop.per_token, stages=c.pp, layers=a.layers),
     )
 
 

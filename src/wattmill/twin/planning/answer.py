@@ -9,7 +9,7 @@ from wattmill.twin.planning.demand import Demand
 from wattmill.twin.planning.load import Recorded
 from wattmill.twin.planning.nodes import Bought, Flow, borne_usd, borne_w, flows_of
 from wattmill.twin.planning.offers import energy_usd_per_j, offers
-from wattmill.twin.planning.options import Choice, Option, TierAsk, choice
+from wattmill.twin.planning.options import Choice, Left, TierAsk, beyond, choice, widened
 from wattmill.twin.planning.performance import Performance, Power, slow_end
 from wattmill.twin.planning.plan import (
     Plan,
@@ -19,6 +19,7 @@ from wattmill.twin.planning.plan import (
     Totals,
 )
 from wattmill.twin.planning.programme import Chosen, Problem, chosen, column
+from wattmill.twin.planning.rivals import beaten_words, bound_by, instead
 from wattmill.twin.planning.tiers import asked_of, tier_asks
 from wattmill.twin.prediction import Interval
 from wattmill.units import (
@@ -63,12 +64,18 @@ def answered(
 
 
 def _reasons(could: Choice) -> str:
-    """Return why candidates were left out, each reason once with the first that it struck."""
-    by_why: dict[str, list[str]] = {}
+    """Return why nothing was left: each reason once, with the first that it struck, those first that
+    --extrapolate would lift."""
+    by_why: dict[str, list[Left]] = {}
     for left in could.left:
-        by_why.setdefault(left.why, []).append(left.what)
-    more = ("", " and one more", *(f" and {n} more" for n in range(2, len(could.left))))
-    told = [f"{what[0]}{more[len(what) - 1]}: {why}" for why, what in by_why.items()]
+        by_why.setdefault(left.why, []).append(left)
+    told = []
+    for why, struck in sorted(by_why.items(), key=lambda one: one[1][0].prediction is None):
+        first, more = struck[0], len(struck) - 1
+        others = "" if not more else " and one more" if more == 1 else f" and {more} more"
+        told.append(f"{first.what}{others}: {why}")
+        if first.prediction is not None and widened(first.prediction):
+            told[-1] += f"; the 80 % interval of its time per token is {widened(first.prediction)}"
     rest = f"; and {len(told) - 4} reasons more" if len(told) > 4 else ""
     return "; ".join(told[:4]) + rest
 
@@ -98,7 +105,7 @@ def _plan(done: Chosen, could: Choice, flows: tuple[Flow, ...]) -> Plan:
             solve_s=done.solution.solve_s,
             columns=len(done.solution.values),
         ),
-        left={entry.what: entry.why for entry in could.left},
+        left={entry.what: entry.why for entry in (*could.left, *map(beaten_words, could.beaten))},
         notes=notes_on(problem, [b.offer.name for b in bought.values() if b.nodes and not b.offer.own]),
     )
 
@@ -207,32 +214,18 @@ def _pools(done: Chosen, could: Choice, flows: tuple[Flow, ...]) -> list[Pool]:
                 precision=option.config.precision,
                 tp=d.tp,
                 ep=d.ep,
+                pp=d.pp,
+                attn_dp=d.attn_dp,
                 replicas=replicas,
                 batch=at.batch,
-                bound_by=_bound_by(could, option, main.tier, done.problem.tiers),
+                bound_by=bound_by(could, option, main.tier, done.problem.tiers),
+                instead=instead(could, option, main.tier, done.problem.tiers),
                 tiers={flow.tier.name: flow.per_s for flow in own},
                 klass=at.klass,
                 nearest=at.nearest,
+                beyond="" if at.klass == "interpolated" else beyond(at.nearer),
+                widened=widened(at.nearer),
                 kv_tokens=option.config.kv_tokens,
             )
         )
     return out
-
-
-def _bound_by(could: Choice, option: Option, tier: TierAsk, tiers: tuple[TierAsk, ...]) -> str:
-    """Return what keeps the batch of a pool from being larger: where it is made for a faster tier than the
-    one that it serves most, that tier's promise counts."""
-    made_for = next(one for one in tiers if one.name == option.made_for)
-    tok_per_s, ttft_s = max(tier.tok_per_s, made_for.tok_per_s), min(tier.ttft_s, made_for.ttft_s)
-    at = option.gives[tier.name]
-    curve = could.curves[str(option.config), tier.name]
-    last = curve.points[-1].concurrency
-    if at.batch >= last:
-        memory = int(option.config.kv_tokens / (tier.input_tok + tier.output_tok))
-        return "memory for the cache" if last >= memory else "the range that the law is sure of"
-    larger = next(point.prediction for point in curve.points if point.concurrency > at.batch)
-    if larger.tpot_s.value > at.tpot_s.value and 1.0 / larger.tpot_s.value < tok_per_s:
-        return "the promise of tokens per second"
-    if larger.ttft_s.value > ttft_s:
-        return "the promise of a first token"
-    return "throughput, which falls beyond"

@@ -7,15 +7,19 @@ from typing import NamedTuple
 
 from wattmill.compute.catalogue import accelerator
 from wattmill.compute.spec import Accelerator
+from wattmill.models.architecture import Architecture
 from wattmill.models.architectures import architecture
 from wattmill.models.deployment import Deployment
 from wattmill.twin.planning.demand import Demand
 from wattmill.twin.planning.performance import Curve, Performance, Reached, curve
+from wattmill.twin.planning.splits import Split, depths, split_of, stages, taken_gpus
 from wattmill.twin.planning.supply import Candidate
+from wattmill.twin.prediction import Interval, Prediction
 from wattmill.units import B_PER_GB
 
 BITS = {"bf16": 16.0, "fp8": 8.0, "fp4": 4.0}
-MOST_BATCH = 512
+MOST_BATCH = 512  # of one scheduler: each attention rank has one, and each batch in a pipeline
+MOST_USERS = 4096  # of one replica: the law has not been asked for more
 
 
 class TierAsk(NamedTuple):
@@ -40,15 +44,15 @@ class Config(NamedTuple):
     precision: str
     deployment: Deployment
     kv_tokens: int
+    gpus: int  # that a replica takes; those that it strands in its fabric count as at work, too
 
     @property
-    def gpus(self) -> int:
-        return self.deployment.gpus
+    def way(self) -> str:
+        """Return the engine, the precision and the split: `vllm fp8 TP8 EP8`."""
+        return f"{self.engine} {self.precision} {split_of(self.deployment)}"
 
     def __str__(self) -> str:
-        d = self.deployment
-        split = f"TP{d.tp}" + (f" EP{d.ep}" if d.ep > 1 else "")
-        return f"{self.model} on {self.candidate}, {self.engine} {self.precision} {split}"
+        return f"{self.model} on {self.candidate}, {self.way}"
 
 
 class Option(NamedTuple):
@@ -71,12 +75,21 @@ class Left(NamedTuple):
 
     what: str
     why: str
+    prediction: Prediction | None = None  # the surest, where none is sure enough
+
+
+class Beaten(NamedTuple):
+    """An option that need not be looked at: another does all that it does with no more accelerators."""
+
+    option: Option
+    by: Option
 
 
 class Choice(NamedTuple):
     """All that could be bought, with the curves that it rests on."""
 
     options: tuple[Option, ...]
+    beaten: tuple[Beaten, ...]  # options that another makes needless
     curves: dict[tuple[str, str], Curve]  # (configuration, tier)
     left: tuple[Left, ...]
     configs: dict[str, Config]  # every one that has a curve, also if the plan has no use for it
@@ -102,62 +115,72 @@ def choice(
         configs[str(found)] = found
         options += _served(found, tiers, performance, extrapolate, curves, left)
     kept = [option for option in options if not any(_better(other, option) for other in options)]
-    return Choice(tuple(kept), curves, tuple(left), configs)
+    beaten = []
+    for option in options:
+        by = next((other for other in kept if _better(other, option)), None)
+        if by is not None:  # whoever beats one that beats another beats that, too
+            beaten.append(Beaten(option, by))
+    return Choice(tuple(kept), tuple(beaten), curves, tuple(left), configs)
 
 
 def _configs(demand: Demand) -> Iterator[Config | Left]:
     for key, candidate in demand.candidates.items():
         part = accelerator(candidate.accelerator)
         for model, wanted in demand.models.items():
+            sizes = architecture(wanted.name)
             for engine in candidate.engines:
                 for precision in wanted.precisions:
-                    for tp in candidate.tp:
-                        for ep in candidate.ep:
-                            yield from _config(
-                                key, candidate, part, model, wanted.name, engine, precision, wanted.kv, tp, ep
-                            )
+                    yield from _split(key, candidate, part, model, sizes, engine, precision, wanted.kv)
 
 
-def _config(
+def _split(
     key: str,
     candidate: Candidate,
     part: Accelerator,
     model: str,
-    serving_name: str,
+    sizes: Architecture,
     engine: str,
     precision: str,
     kv: str,
-    tp: int,
-    ep: int,
 ) -> Iterator[Config | Left]:
-    sizes = architecture(serving_name)
-    if ep > tp or (ep > 1 and not sizes.experts):
-        return
-    deployment = Deployment(
-        architecture=sizes,
-        accelerator=part,
-        engine=engine,
-        weight_bits=BITS[precision],
-        kv_bits=BITS[kv],
-        tp=tp,
-        ep=ep,
-    )
-    kv_tokens = deployment.kv_tokens()
-    found = Config(key, model, engine, precision, deployment, kv_tokens)
-    per_node = part.gpus_per_node
-    if deployment.gpus > part.scale_up_gpus:
-        yield Left(str(found), f"only {part.scale_up_gpus} accelerators share a fabric")
-    elif deployment.gpus % per_node and per_node % deployment.gpus:
-        yield Left(str(found), f"neither divides a node of {per_node} nor fills whole ones")
-    elif precision == "fp4" and part.fp4_flop_per_s is None:
-        yield Left(str(found), "no unit for 4 bits")
-    elif precision == "fp8" and part.fp8_flop_per_s is None:
-        yield Left(str(found), "no unit for 8 bits")
-    elif kv_tokens <= 0:
-        need, have = deployment.weight_bytes_per_gpu / B_PER_GB, part.memory_bytes / B_PER_GB
-        yield Left(str(found), f"{need:.0f} GB of weights leave no room for a cache in {have:.0f} GB")
-    else:
-        yield found
+    def config(split: Split) -> Config:
+        deployment = Deployment(
+            architecture=sizes,
+            accelerator=part,
+            engine=engine,
+            weight_bits=BITS[precision],
+            kv_bits=BITS[kv],
+            stage_link_bytes_per_s=candidate.stage_gb_per_s * B_PER_GB,
+            **split._asdict(),
+        )
+        return Config(
+            key, model, engine, precision, deployment, deployment.kv_tokens(), taken_gpus(part, split)
+        )
+
+    flat = [config(split) for split in stages(candidate, part, sizes)]
+    fits_in_one = any(one.kv_tokens > 0 and one.deployment.gpus <= part.scale_up_gpus for one in flat)
+    for pp in depths(candidate, sizes, fits_in_one=fits_in_one):
+        for one in flat:
+            found = config(split_of(one.deployment)._replace(pp=pp))
+            why = _impossible(found, part)
+            yield found if why is None else Left(str(found), why)
+
+
+def _impossible(config: Config, part: Accelerator) -> str | None:
+    """Return why a configuration cannot run, or None."""
+    d, per_node = config.deployment, part.gpus_per_node
+    if d.stage_gpus > part.scale_up_gpus:
+        return f"only {part.scale_up_gpus} accelerators share a fabric"
+    if d.gpus % per_node and per_node % d.gpus:
+        return f"neither divides a node of {per_node} nor fills whole ones"
+    if config.precision == "fp4" and part.fp4_flop_per_s is None:
+        return "no unit for 4 bits"
+    if config.precision == "fp8" and part.fp8_flop_per_s is None:
+        return "no unit for 8 bits"
+    if config.kv_tokens <= 0:
+        need, have = d.weight_bytes_per_gpu / B_PER_GB, part.memory_bytes / B_PER_GB
+        return f"{need:.0f} GB of weights leave no room for a cache in {have:.0f} GB"
+    return None
 
 
 def _served(
@@ -173,7 +196,12 @@ def _served(
     reached: dict[str, Reached] = {}
     for tier in own:
         lengths = tier.input_tok, tier.output_tok
-        most = min(MOST_BATCH, int(config.kv_tokens / (tier.input_tok + tier.output_tok)))
+        d = config.deployment
+        most = min(
+            MOST_BATCH * d.attn_dp * d.pp,
+            MOST_USERS,
+            int(config.kv_tokens / (tier.input_tok + tier.output_tok)),
+        )
         if lengths not in asked:
             slowest = min(t.tok_per_s for t in own if (t.input_tok, t.output_tok) == lengths)
             whole = curve(
@@ -186,10 +214,7 @@ def _served(
             )
             asked[lengths] = whole if extrapolate else _sure(whole)
             if not asked[lengths].points:
-                why = (
-                    f"prediction is {whole.points[0].prediction.klass}" if whole.points else "no room for one"
-                )
-                left.append(Left(str(config), f"{why} (--extrapolate takes it)" if whole.points else why))
+                left.append(_unsure(config, whole))
         curves[str(config), tier.name] = asked[lengths]
         at = asked[lengths].at_promise(ttft_s=tier.ttft_s, tok_per_s=tier.tok_per_s)
         if at is not None:
@@ -203,6 +228,32 @@ def _served(
                 )
             )
     return list(_by_batch(config, own, asked, reached))
+
+
+def beyond(prediction: Prediction) -> str:
+    """Return in words which quantities of a prediction leave what was measured, and how far."""
+    reasons = "; ".join(map(str, prediction.outside))
+    return f"prediction is {prediction.klass}" + (f": {reasons}" if reasons else "")
+
+
+def widened(prediction: Prediction) -> str:
+    """Return in words what leaving it does to the interval of the time per token; "" where nothing."""
+    if prediction.tpot_if_interpolated_s is None:
+        return ""
+    inside = prediction.tpot_if_interpolated_s
+    return f"{_around(prediction.tpot_s)}, where an interpolated one has {_around(inside)}"
+
+
+def _around(interval: Interval) -> str:
+    return f"{interval.low / interval.value - 1.0:+.0%} to {interval.high / interval.value - 1.0:+.0%}"
+
+
+def _unsure(config: Config, whole: Curve) -> Left:
+    """Return why no prediction of a curve may be used: by the one that leaves least what was measured."""
+    if not whole.points:
+        return Left(str(config), "no room for one")
+    least = min((point.prediction for point in whole.points), key=lambda found: len(found.outside))
+    return Left(str(config), f"{beyond(least)} (--extrapolate takes it)", least)
 
 
 def _sure(whole: Curve) -> Curve:

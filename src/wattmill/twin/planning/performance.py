@@ -113,6 +113,7 @@ class Curve(NamedTuple):
             requests_per_s=batch / seconds,
             klass=nearer.prediction.klass,
             nearest=nearer.prediction.nearest,
+            nearer=nearer.prediction,
         )
 
 
@@ -125,6 +126,7 @@ class Reached(NamedTuple):
     requests_per_s: float  # batch over the time that a request takes (Little's law)
     klass: Class
     nearest: str | None
+    nearer: Prediction  # of the two that it lies between
 
 
 def _kept(point: Point, limit_s: float, ttft_s: float, slower: float, ttft_slower: float) -> bool:

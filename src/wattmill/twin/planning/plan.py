@@ -36,13 +36,18 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     precision: str
     tp: int
-    ep: int
+    ep: int  # devices over which whole experts are spread
+    pp: int  # pipeline stages
+    attn_dp: int  # groups of `tp` that hold different sequences
     replicas: int
     batch: int
     bound_by: str  # what keeps the batch from being larger
+    instead: str  # the split that came next, and what holds it back
     tiers: dict[str, float]  # mean requests per second
     klass: Class
     nearest: str | None
+    beyond: str  # which quantities leave what was measured, and how far; "": none does
+    widened: str  # what that does to the interval of the time per token
     kv_tokens: int
 
 

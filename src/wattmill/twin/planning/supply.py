@@ -16,6 +16,10 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pass
 
 
+Ways = Annotated[tuple[Annotated[int, Meta(ge=1, le=576)], ...], Meta(min_length=1)]
+"""Numbers of parts into which a replica may be split."""
+
+
 class AllIn(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="pay", tag="all-in"
 ):
@@ -86,15 +90,40 @@ class Candidate(_Section, frozen=True, kw_only=True):
         "vllm",
     )
     tp: Annotated[
-        tuple[Annotated[int, Meta(ge=1, le=64)], ...],
+        Ways | None,
         Meta(
-            min_length=1, description="Over how many accelerators a replica may be split (tensor parallel)."
+            description="Over how many accelerators attention and dense layers may be split (tensor "
+            "parallel). Absent: every power of two in one fabric that divides the heads."
         ),
-    ] = (1, 2, 4, 8)
+    ] = None
+    attn_dp: Annotated[
+        Ways | None,
+        Meta(
+            description="So many groups of `tp` hold different sequences and share their experts (attention "
+            "data parallel). Absent: with experts, every power of two in one fabric; else 1."
+        ),
+    ] = None
     ep: Annotated[
-        tuple[Annotated[int, Meta(ge=1, le=64)], ...],
-        Meta(min_length=1, description="Over how many of those whole experts are spread."),
-    ] = (1,)
+        Ways | None,
+        Meta(
+            description="Over how many accelerators of a stage whole experts are spread. Absent: 1 and all "
+            "of them, where the number of experts can be divided so."
+        ),
+    ] = None
+    pp: Annotated[
+        Ways | None,
+        Meta(
+            description="Pipeline stages, which may stand in different nodes. Absent: 1, or where the model "
+            "does not fit into one fabric, 2, 4, 8 and 16."
+        ),
+    ] = None
+    stage_gb_per_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="Between stages, 10^9 bytes per second an accelerator (50: a 400 Gbit/s port each).",
+        ),
+    ] = 50.0
     all_in_kw_per_gpu: Annotated[
         Given | None,
         Meta(
