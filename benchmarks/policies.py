@@ -24,6 +24,7 @@ import numpy as np
 from policies_fleet import MODEL, PLACES, PRIVACY_SHARES, REFUSED_USD, WEIGHTS
 from policies_rivals import RIVALS
 from wattmill.scheduling.policies import POLICIES
+from wattmill.twin.bound.ascent import refined
 from wattmill.twin.bound.lp import Solved, capacity_per_s, lower_bound
 from wattmill.twin.bound.search import Found, better_schedule
 from wattmill.twin.bound.terms import terms
@@ -38,6 +39,8 @@ from wattmill.vocab.caller import Caller
 HERE = Path(__file__).resolve().parent
 LOADS = (0.5, 0.8, 1.1)
 CACHED_LOADS = (0.5,)
+HALVINGS = 2
+"""So often the bound's windows are cut in two after the programme is solved."""
 SEED = 7
 REFRESH_US = 250_000
 """How old the gateway's view may be: a worker looks four times a second. Load is counted at once."""
@@ -99,7 +102,7 @@ def experiment(
     used = terms(works, places, model=MODEL, caller=CALLER, **worth)
     begun = time.perf_counter()
     span_s = works[-1].at_us / US_PER_S
-    solved = lower_bound(used, window_s=span_s / windows)
+    solved = refined(lower_bound(used, window_s=span_s / windows), halvings=HALVINGS)
     bound_s = time.perf_counter() - begun
     rows: dict[str, dict[str, Any]] = {}
     placements: dict[str, list[int]] = {}
@@ -127,7 +130,7 @@ def experiment(
         "capacity_per_s": capacity,
         "span_s": span_s,
         "rows": rows,
-        "bound": _bound(solved, span_s / windows, bound_s),
+        "bound": _bound(solved, bound_s),
         "search": _search(found, start, time.perf_counter() - begun),
     }
 
@@ -141,7 +144,7 @@ def _row(told: Result, bound_usd: float) -> dict[str, Any]:
     }
 
 
-def _bound(solved: Solved, window_s: float, wall_s: float) -> dict[str, Any]:
+def _bound(solved: Solved, wall_s: float) -> dict[str, Any]:
     names = [place.name for place in solved.terms.places]
     prices = {
         name: {
@@ -154,7 +157,7 @@ def _bound(solved: Solved, window_s: float, wall_s: float) -> dict[str, Any]:
     }
     return {
         "usd": solved.bound.usd,
-        "window_s": window_s,
+        "window_s": float(solved.edges_s[1]),
         "windows": len(solved.edges_s),
         "wall_s": wall_s,
         "programme_usd": solved.programme_usd,
@@ -242,7 +245,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results/policies.json")
     parser.add_argument("--requests", type=int, help="only so many of each trace (a smoke test)")
     parser.add_argument("--load", type=float, action="append", help="instead of 0.5, 0.8 and 1.1")
-    parser.add_argument("--windows", type=int, default=32, help="windows of the bound")
+    parser.add_argument(
+        "--windows", type=int, default=24, help="windows of the programme; each is cut in four"
+    )
     parser.add_argument("--rounds", type=int, default=24, help="rounds of the search for a better schedule")
     args = parser.parse_args()
     reports = []

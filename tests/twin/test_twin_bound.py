@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_places import MODEL, MS_PS, batch, stream, works
 
+from wattmill.twin.bound.ascent import refined, split
 from wattmill.twin.bound.certificate import Prices, certified, mended
 from wattmill.twin.bound.lp import capacity_per_s, lower_bound
 from wattmill.twin.bound.search import better_schedule
@@ -64,7 +65,10 @@ FLEETS = [
 )
 def test_no_schedule_beats_the_solved_bound(trace: list[Work], places: list[Place], window_s: float) -> None:
     best = best_usd(trace, places)
-    assert lower_bound(used(trace, places), window_s=window_s).bound.usd <= best * (1 + 1e-9)
+    solved = lower_bound(used(trace, places), window_s=window_s)
+    assert solved.bound.usd <= best * (1 + 1e-9)
+    finer = refined(solved, halvings=1, rounds=4)
+    assert solved.bound.usd <= finer.bound.usd <= best * (1 + 1e-9)
 
 
 prices = st.floats(0, 1e-2) | st.floats(0, 10.0)
@@ -86,6 +90,21 @@ def test_no_schedule_beats_the_bound_of_any_prices(
     bound = certified(used(trace, places), edges, any_prices)
     best = best_usd(trace, places)
     assert bound.usd <= best * (1 + 1e-9)
+
+
+def test_windows_cut_in_two_prove_as_much_and_ascent_more() -> None:
+    """Mixed work that must partly be refused: a programme's prices, of groups, refuse too much of it."""
+    rng = np.random.default_rng(5)
+    trace = [
+        Work(at_us=i * 20_000, input_tok=int(n), output_tok=int(m), max_output_tok=64)
+        for i, (n, m) in enumerate(zip(rng.integers(50, 900, 300), rng.integers(1, 64, 300), strict=True))
+    ]
+    solved = lower_bound(used(trace, [batch("only", kv_tok=65_536)]), window_s=2.0)
+    edges_s, prices = split(solved.edges_s, solved.prices)
+    halved = certified(solved.terms, edges_s, prices)
+    assert len(edges_s) == 2 * len(solved.edges_s) - 1
+    assert halved.usd >= solved.bound.usd * (1 - 1e-9)
+    assert refined(solved, halvings=1).bound.usd > 1.01 * solved.bound.usd
 
 
 def crowd(count: int, every_us: int, output_tok: int = 60) -> list[Work]:

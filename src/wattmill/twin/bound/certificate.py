@@ -83,6 +83,7 @@ class Bound(NamedTuple):
     usd: float
     of_work_usd: Floats  # what each piece of work pays, windows' constants not taken off
     place: Ints  # cheapest place for each; -1: refusal
+    last: Ints  # the window in which it ends there; -1: refusal
 
 
 def mended(place: PlaceTerms, prices: Prices, *, usd_per_s: float) -> Prices:
@@ -99,10 +100,18 @@ def mended(place: PlaceTerms, prices: Prices, *, usd_per_s: float) -> Prices:
         slots, held, tangent = np.zeros_like(slots), np.zeros_like(held), np.zeros_like(tangent)
     else:
         slots[-1] = held[-1] = tangent[-1] = 0.0
-        owed = slots * place.slots + held * place.held_tok + load * place.bend * tangent**2
-        time = np.maximum(time, owed / place.step_s)
+        owed = owed_usd_per_s(place, Prices(time, slots, held, room, alone, tangent, load))
+        time = np.maximum(time, owed)
     time[-1] = 0.0
     return Prices(time, slots, held, room, alone, tangent, load)
+
+
+def owed_usd_per_s(place: PlaceTerms, p: Prices) -> Floats:
+    """Return what a second of the place's time must cost at the least, so that steps are worth their time."""
+    usd: Floats = (
+        p.slots * place.slots + p.held * place.held_tok + p.load * place.bend * p.tangent**2
+    ) / place.step_s
+    return usd
 
 
 def certified(terms: Terms, edges_s: Floats, prices: list[Prices]) -> Bound:
@@ -112,16 +121,18 @@ def certified(terms: Terms, edges_s: Floats, prices: list[Prices]) -> Bound:
     lengths_s = np.append(np.diff(edges_s), 0.0)  # the last has no end, and its prices are 0
     best = np.full(len(terms.at_s), terms.refused_usd)
     chosen = np.full(len(terms.at_s), -1, dtype=np.int64)
+    ends = np.full(len(terms.at_s), -1, dtype=np.int64)
     constant = 0.0
     for at, (place, raw) in enumerate(zip(terms.places, prices, strict=True)):
         p = mended(place, raw, usd_per_s=terms.usd_per_s)
         constant += float(np.sum((p.time * place.width + p.room * place.room) * lengths_s))
         arrived = windows_of(terms.at_s + place.overhead_s, edges_s)
-        value = _cheapest(place, p, arrived, lengths_s, windows, terms.usd_per_s, best)
+        value, last = _cheapest(place, p, arrived, lengths_s, windows, terms.usd_per_s, best)
         better = value < best
         best = np.where(better, value, best)
         chosen[better] = at
-    return Bound(float(best.sum()) - constant, best, chosen)
+        ends[better] = last[better]
+    return Bound(float(best.sum()) - constant, best, chosen, ends)
 
 
 def windows_of(at_s: Floats, edges_s: Floats) -> Ints:
@@ -148,15 +159,16 @@ def _cheapest(
     windows: int,
     usd_per_s: float,
     enough: Floats,
-) -> Floats:
-    """Return the least that each piece of work pays at `place` over all last windows; above `enough` it may
-    be any number that is too small by nothing that matters: whoever waits for more than that has a better
-    way."""
+) -> tuple[Floats, Ints]:
+    """Return the least that each piece of work pays at `place` over all last windows, and that window; above
+    `enough` it may be any number that is too small by nothing that matters: whoever waits for more than that
+    has a better way."""
     rates = use_prices(place, p)
     wait = np.maximum(usd_per_s + p.room - p.load - p.alone, 0.0) * lengths_s
     fixed = place.money_usd + usd_per_s * place.overhead_s
     who = np.flatnonzero(fixed < enough)
     result = np.full(len(fixed), np.inf)
+    ends = arrived.copy()
     start = arrived[who]
     uses, base = place.uses[:, who], fixed[who]
     cheapest = rates[:, start]
@@ -176,5 +188,8 @@ def _cheapest(
         if offset > 1:
             waited = waited + wait[last - 1]
         cheapest = np.minimum(cheapest, rates[:, last])
-        least = np.minimum(least, base + waited + np.sum(cheapest * uses, axis=0))
-    return result
+        value = base + waited + np.sum(cheapest * uses, axis=0)
+        sooner = value < least
+        least = np.where(sooner, value, least)
+        ends[who[sooner]] = last[sooner]
+    return result, ends

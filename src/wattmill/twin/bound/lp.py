@@ -10,6 +10,7 @@ f has been worked on by then.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,6 +34,9 @@ at all of them."""
 SCALES = (1.0, 0.9, 0.75, 0.5, 0.3, 0.15, 0.05, 0.0)
 """Prices of capacity are also tried at these parts: where work must be refused, those of groups can be too
 high for single pieces of work, and any prices are valid."""
+
+INNER = (0.25, 0.5, 0.75, 0.9, 0.97)
+"""Where prompts and answers are cut into cells."""
 
 _TANGENTS = 10
 
@@ -75,25 +79,31 @@ def _at_scale(terms: Terms, edges_s: Floats, raw: list[Prices], scale: float) ->
     return prices, certified(terms, edges_s, prices)
 
 
-def grouped(terms: Terms, edges_s: Floats, *, cells: int = 3) -> Groups:
-    """Put work of one window together that may go to the same places and is about as long."""
-    window = windows_of(terms.at_s, edges_s)
+def grouped(terms: Terms, edges_s: Floats) -> Groups:
+    """Put work of one window together that may go to the same places, with prompts and answers about as long.
+
+    Places differ in what a prompt costs against an answer, and few pieces of work make most of the load:
+    hence two measures, and cells that become finer towards the largest.
+    """
+    prompt = np.max([place.uses[PROMPT_S] for place in terms.places], axis=0)
+    rest = np.min(
+        [
+            place.uses[ALONE_S] - place.uses[PROMPT_S] + place.step_s * place.uses[PRESENCES]
+            for place in terms.places
+        ],
+        axis=0,
+    )
+    return _groups(terms, windows_of(terms.at_s, edges_s), prompt, rest, INNER)
+
+
+def _groups(terms: Terms, window: Ints, one: Floats, other: Floats, inner: Sequence[float]) -> Groups:
     allowed = np.zeros(len(terms.at_s), dtype=np.int64)
     for place in terms.places:
         allowed = 2 * allowed + np.isfinite(place.money_usd)
-    alone = np.min(
-        [place.uses[ALONE_S] + place.step_s * place.uses[PRESENCES] for place in terms.places], axis=0
-    )
-    money = np.min([place.money_usd for place in terms.places], axis=0)
-    key = np.stack([window, allowed, _cells(alone, cells), _cells(money, cells)])
-    kinds, of = np.unique(key, axis=1, return_inverse=True)
+    cells = [np.searchsorted(np.quantile(values, inner), values) for values in (one, other)]
+    kinds, of = np.unique(np.stack([window, allowed, *cells]), axis=1, return_inverse=True)
     of = np.asarray(of).reshape(-1)
     return Groups(of, kinds[0], np.bincount(of).astype(float))
-
-
-def _cells(values: Floats, cells: int) -> Ints:
-    inner = np.quantile(values, np.arange(1, cells) / cells)
-    return np.asarray(np.searchsorted(inner, values), dtype=np.int64)
 
 
 def capacity_per_s(terms: Terms) -> float:
@@ -101,7 +111,12 @@ def capacity_per_s(terms: Terms) -> float:
 
     A linear programme on groups of alike work: it spreads them so that the busiest place is the least busy.
     """
-    groups = grouped(terms, np.zeros(1), cells=6)
+    alone = np.min(
+        [place.uses[ALONE_S] + place.step_s * place.uses[PRESENCES] for place in terms.places], axis=0
+    )
+    money = np.min([place.money_usd for place in terms.places], axis=0)
+    window = np.zeros(len(terms.at_s), dtype=np.int64)
+    groups = _groups(terms, window, alone, money, [part / 6 for part in range(1, 6)])
     count, places = len(groups.size), terms.places
     rows, columns, values = [np.arange(count)] * len(places), [], [np.ones(count)] * len(places)
     for at, place in enumerate(places):
