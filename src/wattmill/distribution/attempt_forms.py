@@ -324,13 +324,21 @@ class Assembling(Streamed):
         if self._bytes > MAX_WHOLE_BYTES and not self.booked:
             self.malformed(f"an answer of more than {MAX_WHOLE_BYTES} bytes cannot be assembled")
 
+    def take_in(self, events: list[bytes]) -> None:
+        """Take the last events, before the end is booked: raises `OddAnswer` if they make no answer."""
+        for event in events:
+            self._assembler.add(event)
+
+    def _cut(self, shown: list[bytes]) -> None:
+        self.take_in(shown)
+        super()._cut([])
+
     def _done(self, shown: list[bytes]) -> None:
+        self.take_in(shown)
         exchange = self.exchange
         if exchange.services.cascade is None:
-            super()._done(shown)
+            super()._done([])
             return
-        for event in shown:
-            self._assembler.add(event)
         usage, source = self.tally.reading(exchange.estimated_prompt_tok)
         why = exchange.goes_on(self, self._assembler.answer())
         self.book("finished", usage, source, error=why)

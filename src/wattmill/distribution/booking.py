@@ -222,6 +222,9 @@ class Booking:
             metrics.count("wattmill_journal_failures_total")
             gateway.journal_failed_s = now
             spend = reserved(self.grant)
+        except BaseException:  # a defect; its caller tells it. Nothing stands in the journal: in doubt, too
+            spend = reserved(self.grant)
+            raise
         finally:
             services.purse.settle(self.grant, spend)
             gateway.attempts.discard(self)

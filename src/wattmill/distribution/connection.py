@@ -405,6 +405,13 @@ class Connection(Reading):
             self._write(framed)
         self._served()
 
+    def fail(self, head: bytes, body: bytes) -> None:
+        """End the present answer by an error: in words if nothing was written of it, else by breaking off."""
+        if self._streaming:
+            self.break_off()
+        else:
+            self.answer(head, body)
+
     def break_off(self) -> None:
         """End an answer that cannot be completed, so that the client can tell."""
         self.flush()

@@ -15,6 +15,7 @@ import msgspec
 from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt
 from wattmill.distribution.attempt_forms import Assembling, Passing, Streamed, drained, through
+from wattmill.distribution.doors.chat import choice_of_answer
 from wattmill.distribution.spec import MAX_WHOLE_BYTES
 from wattmill.distribution.sse import EventTooLongError
 from wattmill.distribution.whole_answer import Whole
@@ -202,6 +203,11 @@ class DoorAssembling(Assembling):
 
     __slots__ = ()
 
+    def take_in(self, events: list[bytes]) -> None:
+        super().take_in(events)
+        if self.exchange.door is not None:
+            choice_of_answer(self._assembler.answer())  # the door will read it so
+
     def tell(self, head: bytes, body: bytes, usage: Usage | None) -> None:
         _tell_whole(self, head, body, usage, native=False)
 
@@ -239,6 +245,8 @@ class DoorWhole(Whole):
         if reading.failure is not None:
             self.malformed(reading.failure)
             return
+        if x.door is not None and not self._is_native:
+            choice_of_answer(chat)  # the door will read it so
         self.first_s = x.services.clock.now()
         self.came_first()
         why = x.goes_on(self, chat) if x.services.cascade is not None else None

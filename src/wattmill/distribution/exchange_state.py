@@ -21,6 +21,7 @@ from wattmill.distribution.http import HttpRequest
 from wattmill.distribution.known_body import KnownBody
 from wattmill.distribution.prompt_count import PromptCount
 from wattmill.distribution.wire import Draft
+from wattmill.models.engines.odd_answer import OddAnswer
 from wattmill.vocab.caller import Caller
 from wattmill.vocab.fact import Refused
 from wattmill.vocab.ids import request_id
@@ -206,9 +207,12 @@ class ExchangeState:
         if self.continuing is not None:
             break_off_stream(self, refusal)  # type: ignore[arg-type]
             return
-        shape = None if self.door is None else self.door.door.error_body(refusal, self.id)
-        head, body = answers.error_answer(refusal, self.id, body=shape)
+        head, body = self._told(refusal)
         self.conn.answer(head + self.head_lines, body)
+
+    def _told(self, refusal: Refusal) -> tuple[bytes, bytes]:
+        shape = None if self.door is None else self.door.door.error_body(refusal, self.id)
+        return answers.error_answer(refusal, self.id, body=shape)
 
     def _is_served(self, model: str) -> bool:
         """Whether a name, as asked, is one that some place knows; callers can make up any number."""
@@ -248,10 +252,21 @@ class ExchangeState:
             self.crashed(error)
 
     def crashed(self, error: Exception) -> None:
-        """A step has raised what nobody planned."""
-        self.gateway.defect(self.id, error)
-        refusal = Refusal(code="internal", message=f"a defect in wattmill, logged under {self.id}")
-        if self.attempt is not None:
-            self.attempt.crashed(refusal)
+        """A step has raised what nobody planned, or met an answer that cannot be read."""
+        attempt = self.attempt
+        if isinstance(error, OddAnswer):
+            if attempt is not None and not attempt.booked:
+                self.guarded(attempt.malformed, str(error))
+                return
+            refusal = Refusal(code="upstream_failed", message=str(error))
+        else:
+            self.gateway.defect(self.id, error)
+            refusal = Refusal(code="internal", message=f"a defect in wattmill, logged under {self.id}")
+        if attempt is not None:
+            attempt.crashed(refusal)
         elif not self.over:
             self.refuse(refusal)
+        else:
+            client: object = self.conn.client
+            if client is self:  # booked and counted as over, but its client has not heard the end
+                self.conn.fail(*self._told(refusal))

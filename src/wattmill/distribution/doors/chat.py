@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from wattmill.models.engines.odd_answer import OddAnswer
+
 
 class Named(msgspec.Struct, gc=False):
     """A function or custom tool in a call; in a stream each piece holds a part."""
@@ -61,15 +63,20 @@ _chunk = msgspec.json.Decoder(Chunk).decode
 
 
 def choice_of(event: bytes) -> Choice | None:
-    """Return the (only) choice of an event `data: {...}`; None where it has none."""
+    """Return the (only) choice of an event `data: {...}`; None where it has none. Raises `OddAnswer`."""
     if not event.startswith(b"data: {"):
         return None
-    return _first(_chunk(event[6:]))
+    return _first(event[6:])
 
 
 def choice_of_answer(body: bytes) -> Choice | None:
-    return _first(_chunk(body))
+    """Return the (only) choice of a whole answer. Raises `OddAnswer`."""
+    return _first(body)
 
 
-def _first(chunk: Chunk) -> Choice | None:
+def _first(body: bytes) -> Choice | None:
+    try:
+        chunk = _chunk(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise OddAnswer(f"a part of the answer has no known shape: {error}") from error
     return chunk.choices[0] if chunk.choices else None

@@ -124,18 +124,20 @@ Growing = GrowingText | GrowingCall
 
 
 def _logprobs(told: Any) -> list[Any]:
-    """Return a chat chunk's log-probabilities in this protocol's shape."""
-    content = told.get("content") if isinstance(told, dict) else None
+    """Return a chat chunk's log-probabilities in this protocol's shape; what has another one is left out."""
     return [
-        {
-            "token": one.get("token", ""),
-            "bytes": one.get("bytes") or [],
-            "logprob": one.get("logprob", 0.0),
-            "top_logprobs": [
-                {"token": t.get("token", ""), "bytes": t.get("bytes") or [], "logprob": t.get("logprob", 0.0)}
-                for t in one.get("top_logprobs") or ()
-            ],
-        }
-        for one in content or ()
-        if isinstance(one, dict)
+        {**_logprob(one), "top_logprobs": [_logprob(t) for t in _objects(one.get("top_logprobs"))]}
+        for one in _objects(told.get("content") if isinstance(told, dict) else None)
     ]
+
+
+def _logprob(one: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "token": one.get("token", ""),
+        "bytes": one.get("bytes") or [],
+        "logprob": one.get("logprob", 0.0),
+    }
+
+
+def _objects(told: Any) -> list[dict[str, Any]]:
+    return [one for one in told if isinstance(one, dict)] if isinstance(told, list) else []

@@ -182,6 +182,12 @@ def retouched(said: bytes, ours: dict[str, Any]) -> bytes:
     if not said.startswith(_WITH_RESPONSE):
         return said
     head, _, data = said.partition(b"\ndata: ")
-    body = msgspec.json.decode(data, type=dict[str, Any])
-    body["response"] = {**body["response"], **ours}
+    try:
+        body = msgspec.json.decode(data, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return said
+    response = body.get("response")
+    if not isinstance(response, dict):
+        return said  # not ours to mend
+    body["response"] = {**response, **ours}
     return b"%b\ndata: %b" % (head, encode(body))

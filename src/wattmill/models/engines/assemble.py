@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from wattmill.models.engines.odd_answer import OddAnswer
 from wattmill.vocab.request import Endpoint
 
 _OBJECTS: dict[str, str] = {"chat": "chat.completion", "completions": "text_completion"}
@@ -26,7 +27,14 @@ class Assembler:
         self._choices: dict[int, dict[str, Any]] = {}
 
     def add(self, event: bytes) -> None:
-        """Take one event; what is no `data: {...}` adds nothing."""
+        """Take one event; what is no `data: {...}` adds nothing. Raises `OddAnswer` for a shape of which no
+        answer can be made."""
+        try:
+            self._add(event)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise OddAnswer(f"a part of the answer has no known shape: {error!r}") from error
+
+    def _add(self, event: bytes) -> None:
         for line in event.splitlines():
             if not line.startswith(b"data:"):
                 continue

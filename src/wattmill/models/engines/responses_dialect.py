@@ -132,7 +132,7 @@ class ResponsesDialect:
                 named = {"name": item.get("name"), field: item.get(field)}
                 calls.append({"id": item.get("call_id"), "type": kind, kind: named})
                 continue
-            for part in (*(item.get("content") or ()), *(item.get("summary") or ())):
+            for part in (*_parts(item.get("content")), *_parts(item.get("summary"))):
                 match part.get("type"):
                     case "output_text":
                         texts.append(str(part.get("text", "")))
@@ -167,6 +167,10 @@ class ResponsesDialect:
             "response": answer,
         }
         return [b"event: response.incomplete\ndata: %b\n\n" % encode(body)]
+
+
+def _parts(told: Any) -> list[dict[str, Any]]:
+    return [part for part in told if isinstance(part, dict)] if isinstance(told, list) else []
 
 
 def _finish(answer: _Answer, calls: bool) -> str:

@@ -13,13 +13,11 @@ import msgspec
 
 from wattmill.models.engines.contract import Adapter
 from wattmill.models.engines.known_event import KnownEvent, learn
-from wattmill.models.engines.usage import OpenAIUsage, Timings, from_openai, from_timings
-from wattmill.units import MS_PER_S, US_PER_S
+from wattmill.models.engines.usage import OpenAIUsage, Timings, from_openai, from_timings, us_of
 from wattmill.vocab.fact import UsageSource
 from wattmill.vocab.request import Endpoint
 from wattmill.vocab.usage import ImpossibleUsage, Usage
 
-_US_PER_MS = US_PER_S // MS_PER_S
 _TRIES = 3  # to know an event by the bytes around its text
 
 
@@ -287,11 +285,11 @@ class Tally:
 
     @property
     def prefill_us(self) -> int | None:
-        return None if self._timings is None else int(self._timings.prompt_ms * _US_PER_MS)
+        return None if self._timings is None else us_of(self._timings.prompt_ms)
 
     @property
     def decode_us(self) -> int | None:
-        return None if self._timings is None else int(self._timings.predicted_ms * _US_PER_MS)
+        return None if self._timings is None else us_of(self._timings.predicted_ms)
 
     def reading(self, prompt_tok: int | None = None) -> tuple[Usage | None, UsageSource]:
         """Return what is known now.
@@ -367,8 +365,8 @@ def read_answer(adapter: Adapter, endpoint: Endpoint, body: bytes) -> Reading:
         "unmetered" if usage is None else "measured",
         finish,
         said.id,
-        None if times is None else int(times.prompt_ms * _US_PER_MS),
-        None if times is None else int(times.predicted_ms * _US_PER_MS),
+        None if times is None else us_of(times.prompt_ms),
+        None if times is None else us_of(times.predicted_ms),
         failure,
     )
 

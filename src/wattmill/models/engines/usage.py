@@ -5,11 +5,16 @@ Streamed and not streamed go through the same functions, so the same work gives 
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from wattmill.units import MS_PER_S, US_PER_S
 from wattmill.vocab.usage import ImpossibleUsage, Usage, checked
 
 _MOST_TOK = 1 << 40  # beyond this a count is a defect of the engine, whatever the model
+_MOST_MS = 1e9  # beyond eleven days a time is one, too
+_US_PER_MS = US_PER_S // MS_PER_S
 
 
 class _PromptDetails(msgspec.Struct):
@@ -48,14 +53,22 @@ class OpenAIUsage(msgspec.Struct):
     cached_tokens: int | None = None
 
 
+Counted = Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOK)]
+
+
 class Timings(msgspec.Struct):
     """llama.cpp's own measurement of one request. `prompt_ms` excludes queueing."""
 
-    prompt_n: int = 0  # computed
-    cache_n: int = 0  # taken from the cache
-    predicted_n: int = 0
+    prompt_n: Counted = 0  # computed
+    cache_n: Counted = 0  # taken from the cache
+    predicted_n: Counted = 0
     prompt_ms: float = 0.0
     predicted_ms: float = 0.0
+
+
+def us_of(told_ms: float) -> int | None:
+    """Return a time that an engine told, in microseconds; None if it cannot be one. Books hold 64 bits."""
+    return int(told_ms * _US_PER_MS) if 0.0 <= told_ms <= _MOST_MS else None
 
 
 def from_openai(wire: OpenAIUsage) -> Usage:
@@ -127,7 +140,13 @@ def from_anthropic(wire: AnthropicUsage) -> Usage:
     """Return checked usage; raises `ImpossibleUsage` with the numbers."""
     cached_tok, cache_write_tok = wire.cache_read_input_tokens or 0, wire.cache_creation_input_tokens or 0
     computed_tok = wire.input_tokens or 0
-    for name, value in (("input_tokens", computed_tok), ("output_tokens", wire.output_tokens or 0)):
+    told = {
+        "input_tokens": computed_tok,
+        "output_tokens": wire.output_tokens or 0,
+        "cache_read_input_tokens": cached_tok,
+        "cache_creation_input_tokens": cache_write_tok,
+    }
+    for name, value in told.items():
         if not 0 <= value <= _MOST_TOK:
             raise ImpossibleUsage(f"invalid usage: {name} is {value}, which cannot be true")
     details = wire.output_tokens_details
