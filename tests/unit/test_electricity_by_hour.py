@@ -58,6 +58,12 @@ def test_the_first_hours_that_fit_count_in_the_tables_own_time() -> None:
     assert now_of(house, None) == Now("0.25", 300.0)
 
 
+def test_hours_that_end_before_they_begin_go_over_midnight() -> None:
+    night = Electricity(usd_per_kwh="0.25", source="t", hours=(Hours(from_h=22, to_h=6, usd_per_kwh="0.12"),))
+    prices = [now_of(night, at(hour)).usd_per_kwh for hour in range(24)]
+    assert prices == ["0.12"] * 6 + ["0.25"] * 16 + ["0.12"] * 2
+
+
 def edge_rates(hour: float) -> tuple[int | None, ...]:
     specs = price_specs(settings(), {}, now_us=at(hour))
     (cost,) = [s.listing for s in specs if s.pool == "edge" and s.leg == "cost"]
@@ -187,6 +193,7 @@ def test_a_place_whose_power_has_no_price_counts_as_the_dearest_known() -> None:
     [
         ("\n", "pools.edge.electricity: is not declared"),
         (TABLE.replace("to_h = 6", "to_h = 25"), "to_h"),
+        (TABLE.replace("from_h = 0, to_h = 6", "from_h = 6, to_h = 6"), "hours from 6 to 6 are none"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, words: str) -> None:

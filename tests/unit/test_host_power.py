@@ -1,7 +1,11 @@
+import time
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from wattmill.app.running.clock import LiveClock
+from wattmill.app.running.sampler import EngineTarget, Sampler
 from wattmill.power.live.cpu import CpuWatch, Processes
 from wattmill.power.model import host_power_w, split_window
 from wattmill.power.spec import HostPower
@@ -61,3 +65,38 @@ def test_joules_are_conserved_to_the_microjoule(seconds, busy, owners, alpha, se
     parts = (*split.shares_uj.values(), split.service_uj, split.foreign_uj, split.other_uj)
     assert split.total_uj == split.idle_uj + sum(parts)
     assert min(split.idle_uj, *parts) >= 0
+
+
+def test_one_defect_does_not_end_the_only_witness(caplog: pytest.LogCaptureFixture) -> None:
+    looked: list[int] = []
+    written: list[object] = []
+
+    def targets() -> list[EngineTarget]:
+        looked.append(1)
+        if len(looked) == 3:
+            assert sampler.power is not None
+            raise KeyError("a defect")
+        return []
+
+    class Paper:
+        epoch = "1"
+
+        def append_note(self, fact: object) -> bool:
+            written.append(fact)
+            return True
+
+    sampler = Sampler(
+        host=HostPower(),
+        journal=Paper(),
+        clock=LiveClock(),
+        targets=targets,
+        period_s=0.02,  # type: ignore[arg-type]
+    )
+    sampler.start()
+    deadline = time.monotonic() + 5.0
+    while len(looked) < 6 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sampler.is_alive()
+    sampler.finish()
+    assert len(looked) >= 6 and len(written) >= 3 and sampler.power is not None
+    assert "a look at meters and counters failed" in caplog.text

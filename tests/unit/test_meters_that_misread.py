@@ -121,3 +121,23 @@ def test_a_chip_that_comes_or_goes_leaves_a_gap_that_is_told() -> None:
     assert [(w.total_uj, w.event) for w in told] == [
         (20 * S, ""), (20 * S, ""), (10 * S, "gap"), (10 * S, ""), (20 * S, "gap"), (20 * S, ""),
     ]  # fmt: skip
+
+
+def test_a_meter_that_sees_less_than_those_below_it_is_told() -> None:
+    chip = MeterConfig(name="chip", source="x", level="chip", parent="node", pools=("p",))
+    node = MeterConfig(name="node", source="x")
+
+    class Steady:
+        def __init__(self, config: MeterConfig, watts: float) -> None:
+            self.spec, self.watts = config.spec("steady"), watts
+
+        def read(self, *, t_s: float) -> list[Reading]:
+            return [Reading(meter=self.spec.name, t_s=t_s, energy_uj=round(self.watts * t_s * S))]
+
+    def events(node_w: float) -> set[str]:
+        bank = MeterBank([(chip, Steady(chip, 100.0)), (node, Steady(node, node_w))])
+        told = [w for t in range(80) for w in bank.sample(None, t_s=float(t), wall_us=t * S)]
+        assert sum(w.total_uj for w in told if w.meter == "chip") == 79 * 100 * S
+        return {w.event for w in told if w.meter == "node" and w.start_us > 60 * S}
+
+    assert events(80.0) == {"short"} and events(120.0) == {""}

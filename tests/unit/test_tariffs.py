@@ -35,6 +35,15 @@ def test_the_tariffs_own_clock_decides_which_window_an_hour_is_in() -> None:
     assert sum(month.energy_usd for month in got) == pytest.approx(0.3 + 0.3 + 0.1)
 
 
+def test_a_night_window_goes_over_midnight_and_one_without_an_hour_is_refused() -> None:
+    night = (Window(usd_per_kwh=0.05, from_hour=22, to_hour=6),)
+    day = datetime(2024, 3, 5, tzinfo=UTC)
+    got = bill(tariff(usd_per_kwh=0.2, windows=night), start=day, step_s=3600, import_w=np.full(24, 1e3))
+    assert sum(month.energy_usd for month in got) == pytest.approx(8 * 0.05 + 16 * 0.2)
+    with pytest.raises(ValueError, match="has no hour"):
+        Window(usd_per_kwh=0.05, from_hour=6, to_hour=6)
+
+
 def test_the_peak_is_a_mean_over_a_quarter_of_an_hour() -> None:
     five_minutes = np.array([0, 3e3, 0, 1e3, 1e3, 1e3])  # means 1 kW and 1 kW, never 3
     got = bill(tariff(demand_usd_per_kw=10), start=START, step_s=300, import_w=five_minutes)

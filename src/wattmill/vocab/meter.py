@@ -12,11 +12,12 @@ from wattmill.vocab.usage import Provenance
 Level = Literal["chip", "node", "rack", "site"]
 """How much a meter stands for. A chip is part of a node, a node of a rack, a rack of a site."""
 
-Event = Literal["", "wrap", "reset", "gap", "gap+wrap", "gap+reset", "part"]
+Event = Literal["", "wrap", "reset", "gap", "gap+wrap", "gap+reset", "part", "short"]
 """What was odd about a window. wrap: its counter ran over once, and was put right. reset: the counter began
 again, and what it had counted before that is not known. gap: readings were missing, or not to be believed;
 what a gauge would have said in it is not known, and its next window says so. part: a meter below it was
-silent, so that its joules are among these."""
+silent, so that its joules are among these. short: the meters below it go on seeing more than it does: they
+are not below it, or one of them is wrong."""
 
 
 class MeterError(Exception):

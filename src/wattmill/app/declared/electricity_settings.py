@@ -10,11 +10,13 @@ import msgspec
 from msgspec import Meta
 
 from wattmill.app.declared.pool_settings import EmbeddedPool, HttpPool, Usd
+from wattmill.power.tariff.spec import in_hours
 from wattmill.units import US_PER_S
 
 
 class Hours(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hours in which other figures hold. The first entry that fits and has the figure counts."""
+    """Hours in which other figures hold, over midnight where they end before they begin (22 to 6). The first
+    entry that fits and has the figure counts; month and weekday are those of the hour itself."""
 
     from_h: Annotated[int, Meta(ge=0, le=23, description="First hour, in the table's own time.")]
     to_h: Annotated[int, Meta(ge=1, le=24, description="Hour that is no longer in it.")]
@@ -29,9 +31,15 @@ class Hours(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Annotated[float, Meta(ge=0)] | None, Meta(description="Grams of CO2 in these hours.")
     ] = None
 
+    def __post_init__(self) -> None:
+        if self.from_h == self.to_h:
+            raise ValueError(f"hours from {self.from_h} to {self.to_h} are none")
+
     def holds(self, at: datetime) -> bool:
         return (
-            at.month in self.months and at.weekday() in self.weekdays and self.from_h <= at.hour < self.to_h
+            at.month in self.months
+            and at.weekday() in self.weekdays
+            and in_hours(at.hour, self.from_h, self.to_h)
         )
 
 

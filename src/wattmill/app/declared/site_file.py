@@ -218,6 +218,13 @@ def _findings(site: Site) -> Iterator[_Finding]:
         yield ("grid",), "`series` and `zone` belong together", "Declare both or neither", None
     if grid.tariff.real_time and grid.series is None:
         yield ("grid", "tariff", "real_time"), "there is no series of prices", "Declare `grid.series`", "true"
+    if grid.tariff.real_time and grid.tariff.windows:
+        yield (
+            ("grid", "tariff", "windows"),
+            "are not looked at where `real_time` is set",
+            "Leave one of the two out",
+            None,
+        )
     if grid.g_per_kwh is not None and not grid.carbon_source:
         yield (
             ("grid", "g_per_kwh"),

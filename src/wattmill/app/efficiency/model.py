@@ -160,7 +160,7 @@ def _rated(
         "shallow batch": Known(shallow, measured, "slower than the best stretch"),
         "late": Known(named.get("late", 0.0), measured, "the tier's promise was broken")
         if judged
-        else Known(None, "unknown", "nothing was promised: no tier has a promise"),
+        else Known(None, "unknown", "nobody who asked was promised anything"),
         **{name: Known(named.get(name, 0.0), measured) for name in WASTE},
         "rejected": Known(None, "unknown", "nobody tells which answers were accepted"),
     }

@@ -6,6 +6,7 @@ A thread of the supervisor with a journal of its own, so that what it saw surviv
 from __future__ import annotations
 
 import http.client
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import urlsplit
@@ -20,6 +21,8 @@ from wattmill.power.live.host import HostMeter
 from wattmill.power.spec import HostPower
 from wattmill.units import UJ_PER_J, US_PER_S
 from wattmill.vocab.fact import EngineCount, MeterWindow
+
+_log = logging.getLogger("wattmill.sampler")
 
 _SAME_AGAIN_S = 5.0
 _FRESH_US = 30 * US_PER_S  # a meter that is silent for longer is left out of the power that is shown
@@ -84,9 +87,16 @@ class Sampler(threading.Thread):
 
     def run(self) -> None:
         while not self._ending.wait(self._period_s):
-            self.sample()
+            self._look()
         self._last_count.clear()  # the last word of each engine is always written
-        self.sample()
+        self._look()
+
+    def _look(self) -> None:
+        try:
+            self.sample()
+        except Exception:  # noqa: BLE001 - the boundary of the thread: one defect must not end the only witness
+            self.power = None  # nobody is shown an old figure for a new one
+            _log.exception("a look at meters and counters failed")
 
     def finish(self) -> None:
         """Take one last reading of everything and stop."""

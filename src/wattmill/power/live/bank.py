@@ -20,6 +20,7 @@ from wattmill.vocab.meter import MeterError, Reading
 from wattmill.vocab.usage import Provenance
 
 _KEEP_S = 600.0
+_SHORT_TIMES, _SHORT_WINDOWS = 5, 20  # of what the meters below see, so many windows in a row: it never will
 _MOST_USES = 3_600  # CPU times that wait for a meter that is silent
 
 
@@ -41,6 +42,7 @@ class Trace:
         self.points: list[Point] = []
         self.closed = 0  # points up to this one lie in windows that are told
         self.carry_uj = 0
+        self.owes = 0  # windows in a row in which it owed much to the meters below it
         self.missed: list[tuple[Trace, float, float]] = []  # (child, from, to) that were counted as its own
         self.use: list[CpuUse] = []  # CPU times since the last window
         self.trouble = ""  # why it is silent now
@@ -208,6 +210,10 @@ class MeterBank:
         )
         trace.carry_uj = part.carry_uj
         event = after.event or trace.odd or ("part" if None in seen else "")
+        much = -part.carry_uj > _SHORT_TIMES * sum(uj for uj in seen if uj is not None)
+        trace.owes = trace.owes + 1 if part.carry_uj < 0 and much else 0
+        if trace.owes >= _SHORT_WINDOWS:  # no matter of instants any more
+            event = event or "short"
         provenance: Provenance = spec.provenance
         if below and any(t.meter.spec.provenance != "measured" for t in below):
             provenance = "estimated"

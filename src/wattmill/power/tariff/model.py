@@ -101,11 +101,7 @@ def bill(
 
 def _window_price(tariff: Tariff, at: datetime) -> float:
     for window in tariff.windows:
-        if (
-            at.month in window.months
-            and at.weekday() in window.weekdays
-            and window.from_hour <= at.hour < window.to_hour
-        ):
+        if window.holds(at.month, at.weekday(), at.hour):
             return window.usd_per_kwh
     return tariff.usd_per_kwh
 

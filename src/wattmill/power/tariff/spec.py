@@ -12,13 +12,28 @@ from wattmill.vocab.usage import Provenance
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Hours of a time-of-use tariff, in the tariff's own time zone. The first window that fits counts."""
+    """Hours of a time-of-use tariff, in the tariff's own time zone, over midnight where they end before they
+    begin (22 to 6). The first window that fits counts; month and weekday are those of the hour itself."""
 
     usd_per_kwh: float
     months: tuple[Annotated[int, Meta(ge=1, le=12)], ...] = tuple(range(1, 13))
     weekdays: tuple[Annotated[int, Meta(ge=0, le=6)], ...] = tuple(range(7))  # Monday is 0
     from_hour: Annotated[int, Meta(ge=0, le=23)] = 0
     to_hour: Annotated[int, Meta(ge=1, le=24)] = 24  # not included
+
+    def __post_init__(self) -> None:
+        if self.from_hour == self.to_hour:
+            raise ValueError(f"a window from {self.from_hour} to {self.to_hour} has no hour")
+
+    def holds(self, month: int, weekday: int, hour: int) -> bool:
+        return (
+            month in self.months and weekday in self.weekdays and in_hours(hour, self.from_hour, self.to_hour)
+        )
+
+
+def in_hours(hour: int, first: int, end: int) -> bool:
+    """Return whether an hour of the day lies from `first` to before `end`, or over midnight."""
+    return first <= hour < end if first < end else hour >= first or hour < end
 
 
 class Tariff(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
