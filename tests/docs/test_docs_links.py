@@ -32,6 +32,21 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
+def test_every_page_and_picture_is_reached_from_the_readme_by_links() -> None:
+    reached, ahead = set[Path](), [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        if page.suffix != ".md":
+            continue
+        targets = (
+            (page.parent / path).resolve() for path, _ in LINK.findall(page.read_text(encoding="utf-8"))
+        )
+        ahead += [target for target in set(targets) if target.is_file() and target not in reached]
+    there = {*ROOT.glob("docs/**/*.md"), *ROOT.glob("docs/images/*")}
+    assert sorted(path.relative_to(ROOT).as_posix() for path in there - reached) == []
+
+
 def test_readme_shows_the_figures_of_the_newest_results() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/readme_figures.py", "--check"],

@@ -86,6 +86,9 @@ def show_table(
     but for those named in `always`.
     """
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False)
+    if not rows:
+        console.print(f"none (no {headers[0]} to list)")
+        return
     rows = points_in_line(headers, rows, numbers)
     shown, alike = columns_that_fit(headers, rows, console.width, always)
     console.print(_table(headers, rows, numbers, shown))

@@ -109,6 +109,9 @@ def show_page(told: Page) -> None:
     """Print figures, chains and levers for people."""
     typer.echo(told.says)
     typer.echo(told.period)
+    if not any(fact.figure.value for fact in told.facts):
+        typer.echo("send it requests, or look further back with --since")
+        return
     show_table(
         ["figure", "value", "known by", "of what"],
         [

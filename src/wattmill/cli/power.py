@@ -53,6 +53,8 @@ def limit(
     json: JsonOption = False,
 ) -> None:
     """Ask for less power for a while."""
+    if (watts is None) == (reduce is None):
+        fail("give one of --watts (such as 900) and --reduce (such as 25%)")
     message: dict[str, Any] = {
         "id": f"cli-{secrets.token_hex(3)}",
         "notice_s": seconds_of("--notice", notice),

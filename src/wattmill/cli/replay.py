@@ -58,6 +58,9 @@ def main(
 
 def show_report(report: Report) -> None:
     """Print what was found, for people."""
+    if not report.decisions:
+        typer.echo("no decision was recorded in this period: a request makes one; --since looks further back")
+        return
     if report.other is not None:
         show_table(
             ["figure", "as decided", f"by {report.other}", "as it happened"],
