@@ -132,6 +132,12 @@ def test_a_pump_that_is_no_better_than_a_resistor_is_refused() -> None:
         sold_w(buyer, np.array([1e6]), return_c=40, cooled_to_c=30, month=np.array([1]))
 
 
+def test_a_lift_beyond_the_laws_range_is_refused() -> None:
+    buyer = Buyer(at_c=110, months=(1,), most_w=1e9, usd_per_mwh=20)
+    with pytest.raises(ValueError, match="lifts by 83 K; the law holds to 80 K"):
+        sold_w(buyer, np.array([1e6]), return_c=40, cooled_to_c=30, month=np.array([1]))
+
+
 def test_outside_air_is_wetted_only_where_it_is_warmer_than_asked() -> None:
     # 35 °C to 27 °C: 8 K of a rise of 10 K; wet bulb 18 + 3 K lets it. Water for 0.8 of the heat, x 4 / 3.
     loop = Loop(supply_c=27, rise_k=10, cooler="direct", approach_k=3, chiller=False, inside_fan_w_per_w=0.03)

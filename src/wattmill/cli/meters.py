@@ -32,7 +32,7 @@ from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.power.live.bank import Trace
 from wattmill.power.live.meters.registry import open_meter, read_now, sources
 from wattmill.power.spec import MeterConfig
-from wattmill.units import UJ_PER_J
+from wattmill.units import UG_PER_G, UJ_PER_J
 from wattmill.vocab.meter import MeterError
 
 meters_app = application(group=True)
@@ -133,18 +133,21 @@ def joules(
 
 def _show(view: EnergyView) -> None:
     parts = ("requests", "host", "idle", "service", "foreign", "overhead", "unattributed", "total")
+    grams = any(one.ug is not None for one in view.meters)
+    carbon = ["CO2e g"] if grams else []
     show_table(
-        ["meter", *(f"{part} J" for part in parts), "known", "odd windows"],
+        ["meter", *(f"{part} J" for part in parts), *carbon, "known", "odd windows"],
         [
             [
                 one.meter,
                 *(f"{getattr(one, f'{part}_uj') / UJ_PER_J:.3f}" for part in parts),
+                *((("-" if one.ug is None else f"{one.ug / UG_PER_G:.6f}"),) if grams else ()),
                 ", ".join(one.provenance),
                 ", ".join(f"{event} {n}" for event, n in one.events.items()) or "none",
             ]
             for one in view.meters
         ],
-        numbers=[f"{part} J" for part in parts],
+        numbers=[*(f"{part} J" for part in parts), *carbon],
     )
     typer.echo(
         "host is a part of requests. total = requests + idle + service + foreign + overhead + unattributed"

@@ -22,6 +22,7 @@ Hours = NDArray[np.float64]
 
 _KELVIN = 273.15
 _LEAST_LIFT_K = 10.0  # of a heat pump: exchangers at both ends leave no less
+_MOST_LIFT_K = 80.0  # of one stage; beyond it the share of Carnot's is another
 _LEAST_COP = 1.5  # below it a resistor does nearly as well
 _LEAST_W = 1e-9  # a loop that carries nothing still has a rating
 _EVAPORATOR_K = 2.0  # refrigerant below the water that it cools
@@ -108,6 +109,11 @@ def sold_w(
     need_c = buyer.at_c + buyer.pinch_k
     if return_c >= need_c:
         return np.where(open_, np.minimum(heat_w, buyer.most_w), 0.0), np.zeros_like(heat_w)
+    if need_c - cooled_to_c > _MOST_LIFT_K:
+        raise ValueError(
+            f"a heat pump from {cooled_to_c:g} to {need_c:g} °C lifts by {need_c - cooled_to_c:g} K; the law "
+            f"holds to {_MOST_LIFT_K:g} K: find a buyer of cooler heat, or warmer water"
+        )
     cop = buyer.heat_pump_carnot * (need_c + _KELVIN) / max(need_c - cooled_to_c, _LEAST_LIFT_K)
     if cop <= _LEAST_COP:
         raise ValueError(
