@@ -18,7 +18,7 @@ from wattmill.ledger.stores.control_records import Budget
 
 SAVING, LAST_CALL = 80, 95  # percent
 AT_ONCE = 64
-"""Nodes that one reading looks at; the others have their turn at the next ones."""
+"""Nodes that one reading looks at: new ones first, the others in turn at the next ones."""
 
 
 class Share(msgspec.Struct, frozen=True, gc=False):
@@ -67,16 +67,18 @@ class Stages:
         self._read = read
         self._run = run_in_thread
         self._turn = 0
+        self._met: set[int] = set()  # nodes that were read since they came into use
 
     async def tick(self) -> None:
         """Read how much is spent at the nodes in use. Call it about once a second."""
         nodes = list(self._nodes())
-        self.shares = {node: share for node, share in self.shares.items() if node in set(nodes)}
+        used = set(nodes)
+        self.shares = {node: share for node, share in self.shares.items() if node in used}
+        self._met &= used
         if not nodes:
             return
-        begin = self._turn % len(nodes)
-        some = (nodes + nodes)[begin : begin + min(AT_ONCE, len(nodes))]
-        self._turn = begin + len(some)
+        some = self._next_of(nodes)
+        self._met.update(some)
         mine = {node: self._charged(node) for node in some}  # before the reading: counted twice, never missed
         for budget in await self._run(self._read, some):
             share = tightest(budget, mine.get(budget.node, 0))
@@ -84,6 +86,18 @@ class Stages:
                 self.shares.pop(budget.node, None)
             else:
                 self.shares[budget.node] = share
+
+    def _next_of(self, nodes: list[int]) -> list[int]:
+        """Return the nodes of this reading: those that were never read, then the others in turn. Once a node
+        was read, what this worker charges there is known without another reading."""
+        fresh = [node for node in nodes if node not in self._met][: AT_ONCE * 3 // 4]
+        others = [node for node in nodes if node in self._met]
+        room = min(AT_ONCE - len(fresh), len(others))  # a crowd of new ones must not starve them
+        if not room:
+            return fresh
+        begin = self._turn % len(others)
+        self._turn = begin + room
+        return fresh + (others + others)[begin : begin + room]
 
     def percent(self, node: int) -> int:
         """Return how much of the node's tightest limit is spent; 0 where nothing is known."""
