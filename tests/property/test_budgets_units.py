@@ -20,9 +20,11 @@ from wattmill.app.running.clock import LiveClock
 from wattmill.app.running.worker_runs import WorkerRuns
 from wattmill.ledger.budgets import Allotments
 from wattmill.ledger.period import window_at
+from wattmill.ledger.stores import postgres
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_limits import Limits
 from wattmill.ledger.stores.control_records import Ask, CapsUnavailable, Denied, Holding
+from wattmill.ledger.stores.control_runs import Runs
 from wattmill.vocab.budget import METERED, UNITS, Limit, Period, Spend, Unit, gauge_of, limit_of
 from wattmill.vocab.refusal import Refusal
 
@@ -64,7 +66,7 @@ class Rig:
     def __init__(self, folder: Path, store: str | None, *, machines: int = 1) -> None:
         self.clock = Clock()
         self.controls = [Control(folder / f"control-{n}.db", wall_us=self.clock) for n in range(machines)]
-        name = f"t{random.randrange(10**12)}"
+        self.name = name = f"t{random.randrange(10**12)}"
         for control in self.controls:
             control.share(store)
             org = control.put_org(name, 10**9)
@@ -502,6 +504,73 @@ def test_two_machines_share_one_limit(tmp_path: Path, server: str) -> None:
             assert control.summary(rig.path[0]).used_nusd == charged // 17 * 3
 
     asyncio.run(main())
+    rig.close()
+
+
+def test_a_process_that_never_saw_a_run_settles_it_and_starts_without_writing_all_that_ever_were(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path, server)
+    control = rig.controls[0]
+    runs = Runs(control)
+    one = Spend(5, 20, 10)
+
+    def another() -> Control:
+        return Control(tmp_path / "control-0.db", wall_us=rig.clock)
+
+    with another() as books, another() as late:
+        books.summary(rig.team)  # it has looked once, before there was a run
+        purse = rig.purse(mine := epoch())
+        ended = [
+            runs.open(rig.key.id, cap_nusd=100, limits=[("total_tok", "life", 500)])[0] for _ in range(60)
+        ]
+        run = ended[0]
+
+        async def spend() -> None:
+            purse.settle(await take(purse, run.path, one), one)
+            await purse.tick()
+
+        asyncio.run(spend())
+        for each in ended:
+            runs.set_state(each.node, "closed")
+        assert books.close_epoch(mine, purse.used()), "it is told of a run that it never saw open"
+        told = control.summary(run.node)
+        assert told.used_nusd == 5 and told.limits[0].used == 30
+        assert books.summary(run.node) == told and books.summaries() == control.summaries()
+
+        written: list[str] = []
+        execute = postgres._Named.execute
+
+        def counting(self: Any, sql: str, *more: Any) -> Any:
+            written.append(sql)
+            return execute(self, sql, *more)
+
+        monkeypatch.setattr(postgres._Named, "execute", counting)
+        assert late.summary(rig.team).node == rig.team
+        assert len(written) < 20, "each run that ever was is written again at each start"
+        assert late.summary(run.node) == told
+    rig.close()
+
+
+def test_a_limit_of_a_run_that_was_opened_just_now_does_not_end_a_worker(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spenders are read, somebody opens a run, limits are read: of a node that nobody has heard of."""
+    rig = Rig(tmp_path, server)
+    control = rig.controls[0]
+    nodes = control.nodes
+
+    def and_then(**more: Any) -> Any:
+        found = nodes(**more)
+        monkeypatch.setattr(control, "nodes", nodes)
+        with Control(tmp_path / "control-0.db", wall_us=rig.clock) as other:
+            Limits(other).put(other.put_team(other.find(rig.name).id, "new"), "requests", "life", 3)
+        return found
+
+    monkeypatch.setattr(control, "nodes", and_then)
+    assert control.summary(rig.team).node == rig.team
+    (new,) = [budget for budget in control.summaries() if budget.name.endswith("/new")]
+    assert [limit.amount for limit in new.limits] == [3]
     rig.close()
 
 

@@ -94,11 +94,11 @@ class Control(Leasing):
         parent = self.find(org).id if isinstance(org, str) else org
         return self._put(parent, "team", name, cap_nusd, keep_cap)
 
-    def nodes(self, *, runs: bool = True) -> dict[int, Node]:
+    def nodes(self, *, runs: bool = True, ended: bool = True) -> dict[int, Node]:
         """Return all nodes by id, parents before children. See `tenancy.path_of` and `tenancy.name_of`.
-        Without `runs`: down to the keys only."""
+        Without `runs`: down to the keys only; without `ended`: none that was closed or stopped."""
         with self.reading() as db:
-            return tenants.nodes(db, runs=runs)
+            return tenants.nodes(db, runs=runs, ended=ended)
 
     def find(self, name: str) -> Node:
         """Return the node called "org", "org/team" or "org/team/key". Raises `NoSuch`."""

@@ -67,9 +67,15 @@ def node(db: sqlite3.Connection, id: int) -> Node:
     return _node(row)
 
 
-def nodes(db: sqlite3.Connection, *, runs: bool = True) -> dict[int, Node]:
-    """Return all nodes by id; a parent comes before its children. Without `runs`: down to the keys only."""
+ENDED_RUNS = "(SELECT node FROM run WHERE state IN ('stopped', 'closed'))"
+
+
+def nodes(db: sqlite3.Connection, *, runs: bool = True, ended: bool = True) -> dict[int, Node]:
+    """Return all nodes by id; a parent comes before its children. Without `runs`: down to the keys only;
+    without `ended`: no runs that were closed or stopped."""
     only = "" if runs else "WHERE kind IN ('org', 'team', 'key') "
+    if runs and not ended:
+        only = f"WHERE id NOT IN {ENDED_RUNS} "
     rows = db.execute(f"SELECT id, parent, kind, name, cap_nusd, created_us FROM node {only}ORDER BY id")
     return {row[0]: _node(row) for row in rows}
 

@@ -27,14 +27,14 @@ from wattmill.ledger.stores.control_records import (
     Holding,
     LeaseHolder,
     LimitState,
-    NoSuch,
     Opening,
     Turned,
 )
 from wattmill.ledger.stores.control_write_off import WrittenOff, write_off
+from wattmill.ledger.stores.postgres_mirror import Mirror
 from wattmill.ledger.stores.postgres_schema import FORMAT, LOCK, TABLES
 from wattmill.ledger.stores.sql import Rows
-from wattmill.vocab.budget import METERED, UNITS, Limit, gauge_of, index_of, limit_of, unit_of
+from wattmill.vocab.budget import METERED
 
 if TYPE_CHECKING:
     import psycopg
@@ -46,7 +46,7 @@ STATEMENT_MS = 5_000
 IDLE_MS = 2_000
 
 
-class Leases:
+class Leases(Mirror):
     """One process's door to the shared leases; its threads take turns. Implements `budgets.Lessor`, and what
     the books tell caps (`following.Caps`).
 
@@ -57,15 +57,9 @@ class Leases:
 
     def __init__(self, url: str, control: Control) -> None:
         self._url = url
-        self._control = control
+        super().__init__(control)
         self._turn = threading.Lock()
         self._db: psycopg.Connection[Any] | None = None
-        self._generation = -1
-        self._pushed: dict[int, object] = {}
-        self._there: dict[int, int] = {}  # our node -> theirs
-        self._here: dict[int, int] = {}
-        self._limit_there: dict[int, int] = {}
-        self._limit_here: dict[int, int] = {}
 
     def close(self) -> None:
         with self._turn:
@@ -75,6 +69,7 @@ class Leases:
 
     def opening(self, epoch: str, nodes: Sequence[int]) -> Opening:
         with self._writing() as db:
+            self._know(db, nodes)
             found = control_leases.opening(db, epoch, [self._node(node) for node in nodes])
         held = {self._gauge_here(gauge): amounts for gauge, amounts in found.held.items()}
         limits = {
@@ -85,6 +80,7 @@ class Leases:
 
     def lease(self, epoch: str, asks: Sequence[Ask]) -> dict[int, int] | Denied | Turned:
         with self._writing() as db:
+            self._know(db, [ask.gauge for ask in asks])
             there = [msgspec.structs.replace(ask, gauge=self._gauge(ask.gauge)) for ask in asks]
             answer = control_leases.lease(db, epoch, there)
         if isinstance(answer, Turned):
@@ -95,6 +91,7 @@ class Leases:
 
     def report(self, epoch: str, holdings: Mapping[int, Holding]) -> None:
         with self._writing() as db:
+            self._know(db, holdings)
             told = {self._gauge(gauge): holding for gauge, holding in holdings.items()}
             control_leases.report(db, epoch, told)
 
@@ -119,11 +116,13 @@ class Leases:
 
     def close_epoch(self, epoch: str, used: Mapping[int, int]) -> bool:
         with self._writing() as db:
+            self._know(db, used)
             there = {self._gauge(gauge): amount for gauge, amount in used.items()}
             return control_leases.close_epoch(db, epoch, there, self._control.wall_us())
 
     def adjust_used(self, id: str, delta: Mapping[int, int]) -> bool:
         with self._writing() as db:
+            self._know(db, delta)
             there = {self._gauge(gauge): amount for gauge, amount in delta.items()}
             return control_leases.adjust(db, id, there, self._control.wall_us())
 
@@ -132,6 +131,7 @@ class Leases:
     def summaries(self, nodes: Sequence[int] | None = None) -> list[Budget]:
         """Return the money of some spenders of this machine or of all, of one moment, with their limits."""
         with self._writing() as db:
+            self._know(db, nodes if nodes is not None else self._control.nodes())
             wanted = sorted(self._there if nodes is None else self._there.keys() & set(nodes))
             only = None if nodes is None else [self._there[node] for node in wanted]
             found = {budget.node: budget for budget in control_leases.budgets(db, only)} if wanted else {}
@@ -169,98 +169,6 @@ class Leases:
             if self._knows(gone.gauge)
         ]
 
-    # --- the mirror --------------------------------------------------------------------------------------
-
-    def _mirror(self, db: _Named) -> None:
-        """Bring spenders and limits of this machine's database over, when something there has changed."""
-        generation = self._control.generation()
-        if generation == self._generation:
-            return
-        nodes = self._control.nodes()
-        names: dict[int, str] = {}
-        for id, node in nodes.items():  # a parent comes before its children
-            above = names[node.parent] + "/" if node.parent is not None else ""
-            names[id] = above + node.name
-            wanted = (node.kind, node.cap_nusd)
-            if self._pushed.get(id) == wanted:
-                continue
-            row = db.execute(
-                "INSERT INTO node (parent, kind, name, cap_nusd) VALUES (NULL, :kind, :name, :cap) "
-                "ON CONFLICT (name) DO UPDATE SET kind = :kind, cap_nusd = :cap RETURNING id",
-                {"kind": node.kind, "name": names[id], "cap": node.cap_nusd},
-            ).fetchone()
-            self._there[id], self._here[row[0]] = row[0], id
-            control_leases.recall_if_overcommitted(db, row[0])
-            self._pushed[id] = wanted
-        self._mirror_limits(db)
-        self._generation = generation
-
-    def _mirror_limits(self, db: _Named) -> None:
-        with self._control.reading() as own:
-            declared = own.execute(
-                "SELECT id, node, unit, period, zone, amount, lifted_us FROM budget_limit ORDER BY id"
-            ).fetchall()
-        for id, node, unit, period, zone, amount, lifted in declared:
-            wanted = (zone, amount, lifted)
-            if self._pushed.get(-id) == wanted:
-                continue
-            there = {"node": self._there[node], "unit": unit, "period": period}
-            row = db.execute(
-                "SELECT id FROM budget_limit WHERE node = :node AND unit = :unit AND period = :period "
-                "AND lifted_us IS NULL",
-                there,
-            ).fetchone()
-            values = there | {"zone": zone, "amount": amount, "lifted": lifted}
-            if row is None and lifted is None:
-                row = db.execute(
-                    "INSERT INTO budget_limit (node, unit, period, zone, amount, latest, created_us) "
-                    "VALUES (:node, :unit, :period, :zone, :amount, 0, 0) RETURNING id",
-                    values,
-                ).fetchone()
-            elif row is not None and not (lifted is not None and id not in self._limit_there):
-                db.execute(
-                    "UPDATE budget_limit SET zone = :zone, amount = :amount, lifted_us = :lifted "
-                    "WHERE id = :id",
-                    values | {"id": row[0]},
-                )
-            self._pushed[-id] = wanted
-            if row is None:
-                continue
-            self._limit_there[id], self._limit_here[row[0]] = row[0], id
-            if unit in METERED and lifted is None:
-                (latest,) = db.execute(
-                    "SELECT latest FROM budget_limit WHERE id = :id", {"id": row[0]}
-                ).fetchone()
-                control_leases.recall_if_overcommitted(db, gauge_of(row[0], unit, latest))
-
-    def _node(self, node: int) -> int:
-        try:
-            return self._there[node]
-        except KeyError:
-            raise NoSuch(f"no node {node} in the budget tree") from None
-
-    def _gauge(self, gauge: int) -> int:
-        limit = limit_of(gauge)
-        if not limit:
-            return self._node(gauge)
-        there = self._limit_there.get(limit)
-        if there is None:
-            raise NoSuch(f"no limit {limit} in the budget tree")
-        return gauge_of(there, UNITS[unit_of(gauge)], index_of(gauge))
-
-    def _knows(self, gauge: int) -> bool:
-        limit = limit_of(gauge)
-        return limit in self._limit_here if limit else gauge in self._here
-
-    def _gauge_here(self, gauge: int) -> int:
-        limit = limit_of(gauge)
-        if not limit:
-            return self._here[gauge]
-        return gauge_of(self._limit_here[limit], UNITS[unit_of(gauge)], index_of(gauge))
-
-    def _limit(self, limit: Limit) -> Limit:
-        return msgspec.structs.replace(limit, id=self._limit_here[limit.id], node=self._here[limit.node])
-
     # --- transactions ------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -295,15 +203,6 @@ class Leases:
             except BaseException:
                 before()
                 raise
-
-    def _snapshot(self) -> Callable[[], None]:
-        """Return what brings the mirror's memory back to now, for a transaction that does not hold."""
-        pushed, generation = dict(self._pushed), self._generation
-
-        def back() -> None:
-            self._pushed, self._generation = pushed, generation
-
-        return back
 
     def _connected(self) -> psycopg.Connection[Any]:
         if self._db is None or self._db.closed:
