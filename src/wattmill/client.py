@@ -22,7 +22,7 @@ _current: contextvars.ContextVar[Run | None] = contextvars.ContextVar("wattmill_
 
 
 class RunError(RuntimeError):
-    """wattmill said no; `code` and `status` are those of its answer."""
+    """wattmill said no, or was not reached; `code` and `status` are those of its answer."""
 
     def __init__(self, message: str, *, code: str | None = None, status: int | None = None) -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ class Run:
         timeout_s: float = 30.0,
     ) -> None:
         self._asked: dict[str, Any] = {
-            "budget": budget if budget is None or isinstance(budget, str) else list(budget),
+            "budget": _words(budget),
             "name": name,
             "agent": agent,
             "max_depth": max_depth,
@@ -185,6 +185,12 @@ class Run:
                 return dict(json.load(answer))
         except urllib.error.HTTPError as error:
             raise _told(error) from error
+        except urllib.error.URLError as error:
+            raise RunError(
+                f"no wattmill answers at {self._root}: {error.reason}. `wattmill up` starts one; "
+                "WATTMILL_BASE_URL or base_url=... says where it is",
+                code="not_reached",
+            ) from error
 
 
 def run(budget: str | Sequence[str] | None = None, **options: Any) -> Run:
@@ -202,6 +208,12 @@ def run(budget: str | Sequence[str] | None = None, **options: Any) -> Run:
     return Run(budget, **options)
 
 
+def _words(budget: str | Sequence[str] | None) -> str | list[str] | None:
+    if isinstance(budget, int | float | Decimal):
+        raise RunError(f"budget is {budget!r}, must be text that says of what: '{budget} USD', or 'N tokens'")
+    return budget if budget is None or isinstance(budget, str) else list(budget)
+
+
 def _told(error: urllib.error.HTTPError) -> RunError:
     try:
         said = json.load(error)["error"]
@@ -214,5 +226,6 @@ def _env(name: str) -> str:
     value = os.environ.get(name)
     if not value:
         argument = name.removeprefix("WATTMILL_").lower()
-        raise RunError(f"where is wattmill? Pass {argument}=..., or set {name}")
+        what = {"api_key": "which key asks?", "base_url": "where is wattmill?"}[argument]
+        raise RunError(f"{what} Pass {argument}=..., or set {name}")
     return value

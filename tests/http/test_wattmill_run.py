@@ -199,8 +199,18 @@ def test_what_cannot_be_opened_says_why(monkeypatch: pytest.MonkeyPatch) -> None
     assert caught.value.status == 401
     with pytest.raises(wattmill.RunError, match="not open"):
         _ = wattmill.run("1 USD").base_url
+    with pytest.raises(wattmill.RunError, match=r"'0\.05 USD', or 'N tokens'"):
+        wattmill.run(0.05)  # type: ignore[arg-type]
+    with pytest.raises(
+        wattmill.RunError, match=r"no wattmill answers at http://127\.0\.0\.1:1: .*refused"
+    ) as caught:
+        wattmill.run("1 USD", base_url="http://127.0.0.1:1/v1").open()
+    assert caught.value.code == "not_reached"
     monkeypatch.delenv("WATTMILL_BASE_URL")
-    with pytest.raises(wattmill.RunError, match="WATTMILL_BASE_URL"):
+    with pytest.raises(wattmill.RunError, match=r"where is wattmill.*WATTMILL_BASE_URL"):
+        wattmill.run("1 USD").open()
+    monkeypatch.delenv("WATTMILL_API_KEY")
+    with pytest.raises(wattmill.RunError, match=r"which key asks.*WATTMILL_API_KEY"):
         wattmill.run("1 USD").open()
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from wattmill.app.home import Home
-from wattmill.app.running import home_lock, lifeline
+from wattmill.app.running import children, home_lock, lifeline
 from wattmill.app.running.children import Child, ChildSpec
 from wattmill.app.running.engine_endpoints import EngineEndpoint, write_endpoints
 from wattmill.app.running.start import end_leftovers, port_in_the_way
@@ -45,6 +45,15 @@ def until(condition, seconds=5.0):
 
 def tend(child: Child) -> None:
     child.tend(now_s=time.monotonic(), wall_us=0)
+
+
+def test_a_huge_log_makes_room_when_its_process_starts_again(child, tmp_path, monkeypatch):
+    monkeypatch.setattr(children, "LOG_MOST_BYTES", 100)
+    log = tmp_path / "c.log"
+    log.write_bytes(b"x" * 101)
+    child([sys.executable, "-c", "print('again', flush=True)"])
+    until(lambda: log.read_bytes() == b"again\n")
+    assert (tmp_path / "c.log.1").stat().st_size == 101
 
 
 def test_a_killed_child_is_restarted_and_says_how_it_ended(child):

@@ -345,7 +345,9 @@ def _check_weights(settings: Settings) -> None:
 
 
 def _last_line(home: Home, role: str) -> str:
-    lines = (home.logs / f"{role}.log").read_text(errors="replace").splitlines()
+    with (home.logs / f"{role}.log").open("rb") as log:
+        log.seek(max(0, os.fstat(log.fileno()).st_size - 4096))
+        lines = log.read().decode(errors="replace").splitlines()
     return lines[-1] if lines else ""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from wattmill.app.running.state import ProcessState
 
 _BACKOFF_S = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
+LOG_MOST_BYTES = 16 << 20
 _STEADY_S = 30.0  # up that long, a child has recovered: its next crash restarts at once again
 
 
@@ -67,8 +68,11 @@ class Child:
         return self._process is not None and self._is_ready
 
     def start(self, *, now_s: float, wall_us: int) -> None:
+        path = self._logs / f"{self.spec.role}.log"
+        if path.exists() and path.stat().st_size > LOG_MOST_BYTES:
+            path.replace(path.with_suffix(".log.1"))  # what ends again and again must not fill the disk
         log = os.open(
-            self._logs / f"{self.spec.role}.log",
+            path,
             os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
             0o600,
         )
