@@ -13,6 +13,7 @@ from gateway_rig import CHAT, STREAM, Answer, Rig, Wire, answer_body, rig, run, 
 
 from wattmill.distribution.spec import Limits
 from wattmill.vocab.fact import Progress
+from wattmill.vocab.usage import Usage
 
 Script = Callable[[Wire], Awaitable[None]]
 
@@ -454,6 +455,80 @@ def test_an_aborted_slot_stays_busy_until_the_engine_says_it_is_free() -> None:
             ((labels, seconds),) = r.gateway.snapshot()["wattmill_abort_linger_seconds_total"]
             assert labels == ["p0"] and seconds > 0.1
             r.assert_balanced()
+
+    run(test())
+
+
+def test_what_an_aborted_prompt_leaves_in_the_line_stands_there_until_the_engine_is_free() -> None:
+    async def think(wire: Wire) -> None:
+        wire.engine.running = 1
+        await wire.until_left()
+
+    async def test() -> None:
+        async with rig(think, adapter="llama.cpp") as r:
+            client = await r.connect()
+            await client.send(STREAM)
+            await r.engines[0].arrived.wait()
+            client.abort()
+            await until(lambda: r.journal.ends)
+            state = r.gateway.state("p0")
+            assert state.ahead_tok == r.journal.intents[0].input_bound_tok
+            r.engines[0].running = 0
+            await until(lambda: state.busy == 0)
+            r.assert_balanced()
+
+    run(test())
+
+
+def test_a_slot_that_lingers_over_a_reload_comes_back_though_another_one_lingers() -> None:
+    """The watch of the place's new address took the old one's place, and its slot was never free again."""
+
+    async def think(wire: Wire) -> None:
+        wire.engine.running = 1
+        await wire.until_left()
+
+    async def test() -> None:
+        async with rig(think, adapter="llama.cpp") as r:
+            state = r.gateway.state("p0")
+            for number in (1, 2):
+                client = await r.connect()
+                await client.send(STREAM)
+                await until(lambda: len(r.journal.intents) == number)  # noqa: B023
+                await r.engines[0].arrived.wait()
+                client.abort()
+                await until(lambda: len(r.journal.ends) == number)  # noqa: B023
+                r.backend["idle_timeout_s"] = 50.0 + number
+                r.gateway.use(r.services())
+            assert (state.busy, state.lingering) == (2, 2)
+            r.engines[0].running = 0
+            await until(lambda: state.busy == 0)
+            assert state.lingering == 0
+            r.assert_balanced()
+
+    run(test())
+
+
+def test_a_prefill_that_was_left_is_booked_with_the_batch_that_the_engine_goes_on_to_compute() -> None:
+    async def progress(wire: Wire) -> None:
+        await wire.stream_head()
+        told = {"total": 3_627, "cache": 24, "processed": 152, "time_ms": 300}
+        await wire.event(
+            {"choices": [], "timings": {"cache_n": 24, "prompt_n": 128}, "prompt_progress": told}
+        )
+        await wire.until_left()
+
+    async def test() -> None:
+        for batch_tok, prompt_tok in ((128, 24 + 128 + 128), (4_096, 3_627)):
+            async with rig(progress, adapter="llama.cpp", batch_tok=batch_tok) as r:
+                client = await r.connect()
+                await client.send(STREAM)
+                await r.engines[0].arrived.wait()
+                await asyncio.sleep(0.05)
+                client.abort()
+                await until(lambda: r.journal.ends)
+                (end,) = r.journal.ends
+                assert end.usage_source == "estimated" and end.charge_nusd > 0
+                assert end.usage == Usage(prompt_tok, 0, 24)
 
     run(test())
 

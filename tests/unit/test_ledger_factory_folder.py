@@ -396,6 +396,24 @@ def test_an_engine_that_counted_less_than_the_books_say_breaks_the_audit(factory
     meter.close()
 
 
+def test_an_estimate_that_the_engine_corrects_breaks_no_law(factory: Factory) -> None:
+    """Of a client that left before its prompt was counted, nobody knows how long it was."""
+    meter = Journal(factory.home.journal, kind="meter", worker=0, wall_us=lambda: NOW)
+    meter.append_note(EngineCount("edge", "one", NOW - 5_000_000, 0, 0, True))
+    factory.book()
+    factory.end(factory.intent(), Usage(46, 0), status="aborted", usage_source="estimated")
+    factory.book()
+    factory.now += 20_000_000
+    meter.append_note(EngineCount("edge", "one", factory.now, 38, 0, True))
+    factory.gateway.close()
+    factory.book()
+    report = audit_home(factory.home)
+    (place,) = report.places
+    assert place.engine_tok == (38, 0) == place.books_tok and place.unmetered_tok == -8
+    assert holds(report)
+    meter.close()
+
+
 def test_what_a_killed_engine_made_after_its_last_reading_is_not_held_against_its_successor(
     factory: Factory,
 ) -> None:

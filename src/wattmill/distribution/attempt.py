@@ -281,5 +281,6 @@ class Attempt(Booking):
         at_work = self.handle is not None and self.sent
         self._let_go()
         if at_work and not self.booked and self.adapter.counters_path is not None:
-            self.exchange.gateway.lingers(self.upstream)
-            self.holds_slot = False  # it is the watch's now
+            self.exchange.gateway.lingers(self.upstream, self.in_line_tok)
+            self.holds_slot = False  # it is the watch's now, and so is its place in the line
+            self.in_line_tok = 0

@@ -59,7 +59,8 @@ class Streamed(Attempt):
         if not self.sent:
             return None, "none"
         worked = worked or self.tally.has_content
-        return self.tally.reading(self.exchange.estimated_prompt_tok if worked else None)
+        estimated_tok = self.exchange.estimated_prompt_tok if worked else None
+        return self.tally.reading(estimated_tok, batch_tok=self.backend.batch_tok)
 
     def said(self) -> EngineSays:
         return self.tally

@@ -116,7 +116,7 @@ class Gateway:
         self.journal_failed_s: float | None = None
         self.retries = RetryBudget()
         self._states: dict[str, BackendState] = {}
-        self._watches: dict[str, LingerWatch] = {}
+        self._watches: dict[Upstream, LingerWatch] = {}  # of a place that was reloaded, its old way too
         self._retired: list[tuple[float, Upstream]] = []  # until when a running exchange may still use it
         self._clock = clock
         self._seq = first_seq - 1
@@ -288,8 +288,10 @@ class Gateway:
             upstream.sweep(now)
         if self._retired:
             self._retired = [(until, u) for until, u in self._retired if u.in_use or now < until]
-        for watch in list(self._watches.values()):
+        for upstream, watch in list(self._watches.items()):
             watch.sweep(now)
+            if upstream.closed and not watch.waits:
+                del self._watches[upstream]
         if now >= self._progress_at_s:
             self._progress_at_s = now + _PROGRESS_S
             self._mark_progress()
@@ -301,13 +303,13 @@ class Gateway:
             if produced:
                 attempt.exchange.services.journal.append_note(Progress(attempt.seq, at_us, produced))
 
-    def lingers(self, upstream: Upstream) -> None:
-        """An attempt was aborted: its slot is taken until the engine's counters say that it is free."""
-        pool = upstream.backend.pool
-        watch = self._watches.get(pool)
-        if watch is None or watch.upstream is not upstream:
-            watch = self._watches[pool] = LingerWatch(upstream, self.metrics)
-        watch.began(self._clock.now())
+    def lingers(self, upstream: Upstream, in_line_tok: int) -> None:
+        """An attempt was aborted: its slot is taken, and what is left of its prompt (at most `in_line_tok`)
+        stands before others, until the engine's counters say that it is free."""
+        watch = self._watches.get(upstream)
+        if watch is None:
+            watch = self._watches[upstream] = LingerWatch(upstream, self.metrics)
+        watch.began(self._clock.now(), in_line_tok)
 
     # ---- seeing it
 

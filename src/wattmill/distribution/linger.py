@@ -24,22 +24,26 @@ class LingerWatch:
         self.handle: Handle | None = None
         self._metrics = metrics
         self._adapter = ADAPTERS[upstream.backend.adapter]
-        self._began_s: list[float] = []
+        self._began: list[tuple[float, int]] = []  # when, and how much of a prompt it leaves in the line
         self._asked_s = 0.0
         self._asking = False
         self._body = b""
         self._status = 0
 
-    def began(self, now_s: float) -> None:
+    @property
+    def waits(self) -> bool:
+        return bool(self._began)
+
+    def began(self, now_s: float, in_line_tok: int) -> None:
         self.upstream.state.lingers()
-        self._began_s.append(now_s)
+        self._began.append((now_s, in_line_tok))
 
     def sweep(self, now_s: float) -> None:
-        if not self._began_s:
+        if not self._began:
             return
-        while self._began_s and now_s - self._began_s[0] > _LONGEST_S:
+        while self._began and now_s - self._began[0][0] > _LONGEST_S:
             self._free(1, now_s)
-        if self._began_s and not self._asking and now_s - self._asked_s >= _POLL_S:
+        if self._began and not self._asking and now_s - self._asked_s >= _POLL_S:
             self._asking = True
             self._asked_s = now_s
             self._body, self._status = b"", 0
@@ -49,12 +53,13 @@ class LingerWatch:
     def _free(self, count: int, now_s: float) -> None:
         state = self.upstream.state
         state.lingers_no_more(count)
-        for began_s in self._began_s[:count]:
+        for began_s, in_line_tok in self._began[:count]:
+            state.ahead_tok -= in_line_tok
             state.linger_s = now_s - began_s
             self._metrics.count(
                 "wattmill_abort_linger_seconds_total", self.upstream.backend.pool, by=now_s - began_s
             )
-        del self._began_s[:count]
+        del self._began[:count]
 
     # ---- the answer of the counters
 
@@ -70,11 +75,11 @@ class LingerWatch:
         counters = self._adapter.counters(self._body) if self._status == 200 else None
         if counters is not None:
             beyond_ours = max(0, counters.running - self.upstream.state.serving)
-            free = len(self._began_s) - beyond_ours
+            free = len(self._began) - beyond_ours
             if free > 0:
                 self._free(free, self.upstream.now_s())
 
     def on_lost(self, kind: str, text: str) -> None:
         self._asking = False
         if kind == "connect":  # the engine is gone, and its work with it
-            self._free(len(self._began_s), self.upstream.now_s())
+            self._free(len(self._began), self.upstream.now_s())

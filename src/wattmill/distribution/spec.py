@@ -46,6 +46,7 @@ class Backend(msgspec.Struct, frozen=True, kw_only=True):
     models: dict[str, BackendModel]
     headers: tuple[tuple[str, str], ...] = ()
     slots: int = 8  # requests that the engine works on at once
+    batch_tok: int = 2_048  # prompt tokens that it computes before it looks whether its client is there
     ceiling: Ceiling | None = None  # joules and grams of a token at most, where somebody declared them
     max_connections: int = 256
     connect_timeout_s: float = 2.0

@@ -13,6 +13,7 @@ from wattmill.ledger.book import TOKENS, unmetered_postings, window_postings
 from wattmill.ledger.booking import Bookkeeper
 from wattmill.ledger.energy_lessons import learn, weights_in_force
 from wattmill.ledger.in_doubt import divide, settle
+from wattmill.ledger.stores.sqlite_schema import SOURCES
 from wattmill.vocab.fact import EngineCount, MeterWindow
 from wattmill.vocab.usage import TOKEN_CLASSES, Usage
 
@@ -24,6 +25,9 @@ ARRIVAL_US = 100_000
 
 READ_US = 600_000
 """A count is stamped before the engine is asked, and the answer may take this long."""
+
+_RECENT = 10_000
+"""So many attempts are looked through for estimates, at most."""
 
 _PROMPT = [
     commodity for commodity, name in zip(TOKENS[:4], TOKEN_CLASSES[:4], strict=True) if name != "cached_input"
@@ -128,13 +132,14 @@ def _book_count(books: Bookkeeper, count: EngineCount) -> None:
     booked = _booked(books, pool, at_us - ARRIVAL_US * begins)
     db.flush()
     row = db.db.execute(
-        "SELECT first_us, base_prompt_tok, base_output_tok FROM engine_count WHERE pool = ? AND instance = ?",
+        "SELECT first_us, at_us, base_prompt_tok, base_output_tok FROM engine_count "
+        "WHERE pool = ? AND instance = ?",
         (pool, count.instance),
     ).fetchone()
     if row is None:
-        first_us, *base = at_us, *_base(books, count, booked)
+        first_us, last_us, *base = at_us, at_us, *_base(books, count, booked)
     else:
-        first_us, *base = row
+        first_us, last_us, *base = row
     prompt = count.prompt_tok - (booked[0] - base[0])
     output = count.output_tok - (booked[1] - base[1])
     doubts = [(id, start) for id, start in lost if start.at_us >= first_us]
@@ -160,8 +165,11 @@ def _book_count(books: Bookkeeper, count: EngineCount) -> None:
         name = f"engine {pool}/{count.instance}"
         text = f"{name} counted {prompt} prompt and {output} output tokens beyond the attempts"
         db.note(tx, at_us, "unmetered", text)
-        # Less than the books say was never made: something stands in them twice, or was told too high.
-        db.alarm(at_us, "overbooked" if prompt < 0 or output < 0 else "unmetered", text)
+        if prompt >= 0 and output >= 0:
+            db.alarm(at_us, "unmetered", text)
+        elif not _was_estimated(books, pool, last_us, -prompt, -output):
+            # Less than the books say was never made: something stands in them twice, or was told too high.
+            db.alarm(at_us, "overbooked", text)
     db.begin()
     db.db.execute(
         "INSERT OR REPLACE INTO engine_count VALUES (?,?,?,?,?,?,?,?,?,?)",
@@ -170,6 +178,19 @@ def _book_count(books: Bookkeeper, count: EngineCount) -> None:
             base[0] + count.prompt_tok, base[1] + count.output_tok,
         ),
     )  # fmt: skip
+
+
+def _was_estimated(books: Bookkeeper, pool: str, since_us: int, prompt_tok: int, output_tok: int) -> bool:
+    """Whether so many tokens may be what estimates of attempts that ended since an instant were too high by:
+    of a client that left at once, nobody knows how long its prompt was."""
+    found = books.db.db.execute(
+        "SELECT ifnull(sum(prefill_tok), 0), ifnull(sum(output_tok), 0) "
+        "FROM (SELECT * FROM attempt ORDER BY id DESC LIMIT ?) a JOIN epoch e ON e.id = a.epoch "
+        "JOIN shape s ON s.id = a.shape JOIN name n ON n.id = s.pool "
+        "WHERE n.text = ? AND a.source = ? AND e.start_us + a.ended_us >= ?",
+        (_RECENT, pool, SOURCES.index("estimated"), since_us),
+    ).fetchone()
+    return bool(prompt_tok <= found[0] and output_tok <= found[1])
 
 
 def _booked(books: Bookkeeper, pool: str, at_us: int) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from wattmill.distribution.spec import Backend, BackendModel
 from wattmill.models.engines.anthropic_http import ANTHROPIC, TOOL_PROMPT_TOK
 from wattmill.models.engines.anthropic_http import HEADERS as MESSAGES_HEADERS
 from wattmill.models.engines.anthropic_http import KEY_HEADER as MESSAGES_KEY_HEADER
+from wattmill.models.engines.embedded import BATCH_TOK
 from wattmill.models.spec import ModelCard
 from wattmill.scheduling import spec as scheduling
 from wattmill.units import TOK_PER_MTOK, UJ_PER_J
@@ -155,6 +156,9 @@ def _backend(
             models=models,
             headers=(("authorization", f"Bearer {endpoint.key}"),),
             slots=place.slots,
+            batch_tok=place.context_tok
+            if "embeddings" in (place.declared.capabilities or ())
+            else BATCH_TOK,  # see `EmbeddedSpec`
             ceiling=_ceiling(place),
             max_connections=place.slots + place.queue,
             first_byte_timeout_s=EMBEDDED_FIRST_BYTE_S,

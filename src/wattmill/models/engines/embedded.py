@@ -29,6 +29,9 @@ EXIT_CODES: dict[int, tuple[bool, str]] = {
 }
 """exit code -> (whether to start it again, what it means). All else is a crash: start it again."""
 
+BATCH_TOK = 128
+"""Prompt tokens that are computed at once; a client that leaves in prefill costs at most two such batches."""
+
 READY_PATH = "/health"
 """Answers 200 without a key when the weights are loaded, 503 before."""
 
@@ -42,7 +45,7 @@ class EmbeddedSpec(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 4
     ctx: int = 2048  # tokens of context per slot
     threads: int = 1
-    batch: int = 128  # prompt tokens computed at once; a client that leaves in prefill costs at most two
+    batch: int = BATCH_TOK
     embeddings: bool = False  # then a batch is as long as the context: leaving in prefill costs more
 
 

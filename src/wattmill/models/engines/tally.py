@@ -13,7 +13,7 @@ import msgspec
 
 from wattmill.models.engines.contract import Adapter
 from wattmill.models.engines.known_event import KnownEvent, learn
-from wattmill.models.engines.usage import OpenAIUsage, Timings, from_openai, from_timings, us_of
+from wattmill.models.engines.usage import MOST_TOK, OpenAIUsage, Timings, from_openai, from_timings, us_of
 from wattmill.vocab.fact import UsageSource
 from wattmill.vocab.request import Endpoint
 from wattmill.vocab.usage import ImpossibleUsage, Usage
@@ -77,6 +77,7 @@ class Tally:
         "_told",
         "_unlike",
         "_usage",
+        "_whole_prompt_tok",
         "done",
         "engine_id",
         "failure",
@@ -108,6 +109,7 @@ class Tally:
         self._open: set[int] = set()  # choices that began and have not finished
         self._finished: set[int] = set()
         self._timings: Timings | None = None
+        self._whole_prompt_tok = 0  # of which the engine tells how far it is
         self._chunks = 0
         self._like: KnownEvent | None = None  # events around whose text nothing else is said
         self._unlike = _TRIES  # so often such a one is looked for
@@ -200,6 +202,7 @@ class Tally:
             if said.timings.predicted_n > self.output_tok_so_far:
                 self.output_tok_so_far = said.timings.predicted_n
             if said.prompt_progress is not None:
+                self._whole_prompt_tok = _whole_of(said.prompt_progress)
                 return None  # ours: it makes the engine see a client that leaves during prefill
             if not self._show_timings:
                 event = _without(event, b"timings")
@@ -291,13 +294,16 @@ class Tally:
     def decode_us(self) -> int | None:
         return None if self._timings is None else us_of(self._timings.predicted_ms)
 
-    def reading(self, prompt_tok: int | None = None) -> tuple[Usage | None, UsageSource]:
+    def reading(
+        self, prompt_tok: int | None = None, *, batch_tok: int = 0
+    ) -> tuple[Usage | None, UsageSource]:
         """Return what is known now.
 
         ("measured") the engine's final usage; ("estimated") its counts so far, or the chunks that came;
         (None, "unmetered") if something was produced and the prompt was never counted; (None, "none") if
         nothing was. `prompt_tok` stands in for a prompt that the engine worked on and did not count: give it
-        if the request reached the engine (its bound, or its tokenised length).
+        if the request reached the engine (its bound, or its tokenised length). `batch_tok`: so much of a
+        prompt the engine computes to its end, once begun, whoever leaves.
         """
         if self._usage is not None and self._final:
             return self._usage, "measured"
@@ -305,7 +311,11 @@ class Tally:
             return self._usage, "estimated"
         if self._timings is not None:
             try:
-                return from_timings(self._timings), "estimated"
+                usage = from_timings(self._timings)
+                begun = min(self._whole_prompt_tok, usage.prompt_tok + batch_tok)
+                if begun > usage.prompt_tok:
+                    usage = msgspec.structs.replace(usage, prompt_tok=begun)
+                return usage, "estimated"
             except ImpossibleUsage:
                 pass
         known = self.prompt_tok if self.prompt_tok is not None else prompt_tok
@@ -369,6 +379,11 @@ def read_answer(adapter: Adapter, endpoint: Endpoint, body: bytes) -> Reading:
         None if times is None else us_of(times.predicted_ms),
         failure,
     )
+
+
+def _whole_of(progress: Any) -> int:
+    total = progress.get("total") if isinstance(progress, dict) else None
+    return total if type(total) is int and 0 < total < MOST_TOK else 0
 
 
 def _total(usage: Usage) -> int:

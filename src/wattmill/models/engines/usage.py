@@ -12,7 +12,7 @@ import msgspec
 from wattmill.units import MS_PER_S, US_PER_S
 from wattmill.vocab.usage import ImpossibleUsage, Usage, checked
 
-_MOST_TOK = 1 << 40  # beyond this a count is a defect of the engine, whatever the model
+MOST_TOK = 1 << 40  # beyond this a count is a defect of the engine, whatever the model
 _MOST_MS = 1e9  # beyond eleven days a time is one, too
 _US_PER_MS = US_PER_S // MS_PER_S
 
@@ -53,7 +53,7 @@ class OpenAIUsage(msgspec.Struct):
     cached_tokens: int | None = None
 
 
-Counted = Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOK)]
+Counted = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOK)]
 
 
 class Timings(msgspec.Struct):
@@ -92,7 +92,7 @@ def from_openai(wire: OpenAIUsage) -> Usage:
             )
         output_tok += gap
         reasoning_tok = gap
-    if prompt_tok > _MOST_TOK or output_tok > _MOST_TOK:
+    if prompt_tok > MOST_TOK or output_tok > MOST_TOK:
         raise ImpossibleUsage(
             f"invalid usage: {prompt_tok} input and {output_tok} output tokens cannot be true"
         )
@@ -147,7 +147,7 @@ def from_anthropic(wire: AnthropicUsage) -> Usage:
         "cache_creation_input_tokens": cache_write_tok,
     }
     for name, value in told.items():
-        if not 0 <= value <= _MOST_TOK:
+        if not 0 <= value <= MOST_TOK:
             raise ImpossibleUsage(f"invalid usage: {name} is {value}, which cannot be true")
     details = wire.output_tokens_details
     return checked(
@@ -188,7 +188,7 @@ def from_responses(wire: ResponsesUsage) -> Usage:
             f"invalid usage: total_tokens {wire.total_tokens} is not input_tokens {wire.input_tokens} + "
             f"output_tokens {wire.output_tokens}"
         )
-    if wire.input_tokens > _MOST_TOK or wire.output_tokens > _MOST_TOK:
+    if wire.input_tokens > MOST_TOK or wire.output_tokens > MOST_TOK:
         raise ImpossibleUsage(
             f"invalid usage: {wire.input_tokens} input and {wire.output_tokens} output tokens cannot be true"
         )
