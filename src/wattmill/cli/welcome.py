@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -15,6 +18,7 @@ from rich.table import Table
 from wattmill.app.home import Home
 from wattmill.app.running.supervisor import Factory
 from wattmill.app.seeing.figures import figures
+from wattmill.cli.control_door import DEFAULT_HOME
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,9 @@ def show_welcome(console: Console, w: Welcome) -> None:
         say("  key      none yet: wattmill keys create ORG/TEAM NAME")
     say(f"  board    [bold]{factory.admin_url}/#token={w.admin_token}[/]")
     say(f"  data     {escape(str(factory.home.root))}")
-    say(f"  ask it   {escape(_command())} status | explain REQUEST_ID | audit | budget show")
+    elsewhere = factory.home.root != Path(os.environ.get("WATTMILL_HOME", DEFAULT_HOME)).absolute()
+    where = f" --home {factory.home.root}" if elsewhere else ""
+    say(f"  ask it   {escape(_command() + ' status' + where)}, or: explain REQUEST_ID, audit, budget show")
     for name, place in factory.places().items():
         what = place.weights or getattr(place.declared, "base_url", "")
         note = "  [yellow]stand-in: an engine of this machine plays the provider[/]" if place.stand_in else ""
@@ -57,9 +63,13 @@ def show_welcome(console: Console, w: Welcome) -> None:
 
 
 def _command() -> str:
-    """Return how this program was called, so that the next command can be typed the same way."""
-    name = sys.argv[0]
-    return f"{sys.executable} -m wattmill" if name.endswith("__main__.py") else name
+    """Return what the next command begins with, typed in this folder."""
+    if shutil.which("wattmill") is not None:
+        return "wattmill"
+    beside = Path(sys.executable).with_name("wattmill")
+    if not beside.exists():
+        return f"{sys.executable} -m wattmill"
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
 def snippets(url: str, key: str, model: str) -> str:
