@@ -7,15 +7,22 @@ import difflib
 import re
 from functools import cache
 from importlib.resources import files
+from math import log
+
+import msgspec
 
 from wattmill.models.architecture import Architecture
 from wattmill.units import SI_PREFIX
 
 _BILLION = float(SI_PREFIX["G"])
 
+_TYPICAL = "meta-llama/Llama-3.1-70B"
+_SMALLEST, _LARGEST = 1e7, 1e14  # parameters; a name that says less or more does not speak of them
+
 _SUFFIXES = re.compile(
-    r"(-(instruct|chat|it|base|hf|preview|dynamic|static|pertensor|block|fp8|fp4|nvfp4|mxfp4|bf16|w4a16|awq|"
-    r"gptq|int4|int8|kv|v0\.1|thinking|edge|original|q\d(-[\dkm])*|\d{4}|99|99\.9))+$"
+    r"(-(instruct|chat|it|base|hf|preview|dynamic|static|pertensor|block|fp8|fp4|nvfp4|mxfp4|mxfp8|bf16|fp16|awq|"
+    r"w4a16|w4a8|w8a8|w8a16|gptq|int4|int8|4bit|8bit|gguf|ocp|quark|kv|v0\.\d|thinking|reasoning|edge|original|"
+    r"quantized\.w\da\d+|latest|exp|terminus|speciale|zero|qat|q\d(-[\dkm])*|\d{4}|99|99\.9))+$"
 )
 """What serving names add to a model without changing its sizes: formats, tunings, dates of release."""
 
@@ -43,6 +50,9 @@ def architecture(serving_name: str) -> Architecture:
     stem = _stem(serving_name)
     if stem in known:
         return known[stem]
+    squeezed = _squeezed_keys().get(_squeezed(stem))
+    if squeezed is not None:
+        return squeezed
     near = difflib.get_close_matches(stem, known, n=3)
     hint = f" Near it: {', '.join(near)}." if near else ""
     raise UnknownModel(
@@ -51,8 +61,55 @@ def architecture(serving_name: str) -> Architecture:
     )
 
 
+def stand_in(serving_name: str) -> Architecture:
+    """Return the sizes to take for a model that is not known: those of the known one nearest to the sizes in
+    its name (`80B-A3B`), scaled to them; without sizes those of the nearest name, else of a dense 70 B model.
+
+    It has a name of its own, so that nothing which was measured of the other counts as measured of it.
+    """
+    name = serving_name.lower()
+    sized = re.search(r"(?<![a-z0-9])(?:(\d+)x)?(\d+(?:\.\d+)?)([bt])(?![a-z])", name)
+    called = f"{serving_name.strip() or 'a model without a name'} (sizes of another)"
+    if not sized:
+        near = difflib.get_close_matches(_stem(serving_name), _by_key(), n=1)
+        return msgspec.structs.replace(_by_key()[near[0]] if near else architecture(_TYPICAL), name=called)
+    active = re.search(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)b(?![a-z])", name)
+    total = float(sized[2]) * int(sized[1] or 1) * (1000.0 if sized[3] == "t" else 1.0) * _BILLION
+    if not _SMALLEST <= total <= _LARGEST:
+        return msgspec.structs.replace(architecture(_TYPICAL), name=called)
+    used = min(float(active[1]) * _BILLION if active else float(sized[2]) * _BILLION, total)
+
+    def distance(known: Architecture) -> float:
+        return abs(log(known.params / total)) + abs(log(known.active_params / max(used, 1.0)))
+
+    near_one = min(architectures(), key=distance)
+    factor = total / near_one.params
+    return msgspec.structs.replace(
+        near_one,
+        name=called,
+        params=total,
+        expert_params=near_one.expert_params * factor,
+        active_params=min(near_one.active_params * factor, total),
+    )
+
+
 def _stem(name: str) -> str:
-    return _SUFFIXES.sub("", name.rsplit("/", 1)[-1].lower().replace("_", "-").strip())
+    plain = re.sub(r"[\s_]+", "-", name.strip().rstrip("/").rsplit("/", 1)[-1].strip().lower())
+    return _SUFFIXES.sub("", plain)
+
+
+def _squeezed(stem: str) -> str:
+    return re.sub(r"^meta", "", re.sub(r"[^a-z0-9]", "", stem))
+
+
+@cache
+def _squeezed_keys() -> dict[str, Architecture]:
+    """Return the known names without hyphens, points and blanks: those that then still mean one model."""
+    found: dict[str, Architecture | None] = {}
+    for stem, known in _by_key().items():
+        key = _squeezed(stem)
+        found[key] = known if found.get(key, known) is known else None
+    return {key: known for key, known in found.items() if known is not None}
 
 
 @cache

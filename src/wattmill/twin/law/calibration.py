@@ -14,7 +14,7 @@ from wattmill.models.deployment import Deployment
 from wattmill.models.step_time import TERMS, Coefficients
 from wattmill.twin.law.fit import Fit
 from wattmill.twin.law.groups import deployment_groups, law_groups, scatter_groups
-from wattmill.twin.law.intervals import UNKNOWN, Spread
+from wattmill.twin.law.intervals import UNKNOWN, Spread, widest
 from wattmill.twin.law.rows import Configuration
 from wattmill.twin.law.spec import Class, Outside
 
@@ -58,7 +58,7 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     fitted_on: str
     names: tuple[str, ...]  # of the coefficients, in the order of every vector
     deviations: dict[str, tuple[float, ...]]
-    spreads: dict[str, Spread]  # "metric class" -> scatter
+    spreads: dict[str, Spread]  # "metric, what is new" -> scatter; see `scatter_of`
     groups: tuple[Known, ...]
     held_out: tuple[HeldOut, ...]
 
@@ -139,9 +139,32 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
 
         return min(self.groups, key=distance, default=None)
 
+    def scatter_of(self, metric: str, klass: Class, c: Configuration) -> tuple[Spread, ...]:
+        """Return the scatters that make the interval of `c`, by what of it was not seen; see `widest`.
+
+        A model that was measured on no engine here has the errors of models left out, an accelerator those
+        of accelerators left out, both have both. A row that lacks inputs has those of such rows, left out in
+        the same way. What is only outside of the lengths, the mode or the engine that were measured has the
+        errors of either.
+        """
+        if klass == "interpolated":
+            return (self._scatter(f"{metric}, interpolated"),)
+        known_model = any(k.model == c.architecture.name for k in self.groups)
+        known_part = any(k.gpu == c.accelerator.name for k in self.groups)
+        found = [] if known_model else [self._scatter(f"{metric}, model left out")]
+        found += [] if known_part else [self._scatter(f"{metric}, accelerator left out")]
+        if klass == "inputs missing":
+            return (self._scatter(f"{metric}, inputs missing{', new' if found else ''}"),)
+        return tuple(found) or (self._scatter(f"{metric}, extrapolated"),)
+
     def bounds(self, metric: str, klass: Class, c: Configuration, value: float) -> tuple[float, float]:
-        """Return the 80 % interval about `value`, from errors held out in that class."""
-        return self.spreads.get(f"{metric} {klass}", UNKNOWN).bounds(value, scatter_groups(c))
+        """Return the 80 % interval about `value`, from errors that were held out in the same way."""
+        groups = scatter_groups(c)
+        found = [scatter.bounds(value, groups) for scatter in self.scatter_of(metric, klass, c)]
+        return widest(value, found)
+
+    def _scatter(self, name: str) -> Spread:
+        return self.spreads.get(name, UNKNOWN)
 
 
 @cache

@@ -16,6 +16,7 @@ from wattmill.twin.law.rows import Configuration
 NAMES: tuple[str, ...] = (*TERMS, "request", "prompt")
 """Terms of the step, then two of the way to the first token: a count, and prompt tokens on the host."""
 
+_LEAST_ROOM = 0.03
 _MIDSTEP = 0.5
 """A prompt arrives on average in the middle of a step, and its engine looks at it at the next."""
 
@@ -35,8 +36,11 @@ def batching(engine: str, *, isl: int, concurrency: int) -> tuple[Batching, int]
             return "mixed", 8192
 
 
-def loop_of(c: Configuration, *, first_wave: bool = True) -> Loop:
-    """Return the mean work of a configuration's requests; see `closed_loop` for the client."""
+def loop_of(c: Configuration, *, first_wave: bool = True, was_run: bool = False) -> Loop:
+    """Return the mean work of a configuration's requests; see `closed_loop` for the client.
+
+    `was_run`: it was measured, so that a cache which our count leaves next to nothing was larger.
+    """
     decode = c.deployment(c.decode)
     if c.disaggregated:
         return disaggregated_loop(
@@ -60,7 +64,7 @@ def loop_of(c: Configuration, *, first_wave: bool = True) -> Loop:
         batching=kind,
         experts=a.experts,
         active_experts=a.active_experts,
-        kv_tok=max(kv_tok(decode, isl=c.isl, osl=c.osl) // c.pp, c.isl + c.osl),
+        kv_tok=max(kv_tok(decode, isl=c.isl, osl=c.osl, was_run=was_run) // c.pp, c.isl + c.osl),
         first_wave=first_wave,
     )
     if c.pp == 1:
@@ -72,16 +76,19 @@ def loop_of(c: Configuration, *, first_wave: bool = True) -> Loop:
     )
 
 
-def kv_tok(d: Deployment, *, isl: int, osl: int) -> int:
+def kv_tok(d: Deployment, *, isl: int, osl: int, was_run: bool = False) -> int:
     """Return the cache in tokens, enough for two requests at least; unbounded where the weights do not fit by
-    our count: the run was made, so the count is wrong."""
+    our count: the run was made, so the count is wrong. The same where weights fit and leave less than 3 % of
+    the memory, if `was_run`: it is the small rest of two large numbers (no measured row here has one)."""
     found = d.kv_tokens()
+    if was_run and found * d.kv_bytes_per_tok_per_gpu / d.attn_dp < _LEAST_ROOM * d.accelerator.memory_bytes:
+        found = 0
     return max(found, 2 * (isl + osl)) if found else 1 << 60
 
 
 def features(c: Configuration) -> tuple[Any, Any]:
     """Return (time to first token, time per token): the law's terms, in the order of `NAMES`."""
-    loop = loop_of(c)
+    loop = loop_of(c, was_run=True)
     return terms_of(c, loop.to_first_token, loop.per_token)
 
 

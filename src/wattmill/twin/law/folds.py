@@ -15,7 +15,7 @@ import numpy as np
 from wattmill.twin.law.calibration import Calibration, HeldOut, Known
 from wattmill.twin.law.features import NAMES
 from wattmill.twin.law.groups import scatter_groups
-from wattmill.twin.law.intervals import Spread, spread_over_folds
+from wattmill.twin.law.intervals import Spread, quantiles, spread_over_folds
 from wattmill.twin.law.rivals import boosted, looked_up
 from wattmill.twin.law.rows import identity
 from wattmill.twin.law.samples import METRICS, Samples, samples
@@ -93,30 +93,39 @@ def known_groups(s: Samples) -> tuple[Known, ...]:
 
 
 def spreads(s: Samples, held: Mapping[Left, Any]) -> dict[str, Spread]:
-    """Return the scatter by metric and class, from errors of samples that were held out.
+    """Return the scatter by metric and by what was held out, from errors of samples that were.
 
-    Curves left out speak for what is interpolated; models and accelerators left out, whichever of them are
-    in `held`, for what is extrapolated; rows that lack inputs for their own kind.
+    Curves left out speak for what is interpolated and for rows that lack inputs, models and accelerators left
+    out each for what is as new as they were, both together for what is extrapolated in another way. Where one
+    of them is not in `held`, those that are stand in.
     """
     complete = np.array([not c.missing for c in s.configurations])
-    sets = {left: (held[left], keys(s, left, parts=_OUTER)) for left in LEFT if left in held}
-    far = [sets[left] for left in ("model", "accelerator") if left in sets]
-    near = [sets["curves"]] if "curves" in sets else far
+    every = tuple(left for left in LEFT if left in held)
+    far = tuple(left for left in every if left != "curves") or every
+    near: tuple[Left, ...] = ("curves",) if "curves" in held else far
     found = {}
     for metric in METRICS:
         mine = np.array([m == metric for m in s.metrics])
-        cases: dict[Class, tuple[Sequence[Any], Any]] = {
-            "interpolated": (near, mine & complete),
-            "extrapolated": (far or near, mine & complete),
-            "inputs missing": (near, mine & ~complete),
-        }
-        for klass, (errors, which) in cases.items():
-            at = np.flatnonzero(which)
-            values = [float(error[i]) for error, _ in errors for i in at]
-            groups = [scatter_groups(s.configurations[i]) for _ in errors for i in at]
-            folds = [str(fold[i]) for _, fold in errors for i in at]
-            found[f"{metric} {klass}"] = spread_over_folds(values, groups, folds)
+        cases: tuple[tuple[str, tuple[Left, ...], Any], ...] = (
+            ("interpolated", near, mine & complete),
+            ("inputs missing", near, mine & ~complete),
+            ("inputs missing, new", far, mine & ~complete),
+            ("extrapolated", far, mine & complete),
+            ("model left out", ("model",) if "model" in held else far, mine & complete),
+            ("accelerator left out", ("accelerator",) if "accelerator" in held else far, mine & complete),
+        )
+        for name, lefts, which in cases:
+            found[f"{metric}, {name}"] = _spread(s, held, lefts, np.flatnonzero(which))
     return found
+
+
+def _spread(s: Samples, held: Mapping[Left, Any], lefts: Sequence[Left], at: Any) -> Spread:
+    values = [float(held[left][i]) for left in lefts for i in at]
+    if "curves" not in lefts:
+        return quantiles(values)
+    groups = [scatter_groups(s.configurations[i]) for _ in lefts for i in at]
+    folds = [str(fold[i]) for fold in (keys(s, left, parts=_OUTER) for left in lefts) for i in at]
+    return spread_over_folds(values, groups, folds)
 
 
 def calibrate(

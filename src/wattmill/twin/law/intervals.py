@@ -1,15 +1,17 @@
 """Intervals from held-out errors: how far off predictions of rows were that the fit had not seen.
 
-The size within which 80 % of errors lie is a product of effects of the groups that a row belongs to, found
-group by group in a few sweeps, small groups held back; the bounds are quantiles of the errors divided by that
-size. So a group that scatters more has a wider interval, and the whole covers what it says, whatever the
-errors' distribution.
+Two rules. Where many small groups were held out (curves), the size within which 80 % of errors lie is a
+product of effects of the groups that a row belongs to, found group by group in a few sweeps, small groups
+held back; the bounds are quantiles of the errors divided by that size. So a group that scatters more has a
+wider interval, and the whole covers what it says, whatever the errors' distribution. Where few large ones
+were held out (models, accelerators), nothing can be learned of how groups differ: the interval is that of the
+errors themselves, the same for all rows (split conformal). Inner folds chose (docs/lab/step-time.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, log
+from math import exp, log, sqrt
 
 import msgspec
 import numpy as np
@@ -64,6 +66,26 @@ def spread_over_folds(
 
 UNKNOWN = Spread(rows=0, centre=log(0.7), effects={}, low=-1.5, high=1.5)
 """Where too few errors were held out to say anything: a factor of 2.9 either way."""
+
+
+def widest(value: float, bounds: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return the interval about `value` of something that is new in several ways, each with its bounds: their
+    logarithmic distances are added as independent errors are (root of the sum of squares). That a new model
+    on a new accelerator errs so is an assumption; no fold left both out."""
+    if len(bounds) == 1:
+        return bounds[0]
+    low = sqrt(sum(log(low / value) ** 2 for low, _ in bounds if low < value))
+    high = sqrt(sum(log(high / value) ** 2 for _, high in bounds if high > value))
+    return value * exp(-low), value * exp(high)
+
+
+def quantiles(errors: Sequence[float]) -> Spread:
+    """Return the scatter of held-out `errors` without effects of groups: bounds between which 80 % lie."""
+    if len(errors) < _FEWEST:
+        return UNKNOWN
+    tail = (1.0 - COVERED) / 2.0
+    low, high = np.quantile(np.asarray(errors, dtype=float), [tail, 1.0 - tail])
+    return Spread(rows=len(errors), centre=0.0, effects={}, low=float(low), high=float(high))
 
 
 def spread(errors: Sequence[float], groups: Sequence[Sequence[str]]) -> Spread:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import msgspec
 
 from wattmill.twin.law.calibration import Calibration, stored
 from wattmill.twin.law.features import features
+from wattmill.twin.law.reading import per_second
 from wattmill.twin.law.rows import MEASURED, Configuration, configuration, measured_rows, same_measurement
 from wattmill.twin.law.spec import Class
 from wattmill.units import MS_PER_S
@@ -35,17 +37,22 @@ def serving(metric: str, calibration: Calibration | None = None) -> Predictor:
 
     def predict(rows: Sequence[Row]) -> list[Predicted]:
         law = calibration or stored()
-        return [served(law, metric, configuration(row), unit=row.get("unit") or "ms") for row in rows]
+        return [served(law, metric, configuration(row), unit=row.get("unit") or "") for row in rows]
 
     return predict
 
 
 def served(law: Calibration, metric: str, c: Configuration, *, unit: str = "ms") -> Predicted:
-    """Return `metric` of one configuration, in ms or s."""
+    """Return `metric` of one configuration, in `unit`: ms, s or us. Of a unit that is not known, ms are
+    assumed, and the column is named."""
     first, each = features(c)
     seconds = law.seconds(c, first if metric == "ttft_mean" else each)
     klass, near = law.classify(c), law.nearest(c)
-    value = seconds * MS_PER_S if unit == "ms" else seconds
+    scale = per_second(unit)
+    value = seconds * (MS_PER_S if scale is None else scale)
+    assumed = c.missing if scale is not None else (*c.missing, "unit")
+    if scale is None:
+        klass = "inputs missing"
     low, high = law.bounds(metric, klass, c, value)
     return Predicted(
         value=value,
@@ -53,7 +60,7 @@ def served(law: Calibration, metric: str, c: Configuration, *, unit: str = "ms")
         high=high,
         klass=klass,
         nearest=near.name if near else None,
-        assumed=c.missing,
+        assumed=assumed,
         client_known=c.known_client,
     )
 
@@ -65,6 +72,7 @@ PREDICTORS: dict[str, Predictor] = {
 """Metric -> predictor. A metric that is not here is counted as not predicted."""
 
 
+@cache
 def seen_in_training() -> frozenset[str]:
     """Return all measurements that come with wattmill: coefficients were fitted on them."""
     return frozenset(same_measurement(row) for table in MEASURED for row in measured_rows(table))

@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import io
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -21,9 +22,16 @@ import msgspec
 from wattmill.compute.catalogue import UnknownAccelerator, accelerator
 from wattmill.compute.spec import Accelerator
 from wattmill.models.architecture import Architecture
-from wattmill.models.architectures import UnknownModel, architecture, architectures
+from wattmill.models.architectures import UnknownModel, architecture, stand_in
 from wattmill.models.deployment import Deployment
-from wattmill.units import SI_PREFIX
+from wattmill.twin.law.reading import (
+    MOST_CONCURRENT,
+    MOST_SPLIT,
+    MOST_TOK,
+    MOST_WORK_TOK,
+    engine,
+    whole,
+)
 
 COLUMNS = (
     "source",
@@ -60,10 +68,14 @@ _ABOUT = frozenset(
 )
 """Columns that a copy of a table may leave out or word otherwise."""
 
-_BILLION = float(SI_PREFIX["G"])
 _ASSUMED_GPU = "H100-SXM"
-_ASSUMED_MODEL = "meta-llama/Llama-3.1-70B"
 _ASSUMED = {"isl": 1024, "osl": 1024, "concurrency": 32}
+_MOST = {"isl": MOST_TOK, "osl": MOST_TOK, "concurrency": MOST_CONCURRENT}
+_MOST_WORKERS = 256
+_MOST_STAGES = 128
+_FOUR_BITS = ("fp4", "int4", "w4", "awq", "gptq", "q4", "4bit", "4-bit")
+_EIGHT_BITS = ("fp8", "int8", "w8", "q8", "8bit", "8-bit", "e4m3", "e5m2")
+_UNPACKED = ("_wo", "int4", "w4a16", "awq", "gptq", "q4")
 _LARGEST_TP = 8
 """InferenceX ran no wider tensor split: a wider `tp` in a row of mode `agg` is a count of GPUs."""
 
@@ -142,11 +154,16 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Return the rows of a CSV file, plain or gzipped, with every column of `COLUMNS`.
 
+    Cells may be parted by commas, semicolons or tabs; a column's name may be written in capitals.
+
     Raises:
-        ValueError: the file has no column `metric` or `value`.
+        ValueError: it is not such a file, or has no column `metric` or `value`.
     """
     raw = path.read_bytes()
-    return _rows(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw, str(path))
+    try:
+        return _rows(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw, str(path))
+    except (csv.Error, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read as a table ({error}); save it as CSV in UTF-8") from error
 
 
 def measured_rows(table: str) -> list[dict[str, str]]:
@@ -187,58 +204,68 @@ def configuration(row: Mapping[str, str]) -> Configuration:
     part = _accelerator(row, missing)
     bits, kv_bits = _bits(row, model, missing)
     lengths = {name: _length(row, name, missing) for name in _ASSUMED}
-    mode = (row.get("mode") or "agg").strip()
-    disaggregated = mode.startswith("disagg")
-    prefill, decode = _sides(row, disaggregated, missing)
+    if lengths["isl"] * lengths["concurrency"] > MOST_WORK_TOK:
+        missing.append("concurrency")
+        lengths["concurrency"] = max(MOST_WORK_TOK // lengths["isl"], 1)
+    mode = (row.get("mode") or "agg").strip().lower()
+    counted = re.search(r"(\d+)\s*p\s*(\d+)\s*d\b", mode)
+    disaggregated = mode.startswith("disagg") or counted is not None
+    prefill, decode, pp = _sides(row, disaggregated, missing)
+    if not (row.get("tp") or "").strip():
+        prefill = decode = _narrowest(row, model, part, bits, kv_bits)
     workers = (1, 1)
     if disaggregated:
-        counted = re.fullmatch(r"disagg (\d+)P(\d+)D", mode)
-        if counted:
-            workers = int(counted[1]), int(counted[2])
+        found = (int(counted[1]), int(counted[2])) if counted else (0, 0)
+        if all(1 <= n <= _MOST_WORKERS for n in found):
+            workers = found
         else:
             missing.append("workers")
     return Configuration(
         architecture=model,
         accelerator=part,
-        engine=(row.get("framework") or "").strip().lower() or "unknown",
+        engine=engine(row.get("framework")),
         version=(row.get("framework_version") or "").strip(),
         precision=(row.get("precision") or "").strip(),
         weight_bits=bits,
         kv_bits=kv_bits,
-        weight_only=any(word in (row.get("precision") or "").lower() for word in ("_wo", "int4", "w4a16")),
+        weight_only=any(word in (row.get("precision") or "").lower() for word in _UNPACKED),
         disaggregated=disaggregated,
         prefill=prefill,
         decode=decode,
         prefill_workers=workers[0],
         decode_workers=workers[1],
-        pp=max(_number(row.get("pp") or "") or 1, 1),
+        pp=pp,
         isl=lengths["isl"],
         osl=max(lengths["osl"], 2),
         concurrency=lengths["concurrency"],
         known_client="InferenceX" in (row.get("source") or ""),
-        missing=tuple(missing),
+        missing=tuple(dict.fromkeys(missing)),
     )
 
 
 def _rows(raw: bytes, name: str) -> list[dict[str, str]]:
-    reader = csv.DictReader(io.StringIO(raw.decode("utf-8-sig")))
-    absent = {"metric", "value"} - set(reader.fieldnames or ())
+    text = raw.decode("utf-8-sig")
+    head = text.partition("\n")[0]
+    parted = max((",", ";", "\t"), key=head.count)
+    reader = csv.DictReader(io.StringIO(text), delimiter=parted)
+    reader.fieldnames = [_column(column) for column in reader.fieldnames or ()]
+    absent = {"metric", "value"} - set(reader.fieldnames)
     if absent:
         raise ValueError(f"{name} has no column {', '.join(sorted(absent))}; needed are {', '.join(COLUMNS)}")
     return [{column: (row.get(column) or "") for column in [*COLUMNS, *_others(row)]} for row in reader]
+
+
+def _column(name: str) -> str:
+    plain = name.strip().lower()
+    return plain if plain in COLUMNS else name.strip()
 
 
 def _others(row: Mapping[str, str]) -> list[str]:
     return [column for column in row if column is not None and column not in COLUMNS]
 
 
-def _number(text: str) -> int | None:
-    found = re.fullmatch(r"\s*(\d+)(?:\.\d+)?\s*", text)
-    return int(found[1]) if found else None
-
-
 def _length(row: Mapping[str, str], name: str, missing: list[str]) -> int:
-    found = _number(row.get(name) or "")
+    found = whole(row.get(name), most=_MOST[name])
     if found:
         return found
     missing.append(name)
@@ -251,28 +278,20 @@ def _model(row: Mapping[str, str], missing: list[str]) -> Architecture:
         return architecture(name)
     except UnknownModel:
         missing.append("model")
-    sized = re.search(r"(?<![a-z0-9])(\d+(?:\.\d+)?)b(?![a-z])", name.lower())
-    if not sized:
-        return architecture(_ASSUMED_MODEL)
-    active = re.search(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)b(?![a-z])", name.lower())
-    total, used = float(sized[1]) * _BILLION, float(active[1] if active else sized[1]) * _BILLION
-
-    def distance(known: Architecture) -> float:
-        return max(known.params / total, total / known.params) * max(
-            known.active_params / used, used / known.active_params
-        )
-
-    return min(architectures(), key=distance)
+        return stand_in(name)
 
 
 def _accelerator(row: Mapping[str, str], missing: list[str]) -> Accelerator:
+    """What is not known has a name of its own: nothing measured of the other part counts as its own."""
+    name = row.get("gpu") or ""
     try:
-        part = accelerator(row.get("gpu") or "")
+        part = accelerator(name)
     except UnknownAccelerator:
         part = None
     if part is None or not part.predicted:
         missing.append("gpu")
-        return accelerator(_ASSUMED_GPU)
+        called = f"{name.strip() or 'a part without a name'} (figures of {_ASSUMED_GPU})"
+        return msgspec.structs.replace(accelerator(_ASSUMED_GPU), name=called)
     return part
 
 
@@ -280,9 +299,9 @@ def _bits(row: Mapping[str, str], model: Architecture, missing: list[str]) -> tu
     """Weights follow the label; without one the name, else the published checkpoint. The cache has 8 bits
     beside quantised weights, else 16: rows do not say."""
     label = (row.get("precision") or "").lower() or (row.get("model") or "").lower()
-    if any(word in label for word in ("fp4", "int4", "uint4", "w4")) or "gpt-oss" in model.name:
+    if any(word in label for word in _FOUR_BITS) or "gpt-oss" in model.name:
         return (4.0, 8.0)
-    if any(word in label for word in ("fp8", "int8", "w8")):
+    if any(word in label for word in _EIGHT_BITS):
         return (8.0, 8.0)
     if "16" in label:
         return (16.0, 16.0)
@@ -292,18 +311,42 @@ def _bits(row: Mapping[str, str], model: Architecture, missing: list[str]) -> tu
     return (8.0, 8.0)
 
 
-def _sides(row: Mapping[str, str], disaggregated: bool, missing: list[str]) -> tuple[Side, Side]:
-    pairs = {name: _pair(row.get(name) or "") for name in ("tp", "ep", "attn_dp")}
-    if disaggregated:
-        sides = [_worker(pairs["tp"][i], pairs["ep"][i], pairs["attn_dp"][i]) for i in (0, 1)]
-        return sides[0], sides[1]
-    tp, ep, dp = (pairs[name][0] for name in ("tp", "ep", "attn_dp"))
+def _sides(row: Mapping[str, str], disaggregated: bool, missing: list[str]) -> tuple[Side, Side, int]:
+    """Return how prefill and decode workers split the model, and over how many stages."""
+    pairs = {name: _pair(row, name, missing) for name in ("tp", "ep", "attn_dp", "pp")}
     if not (row.get("tp") or "").strip():
         missing.append("tp")
-    side = _worker(tp, ep, dp)
+    pp = min(pairs["pp"][1], _MOST_STAGES)
+    if disaggregated:
+        sides = [_worker(pairs["tp"][i], pairs["ep"][i], pairs["attn_dp"][i]) for i in (0, 1)]
+        return sides[0], sides[1], pp
+    side = _worker(*(pairs[name][0] for name in ("tp", "ep", "attn_dp")))
     if side.tp > _LARGEST_TP:
         missing.append("tp")
-    return side, side
+    return side, side, pp
+
+
+def _narrowest(
+    row: Mapping[str, str], model: Architecture, part: Accelerator, weight_bits: float, kv_bits: float
+) -> Side:
+    """Return the split to assume where none is stated: over the GPUs of the row, up to a node's eight; else
+    the narrowest that holds the weights."""
+    stated = whole(row.get("n_gpus"), most=MOST_SPLIT)
+    if stated:
+        return Side(tp=min(stated, _LARGEST_TP), ep=1, attn_dp=1)
+    sizes = [n for n in (1, 2, 4, 8) if n <= _LARGEST_TP]
+    for tp in sizes:
+        replica = Deployment(
+            architecture=model,
+            accelerator=part,
+            engine="",
+            weight_bits=weight_bits,
+            kv_bits=kv_bits,
+            tp=tp,
+        )
+        if replica.kv_tokens() > 0:
+            return Side(tp=tp, ep=1, attn_dp=1)
+    return Side(tp=sizes[-1], ep=1, attn_dp=1)
 
 
 def _worker(tp: int, ep: int, dp: int) -> Side:
@@ -323,9 +366,18 @@ def _worker(tp: int, ep: int, dp: int) -> Side:
     return Side(tp=tp, ep=min(max(ep, 1), tp * dp), attn_dp=dp)
 
 
-def _pair(text: str) -> tuple[int, int]:
-    both = re.fullmatch(r"p(\d+)/d(\d+)", text.strip())
-    if both:
-        return max(int(both[1]), 1), max(int(both[2]), 1)
-    one = _number(text) or 1
-    return one, one
+def _pair(row: Mapping[str, str], name: str, missing: list[str]) -> tuple[int, int]:
+    """Return a size of prefill and decode workers: `8`, or `p4/d8`. Blank and 0 say that it is not split;
+    what cannot be read is named, and its first figure taken if it has one (`8x2`)."""
+    text = (row.get(name) or "").strip().lower()
+    if not text:
+        return 1, 1
+    both = re.fullmatch(r"p(\d+)\s*/\s*d(\d+)", text)
+    sizes = (both[1], both[2]) if both else (text, text)
+    found = [1 if re.fullmatch(r"0+(\.0*)?", size) else whole(size, most=MOST_SPLIT) for size in sizes]
+    if found[0] and found[1]:
+        return found[0], found[1]
+    missing.append(name)
+    first = re.match(r"(\d{1,3})\D", text)
+    size = max(int(first[1]), 1) if first else 1
+    return size, size

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from math import isfinite, lgamma, log
+from math import lgamma, log
 
 import msgspec
 import numpy as np
 
 from wattmill.twin.law.intervals import COVERED
 from wattmill.twin.law.predictors import PREDICTORS, Predicted, Predictor, seen_in_training
+from wattmill.twin.law.reading import number
 from wattmill.twin.law.rows import COLUMNS, same_measurement
 from wattmill.twin.law.spec import Class
 
@@ -72,9 +73,9 @@ def score(
     known = seen_in_training()
     by_metric: dict[str, list[tuple[Mapping[str, str], float]]] = defaultdict(list)
     for row in rows:
-        value = _value(row.get("value") or "")
+        value = number(row.get("value"))
         if value is not None:
-            by_metric[(row.get("metric") or "").strip()].append((row, value))
+            by_metric[_metric(row, predictors)].append((row, value))
     found = []
     for metric, group in by_metric.items():
         predictor = predictors.get(metric)
@@ -183,9 +184,7 @@ def _pct(share: float) -> float:
     return round(100.0 * share, 2)
 
 
-def _value(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if isfinite(value) and value > 0.0 else None
+def _metric(row: Mapping[str, str], predictors: Mapping[str, Predictor]) -> str:
+    """Return a row's metric; capitals of one that is predicted do not matter."""
+    said = (row.get("metric") or "").strip()
+    return said.lower() if said.lower() in predictors else said

@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 
 from wattmill.twin.law.calibration import HeldOut
-from wattmill.twin.law.intervals import Spread
+from wattmill.twin.law.intervals import Spread, widest
 from wattmill.twin.offline.energy import Walls
 from wattmill.twin.offline.law import Layout, Problem
 from wattmill.twin.offline.levels import COLUMNS, EXTRAS, LEVELS
-from wattmill.twin.offline.novelty import Seen
+from wattmill.twin.offline.novelty import Seen, scatter_groups, scatters_of
 from wattmill.twin.offline.rows import OfflineRow
 
 _BETWEEN = " | "
@@ -32,7 +32,7 @@ class OfflineCalibration(msgspec.Struct, frozen=True, kw_only=True):
     deviations: dict[str, tuple[float, ...]]  # "level | group" -> by the level's columns, in logarithms
     extras: dict[str, float]
     seen: Seen
-    spread: Spread
+    spreads: dict[str, Spread]  # what was left out -> scatter; see `scatters_of`
     walls: Walls
     held_out: tuple[HeldOut, ...]
 
@@ -58,6 +58,12 @@ class OfflineCalibration(msgspec.Struct, frozen=True, kw_only=True):
         values.extend(self.extras[name] for name in EXTRAS)
         theta = np.array(values)
         return Layout(tuple(groups), at, columns, theta, np.ones(len(theta))), theta
+
+    def bounds(self, row: OfflineRow) -> tuple[float, float]:
+        """Return the 80 % interval of a row's throughput, as factors on the prediction."""
+        groups = scatter_groups(row, self.seen)
+        found = [self.spreads[name].bounds(1.0, groups) for name in scatters_of(row, self.seen)]
+        return widest(1.0, found)
 
     def problem(self, rows: Sequence[OfflineRow]) -> tuple[Problem, Any]:
         """Return `rows` made ready for the stored fit, and its vector."""

@@ -17,7 +17,7 @@ from wattmill.twin.law.score import Figures, Scored, grouped
 from wattmill.twin.offline.calibration import OfflineCalibration, kept
 from wattmill.twin.offline.energy import ENERGY, UNKNOWN, Walls, cap_share_of, constant_w, draw
 from wattmill.twin.offline.fit import fit
-from wattmill.twin.offline.folds import LEFT, METRIC, Held, Left, Progress, held_out, spread_of, summary
+from wattmill.twin.offline.folds import LEFT, METRIC, Held, Left, Progress, held_out, spreads_of, summary
 from wattmill.twin.offline.law import Problem
 from wattmill.twin.offline.levels import COLUMNS
 from wattmill.twin.offline.novelty import Seen, bounds
@@ -84,7 +84,7 @@ def cross_validated(
         deviations=deviations,
         extras=extras,
         seen=Seen.of(rows),
-        spread=spread_of(held),
+        spreads=spreads_of(held),
         walls=walls,
         held_out=errors,
     )

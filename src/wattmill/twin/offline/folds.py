@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from wattmill.twin.law.calibration import HeldOut
-from wattmill.twin.law.intervals import Spread, spread
+from wattmill.twin.law.intervals import Spread, quantiles, spread
 from wattmill.twin.offline.fit import fit
 from wattmill.twin.offline.law import Problem
 from wattmill.twin.offline.novelty import Seen, scatter_groups
@@ -100,10 +100,10 @@ def held_out(
         predicted[out] = problem.log_throughput(fit(problem, measured, use=use))[out]
         train = [rows[i] for i in np.flatnonzero(use)]
         seen = Seen.of(train)
-        scatter = _inner(problem, measured, left, use, seed=seed + 1) if intervals else None
+        inner = _inner(problem, measured, left, use, seed=seed + 1) if intervals else None
         for i in out:
             groups[i] = scatter_groups(rows[i], seen)
-            bounds = scatter.bounds(1.0, groups[i]) if scatter else (1.0, 1.0)
+            bounds = inner.bounds(1.0, groups[i]) if inner else (1.0, 1.0)
             low[i], high[i] = predicted[i] + np.log(bounds)
         if rivals:
             asked = [rows[i] for i in out]
@@ -121,10 +121,26 @@ def held_out(
     )
 
 
-def spread_of(held: Sequence[Held]) -> Spread:
-    """Return the scatter of all held-out errors, by how new each row was and by its groups."""
-    errors = [float(e) for h in held for e in h.errors]
-    return spread(errors, [g for h in held for g in h.groups])
+def spreads_of(held: Sequence[Held]) -> dict[str, Spread]:
+    """Return the scatters of held-out errors: of cells and workloads left out (`known`: model and accelerator
+    were seen), of models, and of accelerators. Where one of them is not in `held`, all errors stand in."""
+    of: dict[str, tuple[Left, ...]] = {
+        "known": ("cells", "workloads"),
+        "model": ("model",),
+        "accelerator": ("accelerator",),
+    }
+    found = {}
+    for name, lefts in of.items():
+        mine = [h for h in held if h.left in lefts] or list(held)
+        errors = [float(e) for h in mine for e in h.errors]
+        found[name] = scatter(errors, [g for h in mine for g in h.groups], whole=name != "known")
+    return found
+
+
+def scatter(errors: Sequence[float], groups: Sequence[tuple[str, ...]], *, whole: bool) -> Spread:
+    """Return the scatter of held-out errors; where whole models or accelerators were left out, without
+    effects of groups: see `twin.law.intervals`."""
+    return quantiles(errors) if whole else spread(errors, groups)
 
 
 def summary(h: Held) -> list[HeldOut]:
@@ -170,7 +186,7 @@ def _inner(problem: Problem, measured: Any, left: Left, use: Any, *, seed: int) 
         for k in np.flatnonzero(fold == name):
             groups[k] = scatter_groups(rows[k], seen)
         errors[fold == name] = (measured - problem.log_throughput(theta))[at[fold == name]]
-    return spread(errors.tolist(), groups)
+    return scatter(errors.tolist(), groups, whole=left in ("model", "accelerator"))
 
 
 def _pct(share: Any) -> float:

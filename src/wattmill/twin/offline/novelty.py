@@ -82,6 +82,14 @@ def scatter_groups(row: OfflineRow, seen: Seen) -> tuple[str, ...]:
     )
 
 
+_NEW = {"new model": ("model",), "new accelerator": ("accelerator",), "both new": ("model", "accelerator")}
+
+
+def scatters_of(row: OfflineRow, seen: Seen) -> tuple[str, ...]:
+    """Return what was left out where errors speak for `row`; both, where both are new."""
+    return _NEW.get(seen.tier(row), ("known",))
+
+
 def bounds(residuals: Any, share: float = COVERED) -> tuple[float, float]:
     """Return the quantiles of `residuals` between which `share` of new ones fall: the ranks that a new one
     passes by chance of half the rest, floor((n + 1) q) and ceil; few residuals give their extremes."""

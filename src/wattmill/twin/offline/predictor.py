@@ -8,10 +8,11 @@ from math import exp
 from typing import cast
 
 from wattmill.twin.law.predictors import Predicted, Predictor
+from wattmill.twin.law.reading import per_base
 from wattmill.twin.law.spec import Class
+from wattmill.twin.law.throughput import at_fixed_concurrency, closed_loop_throughput
 from wattmill.twin.offline.calibration import OfflineCalibration, stored
 from wattmill.twin.offline.energy import ENERGY, draw
-from wattmill.twin.offline.novelty import scatter_groups
 from wattmill.twin.offline.rows import THROUGHPUT, offline_row
 
 METRICS = (*THROUGHPUT, *ENERGY)
@@ -22,6 +23,8 @@ def predicted(
 ) -> list[Predicted]:
     """Return `metric` of each row: tokens/s of the system or a device, watts, or joules per output token.
 
+    A row of throughput that states its concurrency is a closed loop, and the serving law answers.
+
     Raises:
         ValueError: the metric is none of `METRICS`.
     """
@@ -29,18 +32,26 @@ def predicted(
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
     if not rows:
         return []
+    closed = metric in THROUGHPUT and any(at_fixed_concurrency(row) for row in rows)
+    if closed:
+        queued = [row for row in rows if not at_fixed_concurrency(row)]
+        rest = iter(predicted(metric, queued, calibration))
+        each = metric.endswith("per_gpu")
+        return [
+            closed_loop_throughput(row, per_gpu=each) if at_fixed_concurrency(row) else next(rest)
+            for row in rows
+        ]
     law = calibration or stored()
     asked = [offline_row(row) for row in rows]
     problem, theta = law.problem(asked)
     solved = problem.chosen(theta)
     found = []
     for at, row in enumerate(asked):
+        unit = per_base(rows[at].get("unit"))
         drawn = draw(row, solved, at, cap_share=law.walls.cap_share)
         per_gpu = exp(float(solved.log_throughput[at])) / drawn.slowdown
         whole = per_gpu * row.gpus
-        fast, slow = (
-            bound / per_gpu for bound in law.spread.bounds(per_gpu, scatter_groups(row, law.seen))[::-1]
-        )
+        slow, fast = law.bounds(row)
         low, high = law.walls.power
         missing = row.missing if drawn.tdp_known or metric in THROUGHPUT else (*row.missing, "tdp")
         match metric:
@@ -57,9 +68,9 @@ def predicted(
                 bounds = (min(exp(low), 1.0 / fast), max(exp(high), 1.0 / slow))
         found.append(
             Predicted(
-                value=value,
-                low=value * bounds[0],
-                high=value * bounds[1],
+                value=value * unit,
+                low=value * unit * bounds[0],
+                high=value * unit * bounds[1],
                 klass=cast(Class, "inputs missing" if missing else law.seen.klass(row)),
                 nearest=law.seen.nearest(row),
                 assumed=tuple(missing),

@@ -18,10 +18,10 @@ import msgspec
 from wattmill.compute.catalogue import UnknownAccelerator, accelerator
 from wattmill.compute.spec import Accelerator
 from wattmill.models.architecture import Architecture
-from wattmill.models.architectures import UnknownModel, architecture, architectures
-from wattmill.units import SI_PREFIX
+from wattmill.models.architectures import UnknownModel, architecture, stand_in
+from wattmill.twin.law.reading import MOST_SPLIT, MOST_TOK, number, whole
+from wattmill.twin.law.reading import engine as engine_of
 
-_BILLION = float(SI_PREFIX["G"])
 THROUGHPUT = ("output_throughput", "output_throughput_per_gpu")
 
 GENERATIONS = {
@@ -36,11 +36,23 @@ GENERATIONS = {
     "RTX": "blackwell-rtx",
     "L4": "ada",
     "L40S": "ada",
+    "L40": "ada",
+    "L20": "ada",
+    "RTX-4090": "ada",
+    "RTX-6000-Ada": "ada",
+    "A10": "ampere",
+    "A10G": "ampere",
+    "A6000": "ampere",
+    "H20": "hopper",
+    "H800": "hopper",
     "MI300X": "cdna3",
+    "MI300A": "cdna3",
+    "MI308X": "cdna3",
     "MI325X": "cdna3",
+    "MI350X": "cdna4",
     "MI355X": "cdna4",
 }
-"""By the part's name up to its first hyphen; others are their own generation."""
+"""By the part's name, or by it up to its first hyphen; others are their own generation."""
 
 _REQUESTS = {
     (128, 128): 30_000,
@@ -62,7 +74,7 @@ _COLUMNS = (
     *("source", "model", "precision", "gpu", "n_gpus", "tp", "pp", "ep", "attn_dp", "framework"),
     *("framework_version", "isl", "osl", "scenario", "metric", "value", "system"),
 )
-_ASSUMED_MODEL = "meta-llama/Llama-3.1-70B"
+_MOST_GPUS = 1_000_000
 _ASSUMED_PART = "H100-SXM"
 _SAME = 0.002  # results of one cell that lie closer are one run, submitted again
 
@@ -113,8 +125,9 @@ class OfflineRow(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def generation(self) -> str:
         """Return the family of parts that share a design."""
-        head = self.accelerator.name.split("-")[0]
-        return GENERATIONS.get(head, head)
+        name = self.accelerator.name
+        head = name.split("-")[0]
+        return GENERATIONS.get(name) or GENERATIONS.get(head, head)
 
     @property
     def workload(self) -> str:
@@ -147,11 +160,14 @@ def offline_row(row: Mapping[str, str]) -> OfflineRow:
     missing: list[str] = []
     model, part = _model(row, missing), _part(row, missing)
     mlperf = row["source"].startswith("MLPerf")
-    gpus = _whole(row["n_gpus"]) or _whole(row["tp"]) or 1
+    unread: list[str] = []
+    splits = _splits(row, model, unread)
+    gpus = _gpus(row, splits, unread)
     engine = _engine(row["framework"])
     weight_bits = _weight_bits(row, part, model, missing)
     narrow = weight_bits == 4.0 and part.fp4_flop_per_s is None
-    isl, osl = _whole(row["isl"]), float(row["osl"] or 0.0)
+    isl, osl = whole(row["isl"], most=MOST_TOK) or 0, number(row["osl"]) or 0.0
+    osl = osl if osl <= MOST_TOK else 0.0
     limit = None
     if not isl or not osl:
         missing.extend(name for name, given in (("isl", isl), ("osl", osl)) if not given)
@@ -159,10 +175,11 @@ def offline_row(row: Mapping[str, str]) -> OfflineRow:
         isl, osl = isl or known.isl, osl or known.osl
     if mlperf and model.name in data_sets():
         limit = data_sets()[model.name].tpot_limit_s.get(row["scenario"])
-    splits = _splits(row, model, gpus, missing)
-    measured = None
-    if row["metric"] in THROUGHPUT and row["value"]:
-        measured = float(row["value"]) / (1 if row["metric"].endswith("per_gpu") else gpus)
+    missing += unread
+    splits = splits or _usual(model, gpus)
+    measured = number(row["value"]) if row["metric"] in THROUGHPUT else None
+    if measured is not None and not row["metric"].endswith("per_gpu"):
+        measured /= gpus
     round_ = row["source"].rsplit("-", 1)[-1] if mlperf else row["framework_version"]
     return OfflineRow(
         architecture=model,
@@ -176,7 +193,7 @@ def offline_row(row: Mapping[str, str]) -> OfflineRow:
         isl=isl,
         osl=osl,
         splits=splits,
-        requests=None if mlperf else _REQUESTS.get((isl, round(osl)), _OTHER_REQUESTS),
+        requests=_requests(row, isl, osl, mlperf=mlperf),
         tpot_limit_s=limit,
         scenario=row["scenario"] if mlperf else "Offline",
         family=f"{'mlperf' if mlperf else 'overview'} {engine} {round_}",
@@ -220,16 +237,7 @@ def _model(row: Mapping[str, str], missing: list[str]) -> Architecture:
         return architecture(name)
     except UnknownModel:
         missing.append("model")
-    sized = re.search(r"(?<![a-z0-9])(\d+(?:\.\d+)?)b(?![a-z])", name.lower())
-    if not sized:
-        return architecture(_ASSUMED_MODEL)
-    active = re.search(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)b(?![a-z])", name.lower())
-    total, used = float(sized[1]) * _BILLION, float((active or sized)[1]) * _BILLION
-
-    def distance(known: Architecture) -> float:
-        return abs(log(known.params / total)) + abs(log(known.active_params / used))
-
-    return min(architectures(), key=distance)
+        return stand_in(name)
 
 
 def _part(row: Mapping[str, str], missing: list[str]) -> Accelerator:
@@ -247,23 +255,22 @@ def _part(row: Mapping[str, str], missing: list[str]) -> Accelerator:
         part = None
     if part is None or not part.predicted:
         missing.append("gpu")
-        return accelerator(_ASSUMED_PART)
+        called = f"{name or 'a part without a name'} (figures of {_ASSUMED_PART})"
+        return msgspec.structs.replace(accelerator(_ASSUMED_PART), name=called)
     return part
 
 
 def _engine(framework: str) -> str:
     named = framework.lower()
-    if "tensorrt" in named or "cuda" in named:  # MLPerf's "CUDA 12.2" is a TensorRT-LLM submission
+    if "cuda" in named:  # MLPerf's "CUDA 12.2" is a TensorRT-LLM submission
         return "trtllm"
-    if "sglang" in named:
-        return "sglang"
-    return "vllm" if "vllm" in named or "mango" in named else named.split(" ")[0] or "unknown"
+    return "vllm" if "mango" in named else engine_of(framework).split(" ")[0]
 
 
 def _weight_bits(row: Mapping[str, str], part: Accelerator, model: Architecture, missing: list[str]) -> float:
     """MLPerf v4.1's "fp16" names the data, not the weights, which had 4 bits on a B200 and 8 elsewhere."""
-    label = row["precision"].lower()
-    if model.name.startswith("openai/gpt-oss") or "4" in label:
+    label = row["precision"].lower().replace("e4m3", "8")
+    if model.name.startswith("openai/gpt-oss") or "4" in label or label in ("awq", "gptq"):
         return 4.0
     if label == "fp16" and row["source"].startswith("MLPerf-Inference-v4"):
         return 4.0 if part.fp4_flop_per_s is not None else 8.0
@@ -275,15 +282,47 @@ def _weight_bits(row: Mapping[str, str], part: Accelerator, model: Architecture,
     return 8.0
 
 
-def _splits(row: Mapping[str, str], model: Architecture, gpus: int, missing: list[str]) -> tuple[Split, ...]:
-    """Return the stated split, or every usual one: tensor, pipeline, or attention ranks for many experts."""
-    tp, pp, ep, dp = (_whole(row[name]) for name in ("tp", "pp", "ep", "attn_dp"))
+def _requests(row: Mapping[str, str], isl: int, osl: float, *, mlperf: bool) -> int | None:
+    """Return the requests of a run that bound its batch: one at a time in a single stream."""
+    if row["scenario"].lower().replace(" ", "") == "singlestream":
+        return 1
+    return None if mlperf else _REQUESTS.get((isl, round(osl)), _OTHER_REQUESTS)
+
+
+def _gpus(row: Mapping[str, str], splits: tuple[Split, ...], missing: list[str]) -> int:
+    """Return the devices of the run: as stated, else those of its split."""
+    found = whole(row["n_gpus"], most=_MOST_GPUS)
+    if found:
+        return found
+    if splits:
+        return splits[0].tp * splits[0].pp * splits[0].attn_dp
+    missing.append("n_gpus")
+    return 1
+
+
+def _splits(row: Mapping[str, str], model: Architecture, missing: list[str]) -> tuple[Split, ...]:
+    """Return the stated split; none: it is the submitter's, see `_usual`. A size that cannot be read is
+    named, and its first figure taken if it has one (`8x2`)."""
+    sizes = {}
+    for name in ("tp", "pp", "ep", "attn_dp"):
+        found = whole(row[name], most=MOST_SPLIT)
+        if found is None and row[name] and not re.fullmatch(r"0+(\.0*)?", row[name]):
+            missing.append(name)
+            first = re.match(r"(\d{1,3})\D", row[name])
+            found = int(first[1]) if first else None
+        sizes[name] = found or 0
+    tp, pp, ep, dp = sizes.values()
     if tp or pp or ep or dp:
-        if (dp or 0) > 1 or (ep or 0) > 1:
-            tp = 1 if (dp or 1) > 1 else tp
+        if dp > 1 or ep > 1:
+            tp = 1 if dp > 1 else tp
             return (Split(tp=tp or 1, pp=pp or 1, ep=ep or 1, attn_dp=dp or 1),)
         return (Split(tp=tp or 1, pp=pp or 1),)
     missing.append("tp")
+    return ()
+
+
+def _usual(model: Architecture, gpus: int) -> tuple[Split, ...]:
+    """Return every usual way to spread a replica: tensor, pipeline, or attention ranks for many experts."""
     sizes = [n for n in (1, 2, 4, 8) if n <= gpus]
     if model.experts > 64:
         ranks = [n for n in sizes if n >= 4] or sizes[-1:]
@@ -292,8 +331,3 @@ def _splits(row: Mapping[str, str], model: Architecture, gpus: int, missing: lis
     pipeline = [Split(pp=n) for n in sizes if n > 1]
     both = [Split(tp=2, pp=n // 2) for n in sizes if n > 2]
     return tuple(tensor + pipeline + both)
-
-
-def _whole(text: str) -> int:
-    found = re.fullmatch(r"\s*(\d+)(\.0*)?\s*", text or "")
-    return int(found[1]) if found else 0
