@@ -158,7 +158,6 @@ def solve(horizon: Horizon, limits: Limits, state: State | None = None) -> Dispa
     cost[steps * _PER_STEP :] = horizon.demand_usd_per_kw * _MW / W_PER_KW
     aim = cost.copy()
     aim[column(_X)] = -kwh * (np.minimum(horizon.export_usd_per_kwh, bought) - _TIE_USD_PER_KWH)
-    aim[column(_D)] = kwh * _TIE_USD_PER_KWH
 
     def one_way(values: NDArray[np.float64]) -> Ints:
         """Return the columns to close: the smaller side of each hour that would charge and discharge."""
