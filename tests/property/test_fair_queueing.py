@@ -282,3 +282,40 @@ def test_the_same_calls_give_the_same_decisions(
         return [(repr(a), b) for a, b in said]  # type: ignore[misc]
 
     assert run() == run()
+
+
+@settings(max_examples=60)
+@given(
+    better=st.integers(0, 200),
+    tenants=st.integers(1, 6),
+    every_s=st.floats(0.05, 2.0),
+    timeout_s=st.floats(4.0, 20.0),
+)
+def test_a_tier_that_gets_nothing_any_more_is_not_told_to_come_back_soon(
+    better: int, tenants: int, every_s: float, timeout_s: float
+) -> None:
+    """All slots go to higher tiers from some moment on, after `better` tenths of good seconds or from the
+    first one on. Who is turned away later is told to stay away for longer, the longer nobody has gone."""
+    rule = TierRule(name="free", rank=0, queue=1_000, timeout_s=timeout_s)
+    admission = Admission(AdmissionRules(tiers=(rule,), longest_retry_s=600.0))
+    slots = Slots(0)
+    now_s = 0.0
+    for number in range(better):  # ten a second go, while others wait
+        now_s = number / 10
+        admission.offer(ticket(number % tenants, at=now_s), now_s, slots)
+        if number:
+            slots.left[0] = 1
+            gone = admission.next(now_s, slots)
+            slots.left[0] = 0
+            assert gone is not None
+    still_s = now_s
+    number = 0
+    while now_s < still_s + 100.0:
+        now_s += every_s
+        number += 1
+        newcomer = ticket(number % tenants, at=now_s)
+        told = admission.offer(newcomer, now_s, slots)
+        for full in (*admission.expire(now_s), *([told] if told is not None else [])):
+            gap_s = now_s - still_s
+            if gap_s > 2 * timeout_s:
+                assert full.retry_s >= min(600.0, gap_s / 3 - timeout_s), (full.retry_s, gap_s)

@@ -7,30 +7,54 @@ from collections import deque
 
 _WINDOW = 64  # departures that the pace is taken from
 _FEWEST = 4
+_STILL = 3.0  # departures that a gap may hold at most: of a steady queue hardly any is three times its usual
+_SOON_S = 10.0  # a queue that was given up stands still for who comes until then
+_LONG_S = 3.0  # a queue that nobody has left for so long stands still, however few have come
 _EARLY_S = 0.5  # a client that was told 2 s may be back after 1.5
 _LATE_S = 3.0  # and is not waited for longer than this
 
 
 class Pace:
     """Departures per second from one queue while somebody waits in it. A queue that stands still slows down
-    with every second that passes, so that a tier that gets nothing is not told its pace of better times."""
+    with every second that passes, so that a tier that gets nothing is not told its pace of better times:
+    after a gap of g seconds it goes at most `_STILL` in g, also where none was ever seen to go."""
 
-    __slots__ = ("_known", "_times")
+    __slots__ = ("_given_up_s", "_known", "_still_since_s", "_times")
 
     def __init__(self) -> None:
         self._times: deque[float] = deque(maxlen=_WINDOW)
         self._known: float | None = None
+        self._still_since_s: float | None = None  # the last one went, or somebody began to wait
+        self._given_up_s = 0.0  # all who waited had to leave
+
+    def began(self, now_s: float) -> None:
+        """Somebody waits where nobody did."""
+        if self._still_since_s is None or now_s - self._given_up_s > _SOON_S:
+            self._still_since_s = now_s
 
     def went(self, now_s: float) -> None:
         self._times.append(now_s)
+        self._still_since_s = now_s
 
-    def emptied(self, now_s: float) -> None:
-        """Nobody waits any more: the time until somebody does says nothing about the pace."""
-        self._known = self.per_s(now_s)
+    def emptied(self, now_s: float, *, served: bool) -> None:
+        """Nobody waits any more: the time until somebody does says nothing about the pace. Where the last one
+        was not `served` but had to leave, the queue stands still as before for who comes soon."""
+        self._known = self._measured(now_s)
         self._times.clear()
+        if served:
+            self._still_since_s = None
+        self._given_up_s = now_s
 
     def per_s(self, now_s: float) -> float | None:
         """Return departures per second, or None while too few were seen."""
+        measured = self._measured(now_s)
+        since_s = self._still_since_s
+        still_s = 0.0 if since_s is None else now_s - since_s
+        if measured is None:
+            return _STILL / still_s if still_s >= _LONG_S else None
+        return min(measured, _STILL / still_s) if still_s > 0.0 else measured
+
+    def _measured(self, now_s: float) -> float | None:
         times = self._times
         if len(times) < _FEWEST or now_s <= times[0]:
             return self._known

@@ -173,6 +173,8 @@ class Admission:
     def _put(self, lane: _Lane, ticket: Ticket, *, back: bool) -> None:
         self._number += 1
         ticket.number = self._number
+        if not lane.fair.waiting:
+            lane.pace.began(ticket.at_s)
         lane.fair.put(ticket, back=back)
         self.waiting += 1
         self._waiting[ticket.tier] += 1
@@ -262,7 +264,7 @@ class Admission:
         if not counts[ticket.tenant]:
             del counts[ticket.tenant]
         if not lane.fair.waiting:
-            lane.pace.emptied(now_s)
+            lane.pace.emptied(now_s, served=ticket.state == "served")
         arrivals = self._arrivals[ticket.tier]
         while arrivals and arrivals[0].state != "waiting":
             arrivals.popleft()
