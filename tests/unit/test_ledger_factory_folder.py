@@ -576,6 +576,7 @@ def test_the_audit_covers_joules_and_grams(factory: Factory, vandalism: str, law
         ("UPDATE epoch_used SET nusd = nusd + 1 WHERE node = 1", "children sum"),
         ("UPDATE attempt SET cost_nusd = cost_nusd + 1", "what attempts were told"),
         ("UPDATE attempt SET overrun_nusd = 1, cost_nusd = cost_nusd", "what attempts were told"),
+        ("UPDATE shape SET cost_price = 3", "told charges and costs"),
         (
             "UPDATE attempt SET output_tok = output_tok + CASE id WHEN 1 THEN 5 ELSE -5 END",
             "what attempts were told",
@@ -607,6 +608,15 @@ def test_the_audit_names_what_was_tampered_with(factory: Factory, vandalism: str
         capture_output=True,
     )
     assert done.returncode == 1 and json.loads(done.stdout)["holds"] is False
+
+
+def test_a_cost_that_its_price_does_not_make_is_named(factory: Factory) -> None:
+    factory.end(factory.intent())
+    factory.end(factory.intent(), cost_nusd=5)
+    factory.book()
+    (broken,) = (c for c in audit_home(factory.home).checks if not c.holds)
+    assert broken.name == "told charges and costs are usage times price"
+    assert len(broken.rows) == 1 and "cost 5 nUSD, price version" in broken.rows[0]
 
 
 def test_an_attempt_that_the_books_stepped_over_is_named(factory: Factory) -> None:

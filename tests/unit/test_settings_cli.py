@@ -10,10 +10,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich.console import Console
 
 from wattmill.app import checkup, disk_checkup
 from wattmill.app.declared.declaration import Loaded, decode, example_text, load
+from wattmill.app.declared.settings import Settings
 from wattmill.app.finding import Finding
+from wattmill.app.home import Home
 from wattmill.app.running import start
 from wattmill.power.live.ladder import ladder
 
@@ -189,3 +192,34 @@ def test_a_faulty_declaration_leaves_no_folder_behind(tmp_path: Path) -> None:
     done = run(tmp_path, "up", "--config", str(faulty), "--home", "new")
     assert done.returncode == 2 and "nothing was started" in done.stderr
     assert not (tmp_path / "new").exists()
+
+
+def test_a_reload_keeps_what_the_command_line_said(tmp_path: Path) -> None:
+    """It asked for a restart to change ports that nobody had changed."""
+    from wattmill.cli import up
+
+    class Reloaded:
+        problem: str | None = None
+        settings: Settings
+
+        def reload(self, loaded: Loaded) -> list[str]:
+            self.settings = loaded.settings
+            return []
+
+    class Said:
+        def note(self, text: str) -> None:
+            assert text == "declaration taken over"
+
+    file = tmp_path / "wattmill.toml"
+    file.write_text(example_text())
+
+    def over(loaded: Loaded) -> Loaded:
+        return msgspec.structs.replace(loaded, settings=up._overridden(loaded.settings, 2, 0, 0))
+
+    loaded = load(file, {})
+    assert isinstance(loaded, Loaded)
+    run = up._Run(Console(), Home(tmp_path / "home"), over(loaded), file, over=over, seconds=None, load=False)
+    factory = Reloaded()
+    run._take_over(factory, Said())  # type: ignore[arg-type]
+    gateway, admin = factory.settings.gateway, factory.settings.admin
+    assert (gateway.workers, gateway.port, admin.port) == (2, 0, 0)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -81,13 +82,18 @@ def up(
             f"a factory already runs in {place.root}: pid {held_by.pid}, since {held_by.since}. "
             "`wattmill status` says how it is; another one needs another folder (--home) and other ports.",
         )
-    loaded = msgspec.structs.replace(loaded, settings=_overridden(loaded.settings, workers, port, admin_port))
+
+    def over(loaded: Loaded) -> Loaded:
+        settings = _overridden(loaded.settings, workers, port, admin_port)
+        return msgspec.structs.replace(loaded, settings=settings)
+
+    loaded = over(loaded)
     end_leftovers(place)
     in_the_way = port_in_the_way(loaded.settings)
     if in_the_way is not None:
         _end(EXIT_TAKEN, in_the_way)
     _check_weights(loaded.settings)
-    _Run(console, place, loaded, config, seconds=seconds, load=load).run()
+    _Run(console, place, loaded, config, over=over, seconds=seconds, load=load).run()
 
 
 class _Run:
@@ -100,6 +106,7 @@ class _Run:
         loaded: Loaded,
         config: Path | None,
         *,
+        over: Callable[[Loaded], Loaded],
         seconds: float | None,
         load: bool,
     ) -> None:
@@ -107,6 +114,7 @@ class _Run:
         self._home = home
         self._loaded = loaded
         self._config = config
+        self._over = over  # what was said on the command line holds over every file that is read later
         self._seconds = seconds
         self._with_load = load
         self._stop = False
@@ -204,7 +212,7 @@ class _Run:
             for problem in loaded:
                 line.note(f"  {problem}")
             return
-        later = factory.reload(loaded)
+        later = factory.reload(self._over(loaded))
         line.note(
             "declaration taken over" + (f"; only a restart changes: {', '.join(later)}" if later else "")
         )

@@ -11,6 +11,8 @@ from wattmill.ledger.stores.sqlite_schema import NO_GOOD_END, STATUSES
 from wattmill.vocab.price import Price
 from wattmill.vocab.usage import TOKEN_CLASSES, Usage
 
+_CACHE = "cache"  # the place of answers that were there already: no engine was asked
+
 _POSTED = """
 SELECT e.name, a.seq - a.back, a.key, p.text, a.charge_nusd, a.cost_nusd, a.overrun_nusd,
        a.prefill_tok + a.cached_tok + a.output_tok,
@@ -108,7 +110,8 @@ def rollups_by_place(db: sqlite3.Connection) -> Check:
 
 
 def rated(db: sqlite3.Connection, prices: Mapping[int, Price]) -> Check:
-    """The told charge (and its overrun) against the usage in the books and the price version, rated again.
+    """The told charge (and its overrun) and the cost against the usage in the books and the price versions of
+    both, rated again.
 
     Python's integers, not the database's: those turn into floats beyond 2**63.
     """
@@ -117,37 +120,41 @@ def rated(db: sqlite3.Connection, prices: Mapping[int, Price]) -> Check:
         f"ifnull(sum(CASE WHEN k.commodity = 'tok:{name}' THEN line.amount END), 0)" for name in TOKEN_CLASSES
     )
     rows = db.execute(
-        "SELECT e.name, a.seq - a.back, a.charge_nusd, a.overrun_nusd, a.status, s.charge_price, c.text, t.* "
+        "SELECT e.name, a.seq - a.back, a.charge_nusd, a.overrun_nusd, a.cost_nusd, a.status, "
+        "s.charge_price, s.cost_price, p.text, c.text, t.* "
         f"FROM (SELECT line.id >> 6 AS tx, {classes}, "
         "ifnull(sum(CASE WHEN k.name LIKE 'saved:%' THEN line.amount END), 0) "
         "FROM posting line JOIN account k ON k.id = line.account "
         "WHERE k.name LIKE 'key:%' AND k.commodity LIKE 'tok:%' OR k.name LIKE 'saved:%' GROUP BY 1) t "
         "JOIN attempt a ON a.id = t.tx JOIN epoch e ON e.id = a.epoch JOIN shape s ON s.id = a.shape "
+        "JOIN name p ON p.id = s.pool "
         "LEFT JOIN name c ON c.id = a.cause "
         "WHERE a.source < 2 AND a.status <> ? AND a.id NOT IN (SELECT attempt FROM correction)",
         (STATUSES.index("in_doubt"),),
     )
     broken = []
     unpriced = 0
-    for epoch, seq, charge, overrun, status, price_id, cause, _, *tokens, saved in rows:
-        price = prices.get(price_id)
-        if price is None:
+    for epoch, seq, charge, overrun, cost, status, price_id, cost_id, pool, cause, _, *tokens, saved in rows:
+        price, cost_price = prices.get(price_id), prices.get(cost_id)
+        if price is None or cost_price is None:
             continue  # named below
         told = charge + overrun + saved  # what the cache saved is the rest of the price
-        if status == failed and told == 0:
-            continue  # free, unless its client had already seen a part: then that part is paid for
         computed, cached, write, audio_in, text, reasoning, audio_out = tokens
         usage = Usage(
             computed + cached + write + audio_in, text + reasoning + audio_out, cached, write, audio_in,
             reasoning, audio_out,
         )  # fmt: skip
         try:
-            total = rate(price, usage)
+            costs, total = rate(cost_price, usage), rate(price, usage)
         except Unpriced as error:
             unpriced += 1  # the reservation stands, and the row must say so
             if cause is None:
                 broken.append(f"req_{epoch}_{seq:x}: told {told} nUSD without a word, but {error}")
             continue
+        if cost != (0 if pool == _CACHE else costs):
+            broken.append(f"req_{epoch}_{seq:x}: cost {cost} nUSD, price version {cost_id} says {costs}")
+        if status == failed and told == 0:
+            continue  # free, unless its client had already seen a part: then that part is paid for
         if told != total:
             broken.append(f"req_{epoch}_{seq:x}: told {told} nUSD, price version {price_id} says {total}")
     broken += [
@@ -158,9 +165,11 @@ def rated(db: sqlite3.Connection, prices: Mapping[int, Price]) -> Check:
             (failed,),
         )
     ]
-    known = {row[0] for row in db.execute("SELECT DISTINCT charge_price FROM shape")}
+    known = {
+        row[0] for row in db.execute("SELECT charge_price FROM shape UNION SELECT cost_price FROM shape")
+    }
     broken += [f"price version {id} is used and not known" for id in sorted(known - prices.keys())]
     detail = f"{len(known)} price versions"
     if unpriced:
         detail += f"; {unpriced} attempts at their reservation: a class without a rate"
-    return check("told charges are usage times price", detail, broken)
+    return check("told charges and costs are usage times price", detail, broken)
