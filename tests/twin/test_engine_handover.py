@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from slow_engine import Guest
 from slow_machines import Machine, walked
@@ -209,3 +209,84 @@ def test_a_policy_outside_sees_what_a_whole_trace_gives_where_prompts_are_handed
     assert [ends[i].at_ps for i in range(len(trace))] == whole.end_ps.tolist()
     assert [ends[i].replica for i in range(len(trace))] == whole.replica.tolist()
     assert [ends[i].energy_uj for i in range(len(trace))] == whole.energy_uj.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    prompts=st.lists(st.integers(20, 400), min_size=2, max_size=14, unique=True),
+    gaps_ms=st.lists(st.integers(0, 90), min_size=14, max_size=14),
+    outputs=st.lists(st.integers(2, 30), min_size=14, max_size=14),
+    turns=st.lists(st.tuples(st.integers(1, 600), st.integers(1, 3)), max_size=8, unique_by=lambda t: t[0]),
+)
+def test_a_machine_that_starts_or_is_to_end_gets_nothing_and_finishes_what_it_has(
+    prompts: list[int], gaps_ms: list[int], outputs: list[int], turns: list[tuple[int, int]]
+) -> None:
+    """The slow witness is one link as a queue and a count of who is where: each hand-over goes to the least
+    loaded of those that are up at its instant; with nobody up it waits for the first that comes up."""
+    cost = StepCost(
+        step_ps=(10 * MS_PS + 7,),
+        prefill_ps_per_tok=MS_PS // 10,
+        handover_ps=1_000_003,
+        handover_ps_per_tok=1_009,
+    )
+    engine = Engine([(cost, LIMITS)] * 4, hands_to=[(range(1, 4), 0), None, None, None])
+    up = {1: True, 2: True, 3: True}
+    happens: list[tuple[int, int, int]] = [(at * MS_PS + 1, -1, machine) for at, machine in turns]
+    at_ps = 0
+    for n in range(len(prompts)):
+        at_ps += gaps_ms[n] * MS_PS
+        happens.append((at_ps, n, 0))
+    changes: list[tuple[int, int, bool]] = []
+    events: list[Event] = []
+    for now_ps, tag, machine in sorted(happens):
+        events += engine.advance(now_ps)
+        if tag >= 0:
+            engine.take(tag, 0, now_ps, input_tok=prompts[tag], output_tok=outputs[tag], max_output_tok=30)
+            continue
+        up[machine] = not up[machine]
+        if up[machine]:
+            engine.up(machine, now_ps)
+        else:
+            engine.down(machine)
+        changes.append((now_ps, machine, up[machine]))
+    last_ps = 2_000 * MS_PS
+    for machine in up:
+        events += engine.advance(last_ps)
+        engine.up(machine, last_ps)
+        changes.append((last_ps, machine, True))
+    events += engine.finish()
+    ended = {e.tag: e for e in events if e.kind == END}
+    firsts = [e for e in events if e.kind == FIRST]
+    assert len(ended) == len(firsts) == len(prompts), "nothing is lost, whoever comes and goes"
+
+    free_ps, delivered = 0, []
+    for first in sorted(firsts, key=lambda e: e.at_ps):
+        free_ps = max(free_ps, first.at_ps) + 1_000_003 + 1_009 * prompts[first.tag]
+        delivered.append((free_ps, first.tag))
+    instants = {at for at, _ in delivered} | {at for at, _, _ in changes}
+    assume(not instants & {e.at_ps for e in ended.values()})
+    assume(len({e.at_ps for e in firsts}) == len(firsts))  # of one step: their turn is the core's to say
+    went: dict[int, tuple[int, int]] = {}
+    for due_ps, tag in delivered:
+        is_up = _up_at(due_ps, changes)
+        if not any(is_up.values()):
+            due_ps = min((at for at, _, comes in changes if at >= due_ps and comes), default=last_ps)
+            is_up = _up_at(due_ps, changes)
+            assert is_up[ended[tag].replica]
+            went[tag] = (due_ps, ended[tag].replica)  # several come at once: only that somebody was up
+            continue
+        load = {
+            machine: sum(m == machine and at <= due_ps < ended[t].at_ps for t, (at, m) in went.items())
+            for machine in (1, 2, 3)
+        }
+        expected = min((m for m in (1, 2, 3) if is_up[m]), key=lambda m: (load[m], m))
+        assert ended[tag].replica == expected
+        went[tag] = (due_ps, expected)
+
+
+def _up_at(now_ps: int, changes: list[tuple[int, int, bool]]) -> dict[int, bool]:
+    up = {1: True, 2: True, 3: True}
+    for at_ps, machine, comes in changes:
+        if at_ps <= now_ps:
+            up[machine] = comes
+    return up

@@ -13,7 +13,7 @@ from wattmill.ledger.stores.sqlite_read import Books
 from wattmill.twin.fleet.demand import Between, Fixed, Skewed, lengths
 from wattmill.twin.fleet.model import cold_start_s, hours_nusd
 from wattmill.twin.fleet.provider import Bucket
-from wattmill.twin.fleet.spec import ColdStart, EngineLaw, Hours
+from wattmill.twin.fleet.spec import ColdStart, Disaggregation, EngineLaw, Hours
 from wattmill.twin.plots.svg import Axis, Series, lines, scatter, stacked, ticks
 from wattmill.units import NUSD_PER_USD, PS_PER_S, UJ_PER_J
 
@@ -296,12 +296,124 @@ def test_machines_of_both_kinds_fail_and_nothing_is_lost_from_the_books(
     assert holds(ran.audit)
 
 
+TOGETHER = """
+[pools.near.twin.scaling]
+least = 3
+most = 9
+target = 0.5
+window_s = 5.0
+look_s = 2.0
+up_after_s = 5.0
+down_after_s = 20.0
+"""
+APART = """
+[pools.near.twin.disaggregation.scaling]
+most = 3
+target = 0.1
+window_s = 5.0
+look_s = 2.0
+up_after_s = 5.0
+down_after_s = 20.0
+[pools.near.twin.scaling]
+most = 4
+target = 0.5
+window_s = 5.0
+look_s = 2.0
+up_after_s = 5.0
+down_after_s = 20.0
+"""
+STARTS = """
+[pools.near.twin.cold_start]
+provisioning_s = 4.0
+image_gb = 2.0
+image_gb_per_s = 2.0
+storage_gb_per_s = 16.0
+compile_s = 1.0
+warm_up_s = 1.0
+source = "made up"
+"""  # 4 + 2 / 2 + 16 / 16 + 1 + 1 = 8 s
+
+
+def test_by_hand_a_split_pool_that_scales_together_keeps_its_proportion() -> None:
+    """One of three computes prompts: 2 of 5 (5/3 = 1.67), 3 of 8 (2.67), 3 of 9, and at least one of each."""
+    split = Disaggregation(
+        prefill=1, handover_ps=1, handover_ps_per_tok=0, kv_bytes_per_tok=1.0, shared_link=False
+    )
+    assert [split.prefill_of(n, 3) for n in (2, 3, 4, 5, 8, 9)] == [1, 1, 1, 2, 3, 3]
+    most = Disaggregation(
+        prefill=9, handover_ps=1, handover_ps_per_tok=0, kv_bytes_per_tok=1.0, shared_link=True
+    )
+    assert [most.prefill_of(n, 10) for n in (2, 3, 10, 20)] == [1, 2, 9, 18]
+
+
+@pytest.mark.parametrize("rules", [TOGETHER, APART], ids=["together", "apart"])
+def test_a_split_pool_grows_and_shrinks_with_its_load_and_nothing_is_lost(tmp_path: Path, rules: str) -> None:
+    """A crowd for half a minute, then next to nobody: both kinds come after their cold start, and go."""
+    crowd = stream(per_s=25.0, duration_s=30.0, output_tok="200")
+    rest = stream(per_s=0.2, duration_s=160.0)
+    text = HEAD + owned("near", slots=24, replicas=3, twin=SPLIT + STARTS + rules, queue=5_000)
+    ran = run(text, tmp_path, crowd, rest, core="compiled")
+    pool, timeline = ran.factory.pools[0], ran.factory.timeline
+    assert timeline is not None and pool.counts is not None
+    grown = [r for r in timeline.resizes if r.replicas > 2]
+    assert grown
+    if rules is APART:
+        assert {r.pool for r in timeline.resizes} == {"near", "near prefill"}
+    else:
+        assert {r.pool for r in timeline.resizes} == {"near"}
+    most_ready = max(m.ready for m in timeline.moments)
+    assert most_ready > 3, "more came"
+    kinds = [r.prefill for r in pool.replicas if r.state == "ready"]
+    assert len(kinds) < most_ready, "and went"
+    assert any(kinds) and not all(kinds), "of each kind one stays"
+    assert pool.cold_starts > 0
+    # Each prompt went over once, whoever came or went meanwhile, and every token is in the books.
+    finished = sum(a.status == "finished" for a in ran.attempts)
+    assert finished == len(ran.attempts) > 600
+    assert pool.counts.handed == finished
+    assert sum(a.prefill_tok + a.output_tok for a in ran.attempts) == sum(pool.counted_tok)
+    assert pool.in_flight == 0
+    # Idle watts of each replica while it was on, starting and ending ones too: 100 W of three.
+    on_s = pool.paid_ps / PS_PER_S
+    assert pool.drawn.idle_uj == pytest.approx(100.0 / 3 * on_s * UJ_PER_J, rel=1e-6)
+    assert 0 < pool.prefill_ps < pool.paid_ps
+    assert holds(ran.audit)
+
+
+def test_nothing_is_handed_over_to_a_replica_that_has_not_started_or_is_to_end(tmp_path: Path) -> None:
+    """One machine decodes its 8 requests of 200 tokens in 2 s: 4 a second, until another is there."""
+    rules = APART.replace("target = 0.5", "target = 1.0")
+    crowd = stream(per_s=12.0, duration_s=20.0, output_tok="200")
+    text = HEAD + owned("near", slots=16, replicas=2, twin=SPLIT + STARTS + rules, queue=5_000)
+    rest = stream(per_s=6.0, duration_s=120.0, output_tok="200")
+    ran = run(text, tmp_path, crowd, rest, core="compiled")
+    timeline = ran.factory.timeline
+    assert timeline is not None
+    asked_s = next(r.at_s for r in timeline.resizes if r.pool == "near")
+    ended_s = [a.ended_us / 1e6 - ran.factory.clock.start_us / 1e6 for a in ran.attempts]
+    before = sum(at <= asked_s + 8.0 for at in ended_s)
+    assert before == pytest.approx(4.0 * (asked_s + 8.0), rel=0.3)
+    after = sum(asked_s + 10.5 < at <= asked_s + 14.5 for at in ended_s)
+    assert after > 2 * 4.0 * 4.0, "the new ones decode what comes"
+    # 12 requests at once go on; who is asked to end has the last of his after 2 s, and gets no other.
+    asked_to_end_s = [r.at_s for r in timeline.resizes if r.pool == "near" and "sufficed" in r.reason]
+    pool = ran.factory.pools[0]
+    ended_after_s = [
+        min(r.ended_ps / PS_PER_S - at for at in asked_to_end_s if at * PS_PER_S <= r.ended_ps)
+        for r in pool.ended
+        if not r.prefill and r.ended_ps is not None
+    ]
+    assert ended_after_s and max(ended_after_s) < 2.5
+    assert all(a.status == "finished" for a in ran.attempts)
+    assert holds(ran.audit)
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
         ("", "must be less than `replicas`, 1: some must decode"),
         ("kv", "there is no `deployment` that says it"),
-        ("[pools.near.twin.scaling]\nmost = 3\n", "does not scale here"),
+        ("[pools.near.twin.scaling]\nmost = 3\n", "scaling.least is 1, must be at least 2"),
     ],
 )
 def test_a_pool_that_could_not_hand_over_is_refused(tmp_path: Path, more: str, says: str) -> None:

@@ -98,7 +98,9 @@ class DisaggregationTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     """Some replicas compute prompts, the others decode; a prompt's cache goes from one to the other by link.
 
     One hand-over takes latency_ms + input tokens x kv_bytes_per_tok / link_gb_per_s; hand-overs take turns,
-    first come, first served. Such a pool does not scale."""
+    first come, first served. The pool's own `scaling` says how many replicas there are of both kinds
+    together, in the proportion declared; with a `scaling` here, both kinds scale apart, and that one is for
+    those that decode."""
 
     prefill_replicas: Annotated[
         int, Meta(ge=1, description="So many of the pool's `replicas` compute prompts; the others decode.")
@@ -112,6 +114,13 @@ class DisaggregationTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     shared_link: Annotated[
         bool, Meta(description="One link for all. False: each replica that computes prompts has its own.")
     ] = False
+    scaling: Annotated[
+        ScalingRules | None,
+        Meta(
+            description="Those that compute prompts come and go with the requests that wait for or are in "
+            "their prompt. Absent: with the others, or not at all."
+        ),
+    ] = None
     source: Source
 
 

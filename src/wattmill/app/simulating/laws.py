@@ -126,8 +126,12 @@ def _check_disaggregation(place: Place, twin: PoolTwin, scheduler: SchedulerKind
         )
     if scheduler == "llamacpp":
         raise ValueError(f"{name}: llama.cpp keeps a request's memory in its slot and hands nothing over")
-    if twin.scaling is not None:
-        raise ValueError(f"{name}: a pool that hands over does not scale here; take `scaling` away")
+    if twin.scaling is not None and declared.scaling is None and twin.scaling.least < 2:
+        raise ValueError(
+            f"pools.{place.pool}.twin.scaling.least is {twin.scaling.least}, must be at least 2: it is for "
+            "those that compute prompts and those that decode together, and one of each must be there. Or "
+            "declare `disaggregation.scaling`: then both scale apart"
+        )
     if declared.kv_bytes_per_tok is None and twin.deployment is None:
         raise ValueError(
             f"{name}.kv_bytes_per_tok is not declared, and there is no `deployment` that says it"
@@ -149,6 +153,7 @@ def _disaggregation(place: Place, twin: PoolTwin) -> Disaggregation:
         handover_ps_per_tok=round(kv_bytes / (declared.link_gb_per_s * B_PER_GB) * PS_PER_S),
         kv_bytes_per_tok=kv_bytes,
         shared_link=declared.shared_link,
+        scaling=declared.scaling,
     )
 
 

@@ -7,6 +7,7 @@ can change what comes before the next arrival, it is let go up to that arrival i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -186,19 +187,40 @@ class BankReplica:
         return broken
 
 
+class Kept(NamedTuple):
+    """What a bank keeps for one pool: machines by number, the first `prefill` of which compute prompts apart,
+    and links."""
+
+    place: int
+    numbers: range
+    prefill: int
+    links: range
+
+
 class Numbers:
     """The replicas of one pool in a bank: implements `pool.Source`."""
 
-    def __init__(self, bank: Bank, numbers: range, place: int, links: range) -> None:
+    def __init__(self, bank: Bank, kept: Kept) -> None:
         self._bank = bank
-        self._place = place
-        self._numbers = numbers
-        self._links = links
-        self._free = list(numbers)[::-1]
+        self._place = kept.place
+        self._numbers = kept.numbers
+        self._links = kept.links
+        self._first_decode = kept.numbers.start + kept.prefill
+        # Where prompts are computed apart, those that decode are handed over to only once they are `up`.
+        self._apart = bool(kept.prefill)
+        self._free_prefill = list(kept.numbers[: kept.prefill])[::-1]
+        self._free = list(kept.numbers[kept.prefill :])[::-1]
         self._gone = Counts()  # of those that were taken back
+        if self._apart:
+            for number in self._free:
+                bank.engine.down(number)
 
-    def new(self) -> machines.Engine:
-        return self._bank.replica(self._free.pop(), self._place)
+    def new(self, *, prefill: bool = False, up: bool = True) -> machines.Engine:
+        number = (self._free_prefill if prefill else self._free).pop()
+        engine = self._bank.replica(number, self._place)
+        if self._apart and not up:
+            self._bank.engine.down(number)
+        return engine
 
     def done_with(self, engine: machines.Engine) -> None:
         assert isinstance(engine, BankReplica)
@@ -206,7 +228,9 @@ class Numbers:
         counted = (*rep[_COUNTED].tolist(), 0, 0, 0, 0)
         self._gone = Counts(*(gone + here for gone, here in zip(self._gone, counted, strict=True)))
         self._bank.engine.state.rep[engine.number, _COUNTED] = 0
-        self._free.append(engine.number)
+        if self._apart:
+            self._bank.engine.down(engine.number)
+        (self._free if engine.number >= self._first_decode else self._free_prefill).append(engine.number)
 
     def down(self, engine: machines.Engine) -> None:
         assert isinstance(engine, BankReplica)
@@ -236,13 +260,11 @@ def banked(
     """Return a bank, and by pool where its engines are in it: of all owned pools."""
     laws: list[tuple[StepCost, EngineLimits]] = []
     hands_to: list[tuple[range, int] | None] = []
-    ranges: list[tuple[SimPool, int, range, range]] = []
+    kept: list[tuple[SimPool, Kept]] = []
     links = 0
     for place, pool in enumerate(pools):
         if isinstance(pool.law, ProviderLaw):
             continue
-        # While some are ending, others may start: twice as many as there may ever be.
-        most = pool.replicas if pool.scaling is None else 2 * max(pool.replicas, pool.scaling.most)
         if isinstance(pool.law, EngineLaw):
             law = pool.law.cost, pool.law.limits
         else:
@@ -250,22 +272,21 @@ def banked(
             law = lowered(pool.law, slots=pool.slots, overhead_ps=overhead_ps, scheduler=pool.scheduler)
         if pool.speculation is not None:
             law = speculating(law, pool.speculation, seed)
+        prefill, most = _most(pool)
         numbers = range(len(laws), len(laws) + most)
         used = range(links, links)
         to: list[tuple[range, int] | None] = [None] * most
         split = pool.disaggregation
         if split is not None:
-            used = range(links, links + (1 if split.shared_link else split.prefill))
-            decode = range(numbers.start + split.prefill, numbers.stop)
-            to[: split.prefill] = [
-                (decode, links if split.shared_link else links + n) for n in range(split.prefill)
-            ]
+            used = range(links, links + (1 if split.shared_link else prefill))
+            decode = range(numbers.start + prefill, numbers.stop)
+            to[:prefill] = [(decode, links if split.shared_link else links + n) for n in range(prefill)]
             cost = replace(
                 law[0], handover_ps=split.handover_ps, handover_ps_per_tok=split.handover_ps_per_tok
             )
             law = cost, law[1]
         links = used.stop
-        ranges.append((pool, place, numbers, used))
+        kept.append((pool, Kept(place, numbers, prefill, used)))
         laws += [law] * most
         hands_to += to
     if not laws:
@@ -278,4 +299,24 @@ def banked(
         prefixes=prefixes,
         hands_to=hands_to if any(hands_to) else None,
     )
-    return bank, {pool.name: Numbers(bank, numbers, place, used) for pool, place, numbers, used in ranges}
+    return bank, {pool.name: Numbers(bank, its) for pool, its in kept}
+
+
+def _most(pool: SimPool) -> tuple[int, int]:
+    """Return how many machines are kept for a pool: those that compute prompts apart, and all.
+
+    While some are ending, others may start: twice as many of each kind as there may ever be.
+    """
+    split, rules = pool.disaggregation, pool.scaling
+    there = pool.replicas
+    if split is None:
+        return 0, there if rules is None else 2 * max(there, rules.most)
+    prefill, decode = split.prefill, there - split.prefill
+    if split.scaling is not None:
+        prefill = 2 * max(prefill, split.scaling.most)
+        decode = decode if rules is None else 2 * max(decode, rules.most)
+    elif rules is not None:
+        most = max(there, rules.most)
+        prefill = 2 * split.prefill_of(most, there)
+        decode = 2 * (most - split.prefill_of(most, there))
+    return prefill, prefill + decode

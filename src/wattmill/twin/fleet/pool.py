@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 from wattmill.scheduling.scaling.spec import PoolLoad
@@ -49,14 +49,15 @@ class Engine(Protocol):
 class Source(Protocol):
     """Where replicas get their engines."""
 
-    def new(self) -> Engine:
-        """Return an engine that has done nothing yet."""
+    def new(self, *, prefill: bool = False, up: bool = True) -> Engine:
+        """Return an engine that has done nothing yet. `prefill`: one that computes prompts and hands them
+        over. Not `up`: one that others hand nothing over to until it is."""
 
     def done_with(self, engine: Engine) -> None:
         """Take back one that is idle; it is asked no more."""
 
     def down(self, engine: Engine) -> None:
-        """It has failed: others hand nothing over to it until it is `up`."""
+        """It has failed, or is to end: others hand nothing over to it until it is `up`."""
 
     def up(self, engine: Engine, now_ps: int) -> None: ...
 
@@ -73,10 +74,11 @@ OnBroken = Callable[[Broken], None]
 class Replica:
     """One machine, or one provider."""
 
-    __slots__ = ("asked_ps", "ended_ps", "engine", "number", "on_ps", "since_ps", "state")
+    __slots__ = ("asked_ps", "ended_ps", "engine", "number", "on_ps", "prefill", "since_ps", "state")
 
-    def __init__(self, number: int, engine: Engine, state: State, now_ps: int) -> None:
+    def __init__(self, number: int, engine: Engine, state: State, now_ps: int, *, prefill: bool) -> None:
         self.number = number
+        self.prefill = prefill  # computes prompts and hands them over
         self.engine = engine
         self.state: State = state
         self.asked_ps = now_ps
@@ -118,7 +120,9 @@ class RunningPool:
         self.spec = spec
         self.name = spec.name
         self.replicas: list[Replica] = []
-        self._ended: list[Replica] = []
+        # Those that take what comes: all, or where prompts are computed apart, the machines that do it.
+        self._takers = self.replicas if spec.disaggregation is None else list[Replica]()
+        self.ended: list[Replica] = []
         self._numbers = 0
         self.down = False  # the whole pool, for a declared span
         self._gone_tok = (0, 0)  # by the count of engines that have ended
@@ -141,8 +145,9 @@ class RunningPool:
         self._token_uj = 0.0  # by the law of joules per token, not told yet
         self.drawn = Joules()  # since the beginning
         self._told = Joules()
-        for _ in range(spec.replicas):
-            self._add("ready")
+        prefill = 0 if spec.disaggregation is None else spec.disaggregation.prefill
+        for n in range(spec.replicas):
+            self._add("ready", prefill=n < prefill)
         for begin_s, end_s in spec.outages.spans_s:
             timers.call_later(begin_s, self._outage)
             timers.call_later(end_s, self._outage_over)
@@ -171,12 +176,6 @@ class RunningPool:
                     return True
         return False
 
-    @property
-    def _takers(self) -> list[Replica]:
-        """Those that take what comes: where prompts are computed apart, the machines that do it."""
-        split = self.spec.disaggregation
-        return self.replicas if split is None else self.replicas[: split.prefill]
-
     def refuses(self, work: Work) -> float | None:
         """Return when to come back if a provider's limit is reached, else None."""
         engine = self.replicas[0].engine
@@ -193,23 +192,43 @@ class RunningPool:
             )
         best.engine.take(index, work, self._clock.now_ps)
 
-    def load(self, waiting: int) -> PoolLoad:
-        starting = sum(replica.state == "starting" for replica in self.replicas)
-        return PoolLoad(self.ready, starting, self.spec.slots, self.in_flight, waiting)
+    def load(self, waiting: int, *, prefill: bool | None = None) -> PoolLoad:
+        """Return how it is, or how the replicas of one kind are, where prompts are computed apart."""
+        of = [r for r in self.replicas if prefill is None or r.prefill == prefill]
+        return PoolLoad(
+            ready=sum(r.state == "ready" for r in of),
+            starting=sum(r.state == "starting" for r in of),
+            slots=self.spec.slots,
+            in_flight=sum(r.engine.in_flight for r in of),
+            waiting=waiting,
+        )
 
     # ---- replicas come and go
 
     def resize(self, replicas: int) -> None:
-        """Start or end replicas until there will be so many. Those that start are ended first, then the ones
-        with the least to do; what they are at is finished."""
-        there = [r for r in self.replicas if r.state in ("starting", "ready")]
+        """Start or end replicas until there will be so many. Where prompts are computed apart, the part of
+        those that do it stays as it was declared."""
+        split = self.spec.disaggregation
+        if split is None:
+            self.resize_kind(replicas, prefill=False)
+            return
+        prefill = split.prefill_of(replicas, self.spec.replicas)
+        self.resize_kind(prefill, prefill=True)
+        self.resize_kind(replicas - prefill, prefill=False)
+
+    def resize_kind(self, replicas: int, *, prefill: bool) -> None:
+        """Start or end replicas of a kind until there will be so many. Those that start are ended first, then
+        the ones with the least to do; what they are at is finished, and nothing more is handed to them."""
+        there = [r for r in self.replicas if r.prefill == prefill and r.state in ("starting", "ready")]
         for _ in range(replicas - len(there)):
             self.cold_starts += 1
-            replica = self._add("starting")
+            replica = self._add("starting", prefill=prefill)
             self._timers.call_later(cold_start_s(self.spec.cold_start), self._started, replica)
         order = sorted(there, key=lambda r: (r.state == "ready", r.engine.in_flight, -r.number))
         for replica in order[: max(0, len(there) - replicas)]:
             replica.state = "ending"
+            if self._apart:
+                self._apart.down(replica.engine)
             self._end_if_idle(replica)
         self._on_change()
 
@@ -222,12 +241,17 @@ class RunningPool:
         for replica in [r for r in self.replicas if r.state == "ending"]:
             self._end_if_idle(replica)
 
-    def _add(self, state: State) -> Replica:
+    @property
+    def _apart(self) -> Source | None:
+        """Where its engines come from, if some of them hand over to others."""
+        return None if self.spec.disaggregation is None else self._source
+
+    def _add(self, state: State, *, prefill: bool) -> Replica:
         law, now_ps = self.spec.law, self._clock.now_ps
         self._numbers += 1
         engine: Engine
         if self._source is not None:
-            engine = self._source.new()
+            engine = self._source.new(prefill=prefill, up=state == "ready")
         elif isinstance(law, EngineLaw) or self.spec.speculation or self.spec.disaggregation:
             what = "a deployment's law" if isinstance(law, EngineLaw) else "what its twin declares"
             raise ValueError(
@@ -239,8 +263,10 @@ class RunningPool:
         else:
             place = Place(pool=self._declared, law=law, overhead_ps=round(self.spec.overhead_s * PS_PER_S))
             engine = BatchPlace(self.at, place, self._on_first, self._on_end)
-        replica = Replica(self._numbers, engine, state, now_ps)
+        replica = Replica(self._numbers, engine, state, now_ps, prefill=prefill)
         self.replicas.append(replica)
+        if prefill:
+            self._takers.append(replica)
         if state == "ready":
             self._may_fail(replica)
         return replica
@@ -248,6 +274,8 @@ class RunningPool:
     def _started(self, replica: Replica) -> None:
         if replica.state == "starting":
             replica.state = "ready"
+            if self._apart:
+                self._apart.up(replica.engine, self._clock.now_ps)
             self._may_fail(replica)
             self._on_change()
 
@@ -261,7 +289,9 @@ class RunningPool:
             replica.state = "ended"
             replica.ended_ps = self._clock.now_ps
             self.replicas.remove(replica)
-            self._ended.append(replica)
+            if replica.prefill:
+                self._takers.remove(replica)
+            self.ended.append(replica)
             if self._source is not None:
                 self._source.done_with(engine)
             self._on_change()
@@ -380,11 +410,16 @@ class RunningPool:
     @property
     def paid_ps(self) -> int:
         """Replica time that is paid for: from the order of a replica until its end, repairs included."""
+        return self._paid_ps((*self.replicas, *self.ended))
+
+    @property
+    def prefill_ps(self) -> int:
+        """The same of those that compute prompts and hand them over; each of them has a link."""
+        return self._paid_ps([r for r in (*self.replicas, *self.ended) if r.prefill])
+
+    def _paid_ps(self, of: Sequence[Replica]) -> int:
         now_ps = self._clock.now_ps
-        return sum(
-            (now_ps if r.ended_ps is None else r.ended_ps) - r.asked_ps
-            for r in (*self.replicas, *self._ended)
-        )
+        return sum((now_ps if r.ended_ps is None else r.ended_ps) - r.asked_ps for r in of)
 
     @property
     def hours_nusd(self) -> int | None:

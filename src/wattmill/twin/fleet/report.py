@@ -274,13 +274,13 @@ def _handed(pool: RunningPool, simulated_s: float) -> dict[str, object] | None:
     split, counts = pool.spec.disaggregation, pool.counts
     if split is None or counts is None:
         return None
-    links = 1 if split.shared_link else split.prefill
+    link_s = simulated_s if split.shared_link else pool.prefill_ps / PS_PER_S
     return {
         "prefill_replicas": split.prefill,
         "hand_overs": counts.handed,
         "sent_gb": counts.handed_tok * split.kv_bytes_per_tok / B_PER_GB,
         "mean_wait_s": counts.link_wait_ps / PS_PER_S / counts.handed if counts.handed else None,
-        "link_busy": counts.link_busy_ps / PS_PER_S / links / simulated_s if simulated_s else None,
+        "link_busy": counts.link_busy_ps / PS_PER_S / link_s if link_s else None,
     }
 
 

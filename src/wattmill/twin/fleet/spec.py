@@ -47,13 +47,24 @@ class Speculation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Disaggregation(msgspec.Struct, frozen=True, kw_only=True):
-    """The first `prefill` replicas of a pool compute prompts and hand over to the others, by link."""
+    """`prefill` replicas of a pool compute prompts and hand over to the others, by link.
+
+    With `scaling` both kinds scale apart: prefill replicas by these rules and what is at them, the others by
+    the pool's. Without, the pool's rules say how many there are of both together, and `prefill_of` how many
+    of them compute prompts.
+    """
 
     prefill: int
     handover_ps: int  # of one, whatever its size
     handover_ps_per_tok: int  # of the prompt: its KV bytes / the link's bytes per second
     kv_bytes_per_tok: float
     shared_link: bool
+    scaling: ScalingRules | None = None
+
+    def prefill_of(self, replicas: int, declared: int) -> int:
+        """Return how many of `replicas` compute prompts if `prefill` of `declared` do: the same part, rounded
+        half up, at least one of each kind. Hand check: 1 of 3, so 2 of 5 (1.67) and 3 of 8 (2.67)."""
+        return max(1, min(replicas - 1, (2 * replicas * self.prefill + declared) // (2 * declared)))
 
 
 class ProviderLaw(msgspec.Struct, frozen=True, kw_only=True):

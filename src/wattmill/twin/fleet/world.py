@@ -12,7 +12,7 @@ from typing import Protocol
 
 from wattmill.ports import Journal
 from wattmill.scheduling.scaling.policy import scale
-from wattmill.scheduling.scaling.spec import ScalingMemory
+from wattmill.scheduling.scaling.spec import ScalingMemory, ScalingRules
 from wattmill.twin.fleet.demand import Traffic
 from wattmill.twin.fleet.gateway import FrontGate, comes_back_s
 from wattmill.twin.fleet.pool import RunningPool
@@ -97,9 +97,13 @@ class World:
         self.gate = gate
         self.changed()
         for pool in pools:
-            if pool.spec.scaling is not None:
-                self._scaling[pool.name] = ScalingMemory()
-                self._every(pool.spec.scaling.look_s, partial(self._look, pool))
+            split, rules = pool.spec.disaggregation, pool.spec.scaling
+            apart = split is not None and split.scaling is not None
+            if apart:
+                assert split is not None and split.scaling is not None
+                self._scales(pool, f"{pool.name} prefill", split.scaling, prefill=True)
+            if rules is not None:
+                self._scales(pool, pool.name, rules, prefill=False if apart else None)
         self.read_counters(self._clock.wall_us())
         self._every(SWEEP_S, self._sweep)
         self._every(REFRESH_S, lambda: self.refresh())
@@ -217,15 +221,24 @@ class World:
     def _sweep(self) -> None:
         self.gate.sweep()
 
-    def _look(self, pool: RunningPool) -> None:
-        rules = pool.spec.scaling
-        assert rules is not None
-        scaled = scale(pool.load(self.waiting()), rules, self._scaling[pool.name], now_s=self._clock.now())
-        self._scaling[pool.name] = scaled.memory
+    def _scales(self, pool: RunningPool, name: str, rules: ScalingRules, *, prefill: bool | None) -> None:
+        """Let a pool, or the replicas of one kind in it, come and go by `rules`, told as `name`."""
+        self._scaling[name] = ScalingMemory()
+        self._every(rules.look_s, partial(self._look, pool, name, rules, prefill))
+
+    def _look(self, pool: RunningPool, name: str, rules: ScalingRules, prefill: bool | None) -> None:
+        # What waits at the gateway waits for a prompt to be computed.
+        waiting = 0 if prefill is False else self.waiting()
+        load = pool.load(waiting, prefill=prefill)
+        scaled = scale(load, rules, self._scaling[name], now_s=self._clock.now())
+        self._scaling[name] = scaled.memory
         if scaled.reason:
             if self.timeline is not None:
-                self.timeline.scaled(pool.name, scaled.replicas, scaled.reason)
-            pool.resize(scaled.replicas)
+                self.timeline.scaled(name, scaled.replicas, scaled.reason)
+            if prefill is None:
+                pool.resize(scaled.replicas)
+            else:
+                pool.resize_kind(scaled.replicas, prefill=prefill)
 
     def read_counters(self, at_us: int) -> None:
         """Tell the journal what the engines have counted: the witness of the books."""
