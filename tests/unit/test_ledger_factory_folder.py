@@ -24,7 +24,7 @@ from wattmill.app.ledger_process import follower
 from wattmill.app.running.lag import read_lag
 from wattmill.app.seeing.auditing import audit_home
 from wattmill.app.seeing.book_reading import read_books
-from wattmill.app.seeing.explain import UnknownRequest, explain, settled_against_told
+from wattmill.app.seeing.explain import UnknownRequest, _share, explain, settled_against_told
 from wattmill.app.seeing.figures import figures
 from wattmill.app.seeing.health import health
 from wattmill.app.seeing.readings import Readings
@@ -916,3 +916,10 @@ def test_a_refusals_story_shows_the_limits_that_stand_above_it(factory: Factory)
         line.startswith("team demo/load")
         and "0 requests of 60 requests per minute used, 60 requests left" in line
     )
+
+
+def test_what_was_spent_of_a_cap_never_reads_nothing() -> None:
+    told = [
+        _share(used, cap) for used, cap in ((0, 100_000), (1, 100_000), (61_000, 100_000), (5, None), (0, 0))
+    ]
+    assert told == ["0% used", "less than 1% used", "61% used", "no cap", "cap of 0: nothing is admitted"]

@@ -203,7 +203,10 @@ def _control(
 def _share(used_nusd: int, cap_nusd: int | None) -> str:
     if cap_nusd is None:
         return "no cap"
-    return f"{used_nusd / cap_nusd:.0%} used" if cap_nusd else "cap of 0: nothing is admitted"
+    if not cap_nusd:
+        return "cap of 0: nothing is admitted"
+    share = used_nusd / cap_nusd
+    return "less than 1% used" if 0 < share < 0.01 else f"{share:.0%} used"
 
 
 def _limit(state: LimitState) -> str:
