@@ -98,14 +98,14 @@ def test_a_polled_event_of_openadr_changes_nothing_by_coming_again(world: World)
 
 def test_what_is_drawn_after_a_lift_is_not_held_against_the_event(world: World) -> None:
     world.go(100)
-    world.send(id="e", limit_w=40, duration_s=1_000)
+    world.send(id="e", limit_w=40, duration_s=200)
     world.watts = 39.0
     world.go(30)
     message = lifting(world.report("e").event, world.clock.s)
     assert message is not None
     world.shelf.put(message)
     world.watts = 60.0
-    for seconds in (60, 1_500):
+    for seconds in (60, 300):
         world.go(seconds)
         report = world.report("e")
         assert report.state == "lifted" and report.reached is not None
