@@ -94,6 +94,7 @@ def test_what_a_command_changes_is_what_a_keyring_loads_next(shell: Shell) -> No
         (("keys", "create", "demo", "x"), "'demo' is an organisation; a key is made under a team"),
         (("keys", "rotate", "demo/load/x", "--grace", "soon"), "--grace must be a time such as 90s"),
         (("budget", "show", "dem"), "there is: demo"),
+        (("budget", "show", "demo/laod"), "there is: demo/load"),
         (("prices", "show", "a", "b"), "no price of 'b' in book 'a'"),
         (("prices", "import", "--provider", "opena"), "must be one of: anthropic"),
         (

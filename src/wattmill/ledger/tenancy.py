@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 import secrets
@@ -90,8 +91,9 @@ def find(tree: Mapping[int, Node], text: str) -> Node:
     by_name = {name_of(tree, id): found for id, found in tree.items()}
     if text in by_name:
         return by_name[text]
-    near = (
-        sorted(name for name in by_name if text and text.split("/")[-1] in name.split("/")[-1])[:5]
-        or sorted(by_name)[:5]
-    )
-    raise NoSuch(f"no {text!r} in the budget tree; there is: {', '.join(near) or 'nothing yet'}")
+    lasting = sorted(name for name, found in by_name.items() if found.kind not in ("run", "step"))
+    holding = [name for name in lasting if text and text.rsplit("/", 1)[-1] in name.rsplit("/", 1)[-1]]
+    near = holding[:5] or difflib.get_close_matches(text, lasting, n=5)
+    more = f" and {len(lasting) - 5} more" if not near and len(lasting) > 5 else ""
+    there = ", ".join(near or lasting[:5]) or "nothing yet"
+    raise NoSuch(f"no {text!r} in the budget tree; there is: {there}{more}")
