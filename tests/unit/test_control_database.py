@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import Ask, ControlError, EpochClosed, Holding, NoSuch, Taken
-from wattmill.ledger.stores.control_schema import WrongFormat
+from wattmill.ledger.stores.control_schema import WrongFormat, _ensure_tables
 from wattmill.ledger.tenancy import name_of, path_of
 
 RATES = (150, 75, 150, None, 600, 600, None)
@@ -34,6 +35,22 @@ def test_only_the_owner_may_read_any_of_its_files(control: Control, path: Path) 
     control.put_org("demo")
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
     assert modes == {"control.db": 0o600, "control.db-wal": 0o600, "control.db-shm": 0o600}
+
+
+def test_a_full_disk_is_told_as_that_when_the_file_is_made(tmp_path: Path) -> None:
+    """SQLite rolls back by itself then: that there is nothing to roll back is not the news."""
+
+    class Full(sqlite3.Connection):
+        def execute(self, sql: str, *more: Any) -> sqlite3.Cursor:
+            if sql.lstrip().startswith("CREATE"):
+                super().execute("ROLLBACK")
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().execute(sql, *more)
+
+    db = sqlite3.connect(tmp_path / "new.db", isolation_level=None, factory=Full)
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        _ensure_tables(db, tmp_path / "new.db")
+    db.close()
 
 
 def test_a_file_of_another_format_is_refused_with_the_way_out(path: Path) -> None:

@@ -774,6 +774,12 @@ def test_a_backup_of_a_running_factory_restores_to_the_same_books(factory: Facto
         backup(file, ledger_db=home.ledger_db, control_db=home.control_db, journal=home.journal, at_us=NOW)
 
 
+def test_a_backup_into_no_folder_says_so(factory: Factory, tmp_path: Path) -> None:
+    with pytest.raises(BackupError, match=r"nowhere is no folder; make it, or"):
+        home, file = factory.home, tmp_path / "nowhere" / "b.tar"
+        backup(file, ledger_db=home.ledger_db, control_db=home.control_db, journal=home.journal, at_us=NOW)
+
+
 def test_a_damaged_backup_restores_nothing(factory: Factory, tmp_path: Path) -> None:
     factory.end(factory.intent())
     factory.book()

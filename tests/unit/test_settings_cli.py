@@ -223,3 +223,11 @@ def test_a_reload_keeps_what_the_command_line_said(tmp_path: Path) -> None:
     run._take_over(factory, Said())  # type: ignore[arg-type]
     gateway, admin = factory.settings.gateway, factory.settings.admin
     assert (gateway.workers, gateway.port, admin.port) == (2, 0, 0)
+
+
+def test_a_data_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    told = run(tmp_path, "up", "--home", "taken")
+    assert told.returncode == 2
+    assert told.stderr.strip().endswith("cannot be made: File exists; --home names another one")
+    assert "\n" not in told.stderr.strip()

@@ -69,7 +69,13 @@ def up(
     os.umask(0o077)  # what this process and its children make is for this user alone
     loaded = _declaration(config)
     place = Home(home.absolute())
-    place.create()
+    try:
+        place.create()
+    except OSError as error:
+        _end(
+            EXIT_DECLARATION,
+            f"the data folder {place.root} cannot be made: {error.strerror}; --home names another one",
+        )
     lock = home_lock.HomeLock(place)
     held_by = lock.take(
         home_lock.Holder(

@@ -44,6 +44,8 @@ def backup(target: Path, *, ledger_db: Path, control_db: Path, journal: Path, at
     journals, and is booked when the copy starts. A crash leaves no half file."""
     if target.exists():
         raise BackupError(f"{target} exists; name another file, backups are never overwritten")
+    if not target.parent.is_dir():
+        raise BackupError(f"{target.parent} is no folder; make it, or name a file in another one")
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as work:
         root = Path(work)
         for path in (ledger_db, control_db):

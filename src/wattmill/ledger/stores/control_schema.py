@@ -224,7 +224,8 @@ def _ensure_tables(db: sqlite3.Connection, path: Path) -> None:
             )
         db.execute("COMMIT")
     except BaseException:
-        db.execute("ROLLBACK")
+        if db.in_transaction:  # a full disk has rolled it back already, and must be told as what it is
+            db.execute("ROLLBACK")
         raise
 
 
