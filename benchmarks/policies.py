@@ -47,8 +47,8 @@ REFRESH_US = 250_000
 
 CALLER = Caller(key=1, name="twin", path=(1,), privacy="public")
 DEFAULT = "cheapest-adequate"
-REFUSES_EARLY = "cheapest-adequate, refusal_usd"
-"""The default policy where `[routing] refusal_usd` declares what the comparison counts for a refusal."""
+NEVER_EARLY = "cheapest-adequate, no refusal_usd"
+"""The default policy where nothing says what a refusal costs: it refuses only where all is full."""
 
 
 def slo(work: Work) -> Slo:
@@ -85,8 +85,8 @@ def dispatchers(places: Sequence[Place]) -> Iterator[tuple[str, Callable[[], Dis
             name,
             lambda name=name: Gateway(places, asks=asks, weights=WEIGHTS, seed=SEED, policy=name),
         )
-    early = msgspec.structs.replace(WEIGHTS, refusal_usd=REFUSED_USD)
-    yield REFUSES_EARLY, lambda: Gateway(places, asks=asks, weights=early, seed=SEED)
+    never = msgspec.structs.replace(WEIGHTS, refusal_usd=None)
+    yield NEVER_EARLY, lambda: Gateway(places, asks=asks, weights=never, seed=SEED)
     for name, rival in RIVALS.items():
         yield name, lambda rival=rival: rival(places, model=MODEL, caller=CALLER, seed=SEED)
 

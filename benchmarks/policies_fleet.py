@@ -233,11 +233,13 @@ PLACES: tuple[Place, ...] = (
     ),
 )
 
-WEIGHTS = Weights(others=1.0)
-"""The gateway's defaults: a second is worth 0.0001 USD, of others as of its own."""
-
 REFUSED_USD = 0.05
 """What a refused request costs in the comparison: more than serving the longest one at the dearest place."""
+
+WEIGHTS = Weights(others=1.0, refusal_usd=REFUSED_USD)
+"""What the comparison counts, declared: a second is worth 0.0001 USD, of others as of its own, and a refusal
+costs what the score counts for one. All else is as the gateway has it."""
+
 
 PRIVACY_SHARES = {"public": 0.25, "internal": 0.60, "private": 0.15}
 """Declared; the traces do not say. Private work may only go to owned places."""

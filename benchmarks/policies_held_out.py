@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from policies import CALLER, DEFAULT, LOADS, REFRESH_US, SEED, dispatchers, slo, traces
+from policies import CALLER, DEFAULT, LOADS, NEVER_EARLY, REFRESH_US, SEED, dispatchers, slo, traces
 from policies_fleet import MODEL, PRIVACY_SHARES, REFUSED_USD, WEIGHTS
 from policies_rivals import RIVALS
 from wattmill.twin.bound.lp import capacity_per_s
@@ -53,7 +53,7 @@ def cell(works: Sequence[Work], places: Sequence[Place], *, load: float, seed: i
     works = at_rate(works, load * capacity_per_s(terms(works, places, model=MODEL, caller=CALLER, **worth)))
     rows: dict[str, Any] = {}
     for name, make in dispatchers(places):
-        if name == DEFAULT or name in RIVALS:
+        if name in (DEFAULT, NEVER_EARLY) or name in RIVALS:
             told = result(
                 simulate(works, places, make(), refresh_us=REFRESH_US),
                 works, places, model=MODEL, slo=slo, **worth,
@@ -62,7 +62,7 @@ def cell(works: Sequence[Work], places: Sequence[Place], *, load: float, seed: i
                 "usd_per_1k": told.objective_usd / len(works) * 1_000,
                 "served_share": told.served / len(works),
             }
-    best = min((name for name in rows if name != DEFAULT), key=lambda name: rows[name]["usd_per_1k"])
+    best = min(RIVALS, key=lambda name: rows[name]["usd_per_1k"])
     against = rows[DEFAULT]["usd_per_1k"] / rows[best]["usd_per_1k"] - 1.0
     return {"load": load, "seed": seed, "rows": rows, "best_rival": best, "default_against_best": against}
 
@@ -85,7 +85,8 @@ def main() -> None:
                 print(
                     f"{trace} {load} seed {seed}: {row['usd_per_1k']:.3f} USD/1k, served "
                     f"{100 * row['served_share']:.2f} %, {100 * one['default_against_best']:+.1f} % against "
-                    f"{one['best_rival']}",
+                    f"{one['best_rival']} ({one['rows'][one['best_rival']]['usd_per_1k']:.3f}); without "
+                    f"refusal_usd {one['rows'][NEVER_EARLY]['usd_per_1k']:.3f}",
                     flush=True,
                 )
     args.out.write_text(json.dumps({"cells": cells}, indent=1) + "\n")

@@ -2,8 +2,8 @@
 declared before that.
 
 What one key sends is seldom of one kind, and the size of a prompt often tells the kinds apart: in Azure's
-recorded conversations the half octave of the prompt explains 60 % of the variance of the answer, in
-Mooncake's 2 %, where it does no harm (docs/lab/policies.md).
+recorded conversations the quarter octave of the prompt, learned as they came, explains 71 % of the variance
+of the answer, in Mooncake's nothing, where it does no harm (docs/lab/policies.md).
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Lengths:
 
     def expected_tok(self, model: str, key: int, input_bound_tok: int) -> int | None:
         """Return the expected length of one choice to two digits, None if nothing was seen of the model."""
-        # The bits of the square count half octaves: two prompts of one size differ by less than 1.42.
-        known = self._sizes.get((model, key, (input_bound_tok * input_bound_tok).bit_length()))
+        # The bits of the fourth power count quarter octaves: prompts of one size differ by less than a fifth.
+        known = self._sizes.get((model, key, (input_bound_tok**4).bit_length()))
         if known is None:
             known = self._keys.get((model, key)) or self._models.get(model)
             if known is None:
@@ -60,7 +60,7 @@ class Lengths:
 
     def learn(self, model: str, key: int, input_bound_tok: int, output_tok: float) -> None:
         """Take in one finished answer. An answer that a limit cut counts as long as it was."""
-        sized = model, key, (input_bound_tok * input_bound_tok).bit_length()
+        sized = model, key, (input_bound_tok**4).bit_length()
         whose = model, key
         wide, narrow, own = self._models.get(model), self._keys.get(whose), self._sizes.get(sized)
         if wide is None:
