@@ -179,6 +179,7 @@ def test_the_report_says_which_split_was_taken_and_what_holds_the_next_one_back(
     plan = answer(demand(models=MIXTURE, tiers=tiers, candidates={"b": candidate()}), law).plan
     (pool,) = plan.pools
     assert (pool.tp, pool.attn_dp, pool.ep, pool.pp) == (1, 8, 8, 1)
+    assert pool.split == "TP1 DP8 EP8"
     assert pool.instead.startswith("next best is vllm fp8 TP2 DP4 EP8: ")
     assert "fewer requests per accelerator; its batch of" in pool.instead
     beaten = [why for what, why in plan.left.items() if what.startswith("mixture on b, vllm fp8 TP8,")]

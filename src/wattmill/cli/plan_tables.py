@@ -8,7 +8,6 @@ from wattmill.cli.control_door import show_table
 from wattmill.twin.planning.demand import Demand
 from wattmill.twin.planning.given import Given
 from wattmill.twin.planning.plan import Binding, Plan, Purchase, TierAnswer
-from wattmill.twin.planning.splits import Split
 from wattmill.twin.prediction import Interval
 from wattmill.units import J_PER_GJ, J_PER_KJ, USD_PER_MUSD
 
@@ -122,7 +121,7 @@ def _show_pools(plan: Plan) -> None:
                 p.model,
                 p.engine,
                 p.precision,
-                str(Split(p.tp, p.ep, p.pp, p.attn_dp)),
+                p.split,
                 f"{p.replicas:,}",
                 str(p.batch),
                 p.bound_by,
@@ -134,8 +133,7 @@ def _show_pools(plan: Plan) -> None:
         numbers=("replicas", "batch"),
     )
     for p in plan.pools:
-        split = Split(p.tp, p.ep, p.pp, p.attn_dp)
-        typer.echo(f"{p.offer}, {p.engine} {split} at {p.batch}: {p.instead}")
+        typer.echo(f"{p.offer}, {p.engine} {p.split} at {p.batch}: {p.instead}")
     for words in dict.fromkeys(p.beyond for p in plan.pools if p.beyond):
         wider = " / ".join(dict.fromkeys(p.widened for p in plan.pools if p.beyond == words and p.widened))
         typer.echo(words + (f"; 80 % interval of the time per token {wider}" if wider else ""))

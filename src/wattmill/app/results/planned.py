@@ -125,12 +125,19 @@ def _tables(plan: Plan, sure: Sureness, even: BreakEven | None, played: Sequence
         [
             [
                 p.offer, p.model, f"{p.engine} {p.precision}",
-                f"TP{p.tp}" + (f" EP{p.ep}" if p.ep > 1 else ""),
+                p.split,
                 modelled(p.replicas, "count"), modelled(p.batch, "count"), p.bound_by,
                 f"{p.klass}, nearest {p.nearest or 'none'}",
             ]
             for p in plan.pools
         ],
+        note=" ".join(
+            f"{words[0].upper()}{words[1:]}."
+            for words in dict.fromkeys([
+                *(f"{p.offer}, {p.engine} {p.split} at {p.batch}: {p.instead}" for p in plan.pools),
+                *(p.beyond for p in plan.pools if p.beyond),
+            ])
+        ),
     )  # fmt: skip
     yield table(
         "purchases",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from wattmill.twin.planning.splits import Split
 from wattmill.twin.prediction import Class, Interval
 
 
@@ -49,6 +50,11 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     beyond: str  # which quantities leave what was measured, and how far; "": none does
     widened: str  # what that does to the interval of the time per token
     kv_tokens: int
+
+    @property
+    def split(self) -> str:
+        """Return it as people write it: `TP4 DP2 EP8`."""
+        return str(Split(self.tp, self.ep, self.pp, self.attn_dp))
 
 
 class TierAnswer(msgspec.Struct, frozen=True, kw_only=True):
