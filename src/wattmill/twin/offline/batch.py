@@ -24,6 +24,10 @@ _SLOTS = 4_096  # sequences an attention rank may hold: declared; 2,048, an engi
 _STEP_TOKENS = 8_192  # of an attention rank and pipeline stage: the same
 
 
+_LOGIT_BYTES = 4.0
+_OTHER_BYTES = 2e9  # of graphs and activations on each device, as in `Deployment.kv_tokens`
+
+
 class Cycle(msgspec.Struct, frozen=True):
     """One split of one row: the terms of a cycle at each batch of the grid."""
 
@@ -55,8 +59,10 @@ def most_sequences(row: OfflineRow, replica: Deployment) -> float:
     length = row.isl + row.osl if row.engine == "trtllm" else row.isl + row.osl / 2.0
     per_tok = max(model.kv_elements_per_tok(), 1)
     reserved = model.kv_elements(length) / per_tok
+    # An engine sets memory aside for the logits of a full step, in 32 bits: much for large vocabularies.
+    other_bytes = _OTHER_BYTES + _STEP_TOKENS * model.vocab * _LOGIT_BYTES
     bound = min(
-        replica.kv_tokens() / reserved,
+        replica.kv_tokens(other_bytes=other_bytes) / reserved,
         float(_SLOTS * replica.attn_dp),
         _STEP_TOKENS * replica.attn_dp * replica.pp / (1.0 + row.isl / row.osl),
     )
