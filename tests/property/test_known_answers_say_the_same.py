@@ -39,6 +39,7 @@ class Owner:
     def __init__(self) -> None:
         self.outbox = Outbox(lambda _: None)
         self.outbox.at_once = 1 << 30
+        self.keeps_streams = True
         self.kept = 0
         self.lost = 0
 

@@ -464,7 +464,7 @@ def test_the_command_ends_with_1_and_names_the_request_that_differs(home: Home) 
     told = runner.invoke(replay_app, ["--home", str(home.root), "--policy", "fastets"])
     assert told.exit_code == 1 and "no policy 'fastets'" in told.output
     told = runner.invoke(replay_app, ["--home", str(home.root / "nowhere")])
-    assert told.exit_code == 1 and "no journal" in told.output
+    assert told.exit_code == 1 and "no factory in" in told.output
 
 
 def test_only_the_period_that_was_asked_for_is_taken_again(home: Home) -> None:

@@ -155,7 +155,7 @@ def test_keys_that_cannot_be_made_say_why(desk: Desk) -> None:
     key, _ = desk.key()
     with pytest.raises(Taken, match="a revoked key keeps its name"):
         desk.key()
-    with pytest.raises(ControlError, match="is a key; keys are made under a team"):
+    with pytest.raises(ControlError, match="is a key; a key is made under a team"):
         desk.control.create_key(key.id, "below")
     with pytest.raises(NoSuch, match="no node 99"):
         desk.control.create_key(99, "x")

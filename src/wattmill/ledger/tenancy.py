@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import re
 import secrets
@@ -91,6 +90,8 @@ def find(tree: Mapping[int, Node], text: str) -> Node:
     by_name = {name_of(tree, id): found for id, found in tree.items()}
     if text in by_name:
         return by_name[text]
+    import difflib  # only for a mistake: each worker reads this module at its start
+
     lasting = sorted(name for name, found in by_name.items() if found.kind not in ("run", "step"))
     holding = [name for name in lasting if text and text.rsplit("/", 1)[-1] in name.rsplit("/", 1)[-1]]
     near = holding[:5] or difflib.get_close_matches(text, lasting, n=5)
