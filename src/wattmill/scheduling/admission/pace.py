@@ -10,6 +10,7 @@ _FEWEST = 4
 _STILL = 3.0  # departures that a gap may hold at most: of a steady queue hardly any is three times its usual
 _SOON_S = 10.0  # a queue that was given up stands still for who comes until then
 _LONG_S = 3.0  # a queue that nobody has left for so long stands still, however few have come
+_PATIENT = 0.5  # of how long its own wait there; so long they may wait for a first one to go
 _EARLY_S = 0.5  # a client that was told 2 s may be back after 1.5
 _LATE_S = 3.0  # and is not waited for longer than this
 
@@ -45,13 +46,15 @@ class Pace:
             self._still_since_s = None
         self._given_up_s = now_s
 
-    def per_s(self, now_s: float) -> float | None:
-        """Return departures per second, or None while too few were seen."""
+    def per_s(self, now_s: float, *, patience_s: float = 0.0) -> float | None:
+        """Return departures per second, or None while too few were seen. With `patience_s`, how long somebody
+        would wait there, a queue that none was ever seen to leave is given half of that to begin: places
+        may be starting."""
         measured = self._measured(now_s)
         since_s = self._still_since_s
         still_s = 0.0 if since_s is None else now_s - since_s
         if measured is None:
-            return _STILL / still_s if still_s >= _LONG_S else None
+            return _STILL / still_s if still_s >= max(_LONG_S, _PATIENT * patience_s) else None
         return min(measured, _STILL / still_s) if still_s > 0.0 else measured
 
     def _measured(self, now_s: float) -> float | None:

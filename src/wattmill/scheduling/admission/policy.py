@@ -97,7 +97,7 @@ class Admission:
             if not len(returns):
                 del lane.returns[ticket.tenant]
                 returns = None
-        pace = self._pace_of(lane, ticket.tenant, now_s)
+        pace = self._pace_of(lane, ticket.tenant, now_s, patience_s=rule.timeout_s)
         if pace is not None and not self._in_time(lane, ticket, returns, pace, now_s, back=back):
             return self._full(ticket, now_s)
         if self._waiting[ticket.tier] >= rule.queue:
@@ -189,9 +189,9 @@ class Admission:
             lane = lanes[ticket.pools] = _Lane(FairQueue(ticket.tier, self._tags), ticket.pools)
         return lane
 
-    def _pace_of(self, lane: _Lane, tenant: int, now_s: float) -> float | None:
+    def _pace_of(self, lane: _Lane, tenant: int, now_s: float, *, patience_s: float = 0.0) -> float | None:
         """Return how many requests per second a tenant may expect to go: an equal share of its lane's."""
-        pace = lane.pace.per_s(now_s)
+        pace = lane.pace.per_s(now_s, patience_s=patience_s)
         if pace is None:
             return None
         others = lane.fair.tenants - (1 if lane.fair.of(tenant) else 0)
