@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from wattmill.distribution import answers
 from wattmill.distribution.booking import HEDGE_LOST, Booking
 from wattmill.distribution.engine_refusal import judge_status, words_of
 from wattmill.models.engines.speech import Speech
@@ -161,6 +162,17 @@ class Attempt(Booking):
     def stopped_by_budget(self) -> bool:
         """Whether the answer ended where a budget, and not its client, had set its limit."""
         return self.exchange.capped and self.said().finish_reason in ("length", None)
+
+    def whole_head(self) -> bytes:
+        """Return the head of an answer that is told whole."""
+        exchange = self.exchange
+        return answers.routed_head(
+            exchange.id,
+            stream=False,
+            pool=self.pool,
+            expected_nusd=exchange.expected_nusd,
+            more=exchange.head_lines,
+        )
 
     # ---- ends that are no answers
 

@@ -358,13 +358,7 @@ class Assembling(Streamed):
         for event in events:
             self._assembler.add(event)
         exchange = self.exchange
-        head = answers.routed_head(
-            exchange.id,
-            stream=False,
-            pool=self.pool,
-            expected_nusd=exchange.expected_nusd,
-            more=exchange.head_lines,
-        )
+        head = self.whole_head()
         body = self._assembler.answer()
         for tap in exchange.taps:
             body = tap.whole(body)

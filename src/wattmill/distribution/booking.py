@@ -191,6 +191,7 @@ class Booking:
         gateway = exchange.gateway
         metrics = gateway.metrics
         said = self.said()
+        written = False
         try:
             services.journal.append_end(
                 End(
@@ -217,16 +218,13 @@ class Booking:
                     told_uj=told_uj,
                 )
             )
+            written = True
         except (JournalUnavailable, OSError):
-            # The attempt is in doubt now, and stays charged at its reservation until it is reconciled.
             metrics.count("wattmill_journal_failures_total")
             gateway.journal_failed_s = now
-            spend = reserved(self.grant)
-        except BaseException:  # a defect; its caller tells it. Nothing stands in the journal: in doubt, too
-            spend = reserved(self.grant)
-            raise
         finally:
-            services.purse.settle(self.grant, spend)
+            # Unwritten, by a disk or a defect, it is in doubt: charged at its reservation until reconciled.
+            services.purse.settle(self.grant, spend if written else reserved(self.grant))
             gateway.attempts.discard(self)
             if self.holds_slot:
                 self.holds_slot = False

@@ -70,13 +70,7 @@ class Whole(Attempt):
         whole = b"".join(self._parts)
         self._parts.clear()
         self._head, self._tail = whole[:_ENDS_BYTES], whole[-_ENDS_BYTES:]
-        head = answers.routed_head(
-            exchange.id,
-            stream=False,
-            pool=self.pool,
-            expected_nusd=exchange.expected_nusd,
-            more=exchange.head_lines,
-        )
+        head = self.whole_head()
         exchange.conn.begin(head, [whole])
 
     def ended(self) -> None:
@@ -104,13 +98,7 @@ class Whole(Attempt):
     def _tell(self, body: bytes, reading: Reading) -> None:
         exchange = self.exchange
         exchange.finished(self.pool, "2xx")
-        head = answers.routed_head(
-            exchange.id,
-            stream=False,
-            pool=self.pool,
-            expected_nusd=exchange.expected_nusd,
-            more=exchange.head_lines,
-        )
+        head = self.whole_head()
         for tap in exchange.taps:
             body = tap.whole(body)
         lines = answers.charge_lines(
