@@ -3,7 +3,6 @@ however the bytes come, and whatever is changed in them."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, cast
 
 from hypothesis import given, settings
@@ -12,25 +11,7 @@ from hypothesis import strategies as st
 from wattmill.distribution.outbox import Outbox
 from wattmill.distribution.upstream import Upstream
 from wattmill.distribution.upstream_conn import UpstreamConnection
-
-
-class Wire(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
-        self.closed = False
-
-    def write(self, data: Any) -> None: ...
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-    def abort(self) -> None:
-        self.closed = True
+from wires import Wire
 
 
 class Owner:

@@ -3,7 +3,6 @@ come: whole, in pieces, several at once, or changed by a single byte."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, cast
 
 from hypothesis import given, settings
@@ -15,35 +14,7 @@ from wattmill.distribution.http import HttpRequest
 from wattmill.distribution.outbox import Outbox
 from wattmill.distribution.server import Server
 from wattmill.distribution.spec import Limits
-
-
-class Wire(asyncio.Transport):
-    def __init__(self) -> None:
-        super().__init__()
-        self.closed = False
-
-    def write(self, data: Any) -> None: ...
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-    def abort(self) -> None:
-        self.closed = True
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def pause_reading(self) -> None: ...
-    def resume_reading(self) -> None: ...
+from wires import Wire
 
 
 class Clock:

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from certificates import self_signed
 from wattmill.power.counters import span
 from wattmill.power.live.bank import MeterBank, Trace, open_bank
 from wattmill.power.live.cpu import CpuUse
@@ -362,19 +363,7 @@ def test_another_package_brings_a_source_by_entry_point(
 
 
 def test_a_controller_that_signed_its_own_certificate_is_trusted_once_it_is_named(tmp_path: Path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-    ]
-    command += ["-keyout", str(key), "-out", str(cert), "-days", "2", "-subj", "/CN=localhost"]
-    subprocess.run([*command, "-addext", "subjectAltName=DNS:localhost"], check=True, capture_output=True)
+    cert, key = self_signed(tmp_path)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:

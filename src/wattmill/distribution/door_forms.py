@@ -259,9 +259,7 @@ class DoorWhole(Whole):
     def _tell_answer(self, body: bytes, chat: bytes, usage: Usage | None) -> None:
         x = self.exchange
         x.finished(self.pool, "2xx")
-        head = answers.routed_head(
-            x.id, stream=False, pool=self.pool, expected_nusd=x.expected_nusd, more=x.head_lines
-        )
+        head = self.whole_head()
         for tap in x.taps:
             chat = tap.whole(chat)
         _tell_whole(self, head, body if self._is_native else chat, usage, native=self._is_native)
