@@ -57,9 +57,8 @@ class Able(NamedTuple):
     out_s: float  # per output token of one choice, alone
     slowdown: float  # each further request at work makes a token take this share longer
     hit_share: float  # of what was sent there before, so much is still cached
-    seldom: tuple[
-        float, float, float, float
-    ]  # to the factory per token: computed, cached, output; `turned_usd_per_s`
+    # To the factory per token: computed, cached, output; and `turned_usd_per_s`.
+    seldom: tuple[float, float, float, float]
     ahead_share: float  # of the time of prompts sent before it a prompt waits so much
     decode_share: float  # of the slowdown, what comes of others' tokens
     slot_usd_per_s: float  # what a second of a slot is worth to others

@@ -199,9 +199,7 @@ def report(db: Db, epoch: str, holdings: Mapping[int, Holding]) -> None:
                 "answers": told.answers,
             },
         )
-        if told.answers and gauge not in excess(
-            db, (gauge,)
-        ):  # else what is freed from now on is asked back too
+        if told.answers and not excess(db, (gauge,)):  # else what is freed from now on is asked back too
             db.execute(
                 "DELETE FROM recall WHERE epoch = :epoch AND gauge = :gauge AND ticket <= :answers",
                 {"epoch": epoch, "gauge": gauge, "answers": told.answers},
