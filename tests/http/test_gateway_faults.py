@@ -679,6 +679,44 @@ def test_a_very_long_whole_answer_passes_through_and_is_still_metered() -> None:
         run(test())
 
 
+def _typed(kind: str, body: bytes) -> Script:
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+
+    async def script(wire: Wire) -> None:
+        await wire.send(head + body)
+
+    return script
+
+
+_PAGE = _typed("text/html; charset=utf-8", b"<!doctype html><title>It works!</title>")
+_EVENTS = b'data: {"choices":[]}\n\n' * 10_000
+
+
+@pytest.mark.parametrize(
+    ("ask", "path", "fault", "says"),
+    [
+        (STREAM, "/v1/chat/completions", _PAGE, "a web page; does its pool's base_url"),
+        (CHAT, "/v1/chat/completions", _PAGE, "a web page; does its pool's base_url"),
+        (CHAT, "/v1/chat/completions", _typed("application/json", b""), "answer is empty"),
+        (CHAT, "/v1/chat/completions", _typed("text/event-stream", _EVENTS[:40]), "sent a stream of events"),
+        (CHAT, "/v1/chat/completions", _typed("application/json", _EVENTS), "sent a stream of events"),
+        (CHAT, "/v1/chat/completions", _typed("text/plain", b"Hello"), "begins with 'Hello'"),
+        (CHAT, "/v1/messages", _PAGE, "a web page; does its pool's base_url"),
+    ],
+)
+def test_what_is_no_answer_is_named_by_what_it_is_and_never_passed_on(
+    ask: dict[str, Any], path: str, fault: Script, says: str
+) -> None:
+    async def test() -> None:
+        async with rig(fault, limits=Limits(answer_buffer_bytes=100_000)) as r:
+            a = await r.ask(ask, path=path)
+            assert a.status == 502 and says in a.error["message"]
+            assert [e.status for e in r.journal.ends] == ["failed"]
+            r.assert_balanced()
+
+    run(test())
+
+
 def test_progress_of_a_long_stream_is_marked_each_second() -> None:
     async def slow(wire: Wire) -> None:
         await wire.stream_head()

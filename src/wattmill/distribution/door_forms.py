@@ -19,6 +19,7 @@ from wattmill.distribution.doors.chat import choice_of_answer
 from wattmill.distribution.spec import MAX_WHOLE_BYTES
 from wattmill.distribution.sse import EventTooLongError
 from wattmill.distribution.whole_answer import Whole
+from wattmill.models.engines.odd_answer import begins_otherwise
 from wattmill.models.engines.speech import Dialect, Speech, data_of
 from wattmill.models.engines.tally import read_answer
 from wattmill.units import US_PER_S
@@ -239,7 +240,7 @@ class DoorWhole(Whole):
             try:
                 chat = self.speech.dialect().whole(body)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                self.malformed(f"the engine's answer cannot be read: {error}")
+                self.malformed(begins_otherwise(body) or f"the engine's answer cannot be read: {error}")
                 return
         reading = self._reading = read_answer(self.adapter, x.endpoint, chat)
         if reading.failure is not None:

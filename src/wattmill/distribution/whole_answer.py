@@ -8,6 +8,7 @@ from wattmill.distribution import answers
 from wattmill.distribution.attempt import Attempt
 from wattmill.distribution.booking import EngineSays
 from wattmill.distribution.spec import MAX_WHOLE_BYTES
+from wattmill.models.engines.odd_answer import begins_otherwise
 from wattmill.models.engines.tally import Reading, read_answer
 from wattmill.vocab.fact import UsageSource
 from wattmill.vocab.refusal import Refusal
@@ -64,11 +65,15 @@ class Whole(Attempt):
 
     def _begin(self) -> None:
         exchange = self.exchange
+        whole = b"".join(self._parts)
+        self._parts.clear()
+        why = begins_otherwise(whole)
+        if why is not None:  # its end could not make it an answer: another place may still be asked
+            self.malformed(why)
+            return
         self._begun = True
         self.first_s = exchange.services.clock.now()
         self.came_first()
-        whole = b"".join(self._parts)
-        self._parts.clear()
         self._head, self._tail = whole[:_ENDS_BYTES], whole[-_ENDS_BYTES:]
         head = self.whole_head()
         exchange.conn.begin(head, [whole])

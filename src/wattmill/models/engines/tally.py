@@ -13,6 +13,7 @@ import msgspec
 
 from wattmill.models.engines.contract import Adapter
 from wattmill.models.engines.known_event import KnownEvent, learn
+from wattmill.models.engines.odd_answer import A_WEB_PAGE, begins_otherwise
 from wattmill.models.engines.usage import MOST_TOK, OpenAIUsage, Timings, from_openai, from_timings, us_of
 from wattmill.vocab.fact import UsageSource
 from wattmill.vocab.request import Endpoint
@@ -157,7 +158,8 @@ class Tally:
                 self.failure = f"the engine sent an error: {_message_of(value)}"
                 return None
             elif (name and name not in (b"event", b"id", b"retry")) or not colon:
-                self.failure = f"the engine sent a line that is no server-sent event ({len(line)} bytes)"
+                odd = f"the engine sent a line that is no server-sent event ({len(line)} bytes)"
+                self.failure = A_WEB_PAGE if line.startswith(b"<") else odd
                 return None
         if not data:
             return event + b"\n\n" if event else None
@@ -356,7 +358,8 @@ def read_answer(adapter: Adapter, endpoint: Endpoint, body: bytes) -> Reading:
     try:
         said = _answer(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
-        return Reading(None, "unmetered", failure=f"the engine's answer cannot be read: {e}")
+        why = begins_otherwise(body) or f"the engine's answer cannot be read: {e}"
+        return Reading(None, "unmetered", failure=why)
     if said.error is not None:
         return Reading(
             None, "unmetered", failure=f"the engine sent an error: {_message_of(_encode(said.error))}"
