@@ -2,6 +2,8 @@
 
 import csv
 import json
+import statistics
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +57,107 @@ def test_any_row_gets_a_number_an_interval_and_a_class(tmp_path, capsys):
     assert groups["gpu=MI355X"]["rows"] == 1
     assert groups["complete inputs"]["rows"] == 4
     assert groups["all"]["chance_pct"] is not None
+
+
+def validated(*said: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as done:
+        twin_app(["validate", *said], prog_name="wattmill twin")
+    told = capsys.readouterr()
+    assert done.value.code == 0, told.err
+    return told.out
+
+
+def written(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_the_figures_are_those_of_the_rows_worked_out_again(tmp_path, capsys):
+    """From the table of answers alone: by the standard library, not by the code that printed them."""
+    rows = [
+        *[
+            r
+            for table in ("inferencex", "trtllm_perf_overview", "mlperf_llm_closed")
+            for r in measured_rows(table)
+        ][::37],
+        *STRANGE,
+    ]
+    path = written(tmp_path / "rows.csv", [{**row, "class": "theirs"} for row in rows])
+    answers = tmp_path / "answers.csv"
+    said = json.loads(validated(str(path), "--json", "--by", "GPU", "--rows", str(answers), capsys=capsys))
+    with answers.open(newline="", encoding="utf-8") as file:
+        told = list(csv.DictReader(file))
+    assert [t["model"] for t in told] == [row["model"] for row in rows]  # every row, in its order
+    known = {f["metric"] for f in said["figures"]}
+    for t in told:
+        if t["metric"] in known:
+            assert t["class"] in ("interpolated", "extrapolated", "inputs missing")
+            assert 0 < float(t["low_80"]) <= float(t["predicted"]) <= float(t["high_80"])
+            assert (t["class"] == "inputs missing") == bool(t["assumed"]), t
+        else:
+            assert t["predicted"] == ""
+    for f in said["figures"]:
+        group = [t for t in told if t["metric"] == f["metric"] and belongs(t, f["group"])]
+        measured = [
+            (float(t["predicted"]) / float(t["value"]) - 1, t) for t in group if is_number(t["value"])
+        ]
+        errors = [e for e, _ in measured]
+        assert f["rows"] == len(errors), f
+        assert f["seen"] == sum(t["seen"] == "yes" for _, t in measured)
+        assert f["mape_pct"] == pytest.approx(100 * statistics.mean(map(abs, errors)), rel=1e-4, abs=0.006)
+        assert f["median_pct"] == pytest.approx(
+            100 * statistics.median(map(abs, errors)), rel=1e-4, abs=0.006
+        )
+        assert f["bias_pct"] == pytest.approx(100 * statistics.median(errors), rel=1e-4, abs=0.006)
+        inside = sum(float(t["low_80"]) <= float(t["value"]) <= float(t["high_80"]) for _, t in measured)
+        assert f["inside_80_pct"] == pytest.approx(100 * inside / len(errors), abs=0.006)
+
+
+def belongs(told: dict[str, str], group: str) -> bool:
+    return {
+        "all": True,
+        "complete inputs": told["class"] != "inputs missing",
+        told["class"]: True,
+        f"client {told['client']}": True,
+        f"gpu={told['gpu']}": True,
+    }.get(group, False)
+
+
+def is_number(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+def test_answers_can_be_scored_again(tmp_path, capsys):
+    path, once, twice = (tmp_path / f"{name}.csv" for name in ("rows", "once", "twice"))
+    written(path, STRANGE)
+    first = json.loads(validated(str(path), "--json", "--rows", str(once), capsys=capsys))
+    again = json.loads(validated(str(once), "--json", "--rows", str(twice), capsys=capsys))
+    assert first["figures"] == again["figures"]
+    assert once.read_text() == twice.read_text()
+
+
+def test_a_table_says_what_is_wrong_with_it(tmp_path, capsys):
+    said = {
+        "metric,value,model,model\ntpot_mean,12,a,b\n": "names the column 'model' twice",
+        'metric,value,model\ntpot_mean,12,"Qwen3\nttft_mean,10,x\n': "a quote is opened and never closed",
+        "name,value\nx,12\n": "has no column metric; its first line names name, value. Needed are metric and",
+    }
+    for text, why in said.items():
+        path = tmp_path / "rows.csv"
+        path.write_text(text)
+        with pytest.raises(SystemExit) as done:
+            twin_app(["validate", str(path)], prog_name="wattmill twin")
+        assert done.value.code == 1 and why in capsys.readouterr().err
+    path.write_text("metric,value,unit,model,Model\ntpot_mean,12,ms,Qwen3-32B,shown so\n")
+    assert "Model=shown so" in validated(str(path), "--by", "Model", capsys=capsys)
+    path.write_text("metric,value\ntpot_mean,1e-300\n")
+    assert "e+30" in validated(str(path), capsys=capsys)  # no cell of three hundred digits
 
 
 def test_grouping_by_a_column_that_is_not_there_says_so():

@@ -16,11 +16,18 @@ if TYPE_CHECKING:
     from wattmill.twin.law.calibration import HeldOut
     from wattmill.twin.law.score import Figures
 
+_LEGIBLE = 1e6
+"""Percentages from here on are written with an exponent: a cell was off by orders of magnitude."""
+
 
 def validate(
     file: Annotated[Path, typer.Argument(help="CSV with the columns of the measured tables; plain or .gz.")],
     by: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Group by any column of the file, too.")
+    ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write every row with its number, interval and class as CSV."),
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -28,24 +35,47 @@ def validate(
 
     Every row of a known metric gets a number, an 80 % interval and a class; unknown columns are ignored.
     """
+    from wattmill.twin.law.answers import write_answers
     from wattmill.twin.law.predictors import PREDICTORS
     from wattmill.twin.law.rows import read_rows
-    from wattmill.twin.law.score import report
+    from wattmill.twin.law.score import column_named, score, summed_up
     from wattmill.twin.offline.predictor import OFFLINE
 
     try:
-        found = report(str(file), read_rows(file), by=by, predictors={**PREDICTORS, **OFFLINE})
-    except (OSError, ValueError) as error:
+        table = read_rows(file)
+        column = column_named(by, table)
+    except OSError as error:
+        fail(f"{file} cannot be read: {error.strerror}")
+    except ValueError as error:
         fail(str(error))
+    with bars(quiet=json) as bar:
+        task = bar.add_task("rows predicted", total=len(table))
+        every = score(
+            table,
+            {**PREDICTORS, **OFFLINE},
+            progress=lambda done, of: bar.update(task, completed=done, total=of),
+        )
+    if rows is not None:
+        try:
+            write_answers(rows, every)
+        except OSError as error:
+            fail(f"--rows must name a file that can be written, got {rows}: {error.strerror}")
+    found = summed_up(str(file), every, by=column)
     if json:
         show_json(msgspec.to_builtins(found))
         return
-    typer.echo(f"{file}: {found.rows} rows, {found.seen} of them seen in training")
+    typer.echo(f"{file}: {_rows(found.rows)}, {found.seen} of them seen in training")
     if found.unreadable:
-        typer.echo(f"{found.unreadable} rows have no positive number in `value`")
-    for metric, rows in sorted(found.not_predicted.items()):
-        typer.echo(f"{rows} rows of {metric or '(no metric)'}: no predictor")
+        typer.echo(f"{_rows(found.unreadable)} without a positive number in `value`: predicted, in no figure")
+    for metric, count in sorted(found.not_predicted.items()):
+        typer.echo(f"{_rows(count)} of {metric or '(no metric)'}: no predictor")
     _show_figures(found.figures)
+    if rows is not None:
+        typer.echo(f"each row with its number, interval and class: {rows}")
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 def crossval(
@@ -185,4 +215,6 @@ def _show_held_out(held: tuple[HeldOut, ...]) -> None:
 
 
 def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+    if value is None:
+        return ""
+    return f"{value:.1f}" if abs(value) < _LEGIBLE else f"{value:.2g}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import difflib
 import re
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 from wattmill.compute.spec import Accelerator
@@ -119,12 +119,18 @@ def accelerator(name: str) -> Accelerator:
     for plain in _shorter(name):
         if plain in known:
             return known[plain]
-    near = difflib.get_close_matches(key, known, n=3)
+    near = _near(key)
     hint = f" Near it: {', '.join(known[k].name for k in near)}." if near else ""
     raise UnknownAccelerator(
         f"accelerator {name!r} is not in the catalogue of {len(accelerators())} parts.{hint} "
         "Add a row with its source to data/accelerators.csv."
     )
+
+
+@lru_cache(maxsize=4096)
+def _near(key: str) -> tuple[str, ...]:
+    """Return up to three known keys like `key`, the nearest first. Tables name one part in many rows."""
+    return tuple(difflib.get_close_matches(key, _by_key(), n=3))
 
 
 @cache

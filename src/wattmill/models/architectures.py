@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import re
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from math import log
 
@@ -53,7 +53,7 @@ def architecture(serving_name: str) -> Architecture:
     squeezed = _squeezed_keys().get(_squeezed(stem))
     if squeezed is not None:
         return squeezed
-    near = difflib.get_close_matches(stem, known, n=3)
+    near = _near(stem)
     hint = f" Near it: {', '.join(near)}." if near else ""
     raise UnknownModel(
         f"model {serving_name!r} is not among the {len(architectures())} known architectures.{hint} "
@@ -71,7 +71,7 @@ def stand_in(serving_name: str) -> Architecture:
     sized = re.search(r"(?<![a-z0-9])(?:(\d+)x)?(\d+(?:\.\d+)?)([bt])(?![a-z])", name)
     called = f"{serving_name.strip() or 'a model without a name'} (sizes of another)"
     if not sized:
-        near = difflib.get_close_matches(_stem(serving_name), _by_key(), n=1)
+        near = _near(_stem(serving_name))
         return msgspec.structs.replace(_by_key()[near[0]] if near else architecture(_TYPICAL), name=called)
     active = re.search(r"(?<![a-z0-9])a(\d+(?:\.\d+)?)b(?![a-z])", name)
     total = float(sized[2]) * int(sized[1] or 1) * (1000.0 if sized[3] == "t" else 1.0) * _BILLION
@@ -91,6 +91,12 @@ def stand_in(serving_name: str) -> Architecture:
         expert_params=near_one.expert_params * factor,
         active_params=min(near_one.active_params * factor, total),
     )
+
+
+@lru_cache(maxsize=4096)
+def _near(stem: str) -> tuple[str, ...]:
+    """Return up to three known names like `stem`, the nearest first. Tables name one model in many rows."""
+    return tuple(difflib.get_close_matches(stem, _by_key(), n=3))
 
 
 def _stem(name: str) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import gzip
 import hashlib
-import io
 import re
 import zlib
 from collections.abc import Iterable, Mapping
@@ -32,33 +31,8 @@ from wattmill.twin.law.reading import (
     engine,
     whole,
 )
-
-COLUMNS = (
-    "source",
-    "model",
-    "precision",
-    "gpu",
-    "n_gpus",
-    "nodes",
-    "tp",
-    "pp",
-    "ep",
-    "attn_dp",
-    "mode",
-    "framework",
-    "framework_version",
-    "isl",
-    "osl",
-    "concurrency",
-    "scenario",
-    "metric",
-    "value",
-    "unit",
-    "submitter",
-    "system",
-    "measured",
-    "ref",
-)
+from wattmill.twin.law.table import COLUMNS as COLUMNS
+from wattmill.twin.law.table import parsed
 
 MEASURED = ("inferencex", "mlperf_llm_closed", "trtllm_perf_overview")
 """The tables in `data/measured`."""
@@ -157,11 +131,12 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     Cells may be parted by commas, semicolons or tabs; a column's name may be written in capitals.
 
     Raises:
-        ValueError: it is not such a file, or has no column `metric` or `value`.
+        OSError: there is no such file, or it cannot be read.
+        ValueError: it is not such a file, has no column `metric` or `value`, or names one column twice.
     """
     raw = path.read_bytes()
     try:
-        return _rows(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw, str(path))
+        return parsed(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw, str(path))
     except (csv.Error, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as a table ({error}); save it as CSV in UTF-8") from error
 
@@ -169,7 +144,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def measured_rows(table: str) -> list[dict[str, str]]:
     """Return the rows of one of the tables that come with wattmill, see `MEASURED`."""
     packed = (files("wattmill") / "data" / "measured" / f"{table}.csv.gz").read_bytes()
-    return _rows(gzip.decompress(packed), table)
+    return parsed(gzip.decompress(packed), table)
 
 
 def digest(row: Mapping[str, str]) -> str:
@@ -241,27 +216,6 @@ def configuration(row: Mapping[str, str]) -> Configuration:
         known_client="InferenceX" in (row.get("source") or ""),
         missing=tuple(dict.fromkeys(missing)),
     )
-
-
-def _rows(raw: bytes, name: str) -> list[dict[str, str]]:
-    text = raw.decode("utf-8-sig")
-    head = text.partition("\n")[0]
-    parted = max((",", ";", "\t"), key=head.count)
-    reader = csv.DictReader(io.StringIO(text), delimiter=parted)
-    reader.fieldnames = [_column(column) for column in reader.fieldnames or ()]
-    absent = {"metric", "value"} - set(reader.fieldnames)
-    if absent:
-        raise ValueError(f"{name} has no column {', '.join(sorted(absent))}; needed are {', '.join(COLUMNS)}")
-    return [{column: (row.get(column) or "") for column in [*COLUMNS, *_others(row)]} for row in reader]
-
-
-def _column(name: str) -> str:
-    plain = name.strip().lower()
-    return plain if plain in COLUMNS else name.strip()
-
-
-def _others(row: Mapping[str, str]) -> list[str]:
-    return [column for column in row if column is not None and column not in COLUMNS]
 
 
 def _length(row: Mapping[str, str], name: str, missing: list[str]) -> int:

@@ -19,23 +19,27 @@ FEW = 250
 """Below this many rows, a share inside the interval comes with the range that chance alone gives it."""
 
 
+_AT_ONCE = 4_096
+"""Rows of one metric that are predicted together: a bar moves after each lot, and memory stays bounded."""
+
+
 class Scored(msgspec.Struct, frozen=True, kw_only=True):
     """One row: what was measured, what was predicted (in the row's unit), and whether the fit had seen it."""
 
     row: Mapping[str, str]
-    measured: float
+    measured: float | None  # None: no positive number; such a row is predicted, and counts in no figure
     predicted: Predicted | None
     seen: bool
 
     @property
     def error(self) -> float:
-        """Return (predicted - measured) / measured; only where there is a prediction."""
-        assert self.predicted is not None
+        """Return (predicted - measured) / measured; only where there are both."""
+        assert self.predicted is not None and self.measured is not None
         return self.predicted.value / self.measured - 1.0
 
     @property
     def inside(self) -> bool:
-        assert self.predicted is not None
+        assert self.predicted is not None and self.measured is not None
         return self.predicted.low <= self.measured <= self.predicted.high
 
 
@@ -67,26 +71,41 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def score(
-    rows: Sequence[Mapping[str, str]], predictors: Mapping[str, Predictor] = PREDICTORS
+    rows: Sequence[Mapping[str, str]],
+    predictors: Mapping[str, Predictor] = PREDICTORS,
+    *,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Scored]:
-    """Return every row with a positive value, with its prediction if its metric has a predictor."""
+    """Return every row in its order, with its prediction if its metric has a predictor.
+
+    `progress` is called with the rows that are done, and with all.
+    """
     known = seen_in_training()
-    by_metric: dict[str, list[tuple[Mapping[str, str], float]]] = defaultdict(list)
-    for row in rows:
-        value = number(row.get("value"))
-        if value is not None:
-            by_metric[_metric(row, predictors)].append((row, value))
-    found = []
-    for metric, group in by_metric.items():
+    by_metric: dict[str, list[int]] = defaultdict(list)
+    for at, row in enumerate(rows):
+        by_metric[_metric(row, predictors)].append(at)
+    answers: list[Predicted | None] = [None] * len(rows)
+    done = 0
+    for metric, places in by_metric.items():
         predictor = predictors.get(metric)
-        answers: Sequence[Predicted | None] = [None] * len(group)
-        if predictor is not None:
-            answers = predictor([row for row, _ in group])
-        found += [
-            Scored(row=row, measured=value, predicted=answer, seen=same_measurement(row) in known)
-            for (row, value), answer in zip(group, answers, strict=True)
-        ]
-    return found
+        for start in range(0, len(places), _AT_ONCE):
+            lot = places[start : start + _AT_ONCE]
+            if predictor is not None:
+                found = predictor([rows[at] for at in lot])
+                for at, answer in zip(lot, found, strict=True):
+                    answers[at] = answer
+            done += len(lot)
+            if progress is not None:
+                progress(done, len(rows))
+    return [
+        Scored(
+            row=row,
+            measured=number(row.get("value")),
+            predicted=answer,
+            seen=same_measurement(row) in known,
+        )
+        for row, answer in zip(rows, answers, strict=True)
+    ]
 
 
 def report(
@@ -96,15 +115,33 @@ def report(
     by: str | None = None,
     predictors: Mapping[str, Predictor] = PREDICTORS,
 ) -> Report:
-    """Score `rows` and sum up: by metric and class, and by the column `by` if one is named.
+    """Score `rows` and sum up, see `summed_up`.
 
     Raises:
-        ValueError: no row has a column of that name.
+        ValueError: no row has a column of the name `by`.
     """
-    if by is not None and not any(by in row for row in rows):
-        others = sorted({column for row in rows for column in row} or set(COLUMNS))
-        raise ValueError(f"no row has a column {by!r}; there are {', '.join(others)}")
-    scored = score(rows, predictors)
+    column = column_named(by, rows)
+    return summed_up(file, score(rows, predictors), by=column)
+
+
+def column_named(by: str | None, rows: Sequence[Mapping[str, str]]) -> str | None:
+    """Return the column that `by` names; capitals do not matter where no column is written like that.
+
+    Raises:
+        ValueError: no row has such a column; the message lists those that there are.
+    """
+    if by is None or any(by in row for row in rows):
+        return by
+    there = sorted({column for row in rows for column in row} or set(COLUMNS))
+    alike = [column for column in there if column.lower() == by.strip().lower()]
+    if len(alike) == 1:
+        return alike[0]
+    raise ValueError(f"no row has a column {by!r}; there are {', '.join(there)}")
+
+
+def summed_up(file: str, every: Sequence[Scored], *, by: str | None = None) -> Report:
+    """Return the figures by metric and class, and by the column `by` if one is named."""
+    scored = [s for s in every if s.measured is not None]
     answered = [s for s in scored if s.predicted is not None]
     silent: dict[str, int] = defaultdict(int)
     for s in scored:
@@ -117,8 +154,8 @@ def report(
         figures += grouped(answered, lambda s: f"{by}={s.row.get(by) or ''}")
     return Report(
         file=file,
-        rows=len(rows),
-        unreadable=len(rows) - len(scored),
+        rows=len(every),
+        unreadable=len(every) - len(scored),
         not_predicted=dict(silent),
         seen=sum(s.seen for s in scored),
         by=by,
