@@ -33,6 +33,10 @@ def test_the_shipped_claims_agree_except_for_the_two_known_ones() -> None:
 
 def test_what_is_printed_for_people_names_source_and_way_out() -> None:
     ran = RUN.invoke(check_claim_app, ["--example"])
+    joules = next(line for line in ran.stdout.splitlines() if line.split()[:1] == ["b200-joules"])
+    assert "0.357 J/tok" in joules and joules.strip().endswith(
+        "input + output tokens, all-in provisioned power"
+    )
     assert "faulty / all = 35.3222 %, not 30.1 %" in ran.stdout
     assert "2 do not agree with themselves" in ran.stdout
 

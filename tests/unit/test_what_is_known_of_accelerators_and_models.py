@@ -1,5 +1,8 @@
 """The catalogues: every figure has a source, names find their part, and the KV laws count by hand."""
 
+import csv
+from importlib.resources import files
+
 import pytest
 
 from wattmill.compute.catalogue import UnknownAccelerator, accelerator, accelerators
@@ -12,6 +15,54 @@ def test_every_part_has_a_source_a_date_and_a_mark():
     for part in accelerators():
         assert part.source and part.as_of and part.memory_bytes > 0 and part.bandwidth_bytes_per_s > 0
         assert not (part.verified and part.source.split(";")[0] in {"M", "P"})
+
+
+def test_every_model_has_a_source_a_date_and_a_mark():
+    assert len(architectures()) >= 100
+    for model in architectures():
+        assert model.source and model.as_of
+        assert model.verified == (not model.source.startswith("memory"))
+    assert not architecture("CohereLabs/c4ai-command-a").verified  # taken from memory, and says so
+    assert "32768" in architecture("Mistral-Large-2407").caveat  # two sources, two figures, both shown
+
+
+def test_sizes_add_up_to_the_total_that_was_published():
+    """A second look at what was copied: attention, feed-forward, experts, embeddings against the total.
+
+    Low-rank queries of latent attention, states of linear layers and what a caveat names are not in these
+    sizes, so the total may be a few percent off; a slip in one figure moves it by more.
+    """
+    text = (files("wattmill") / "data" / "architectures.csv").read_text(encoding="utf-8")
+    far = {}
+    for row in csv.DictReader(text.splitlines()):
+        total, embedding = _params_b(row), float(row["vocab"]) * float(row["hidden"]) / 1e9
+        stated = float(row["params_b"])
+        off = min(
+            abs(total / stated - 1), abs((total - embedding) / stated - 1)
+        )  # one table may serve both ends
+        if off > 0.035 and not row["caveat"]:
+            far[row["name"]] = off
+    assert not far
+
+
+def _params_b(row: dict[str, str]) -> float:
+    def size(column: str) -> float:
+        return float(row[column] or 0)
+
+    hidden, heads = size("hidden"), size("heads")
+    if rank := size("kv_lora_rank"):
+        nope, rope, value = size("qk_nope_dim"), size("qk_rope_dim"), size("v_head_dim")
+        attention = hidden * heads * (nope + rope) + hidden * (rank + rope)
+        attention += rank * heads * (nope + value) + heads * value * hidden
+    else:
+        attention = hidden * size("head_dim") * 2 * (heads + size("kv_heads"))
+    expert = 3 * size("expert_width") * size("ffn_expert")
+    experts = expert * (size("experts") + size("shared_experts")) + hidden * size("experts")
+    dense = 3 * hidden * size("ffn_dense")
+    layers, mixed = size("layers"), size("moe_layers")
+    return (
+        layers * attention + (layers - mixed) * dense + mixed * experts + 2 * size("vocab") * hidden
+    ) / 1e9
 
 
 def test_conflicting_figures_stay_side_by_side():

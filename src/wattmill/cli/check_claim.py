@@ -54,8 +54,11 @@ def check_claim(
 
 def _show(done: list[Checked]) -> None:
     show_table(
-        ("claim", "printed", "recomputed", "if inputs were rounded", "verdict"),
-        [(c.name, c.claimed, f"{c.computed:.6g} {c.unit}".strip(), _limits(c), c.verdict) for c in done],
+        ("claim", "printed", "recomputed", "if inputs were rounded", "verdict", "boundary"),
+        [
+            (c.name, c.claimed, f"{c.computed:.6g} {c.unit}".strip(), _limits(c), c.verdict, c.boundary)
+            for c in done
+        ],
         numbers=("printed", "recomputed", "if inputs were rounded"),
     )
     wrong = [c for c in done if c.verdict == "does not agree"]

@@ -32,6 +32,7 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
     active_params: float  # per token
     source: str
     as_of: str
+    verified: bool  # False: from memory, held against no published configuration
     caveat: str = ""  # what the figures leave out
 
     @property

@@ -163,5 +163,6 @@ def _architecture(row: dict[str, str]) -> Architecture:
         active_params=float(row["active_params_b"]) * _BILLION,
         source=row["source"],
         as_of=row["as_of"],
+        verified=row["verified"] == "yes",
         caveat=row["caveat"],
     )

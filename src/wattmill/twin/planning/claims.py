@@ -24,6 +24,13 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     says: Annotated[str, Meta(min_length=1, description="The claim in words, with its boundary.")]
     source: Annotated[str, Meta(min_length=1, description="Where it was printed, and when it was read.")]
+    boundary: Annotated[
+        str,
+        Meta(
+            description="What is counted, at which meter or price. Figures on two boundaries do not compare.",
+            examples=["input + output tokens, all-in provisioned power"],
+        ),
+    ] = ""
     relation: Annotated[
         str, Meta(min_length=1, description="Arithmetic over the names of `quantities`.", examples=["a / b"])
     ]
@@ -58,6 +65,7 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     says: str
     source: str
+    boundary: str  # "": the claim names none
     relation: str
     verdict: Verdict
     claimed: str
@@ -95,6 +103,7 @@ def checked(name: str, claim: Claim) -> Checked:
         name=name,
         says=claim.says,
         source=claim.source,
+        boundary=claim.boundary,
         relation=claim.relation,
         verdict=verdict,
         claimed=claim.claimed,
