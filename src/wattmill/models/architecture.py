@@ -33,6 +33,10 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     as_of: str
     verified: bool  # False: from memory, held against no published configuration
+    ffn_dense: int = 0  # width of the feed-forward of layers without experts; 0: not recorded
+    ffn_expert: int = 0  # width of one expert
+    expert_width: int = 0  # of what goes into one: the hidden size, or a projection of it
+    shared_experts: int = 0  # of a layer, used by every token
     caveat: str = ""  # what the figures leave out
 
     @property

@@ -164,5 +164,9 @@ def _architecture(row: dict[str, str]) -> Architecture:
         source=row["source"],
         as_of=row["as_of"],
         verified=row["verified"] == "yes",
+        ffn_dense=whole("ffn_dense"),
+        ffn_expert=whole("ffn_expert"),
+        expert_width=whole("expert_width"),
+        shared_experts=whole("shared_experts"),
         caveat=row["caveat"],
     )

@@ -17,7 +17,7 @@ NAMES: tuple[str, ...] = (*TERMS, "request", "prompt")
 """Terms of the step, then two of the way to the first token: a count, and prompt tokens on the host."""
 
 _LEAST_ROOM = 0.03
-_MIDSTEP = 0.5
+MIDSTEP = 0.5
 """A prompt arrives on average in the middle of a step, and its engine looks at it at the next."""
 
 
@@ -97,4 +97,4 @@ def terms_of(c: Configuration, to_first_token: Work, per_token: Work) -> tuple[A
     each = np.array([*msgspec.structs.astuple(terms(c.deployment(c.decode), per_token)), 0.0, 0.0])
     first = msgspec.structs.astuple(terms(c.deployment(c.prefill), to_first_token))
     before = np.array([*first, 1.0, float(c.isl)])
-    return before + _MIDSTEP * each, each
+    return before + MIDSTEP * each, each

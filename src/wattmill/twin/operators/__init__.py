@@ -1,0 +1,1 @@
+"""Operator tables of another project as a prior for what has no end-to-end rows: an extra, off by default."""
