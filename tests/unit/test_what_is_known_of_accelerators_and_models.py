@@ -1,10 +1,12 @@
 """The catalogues: every figure has a source, names find their part, and the KV laws count by hand."""
 
 import csv
+import json
 from importlib.resources import files
 
 import pytest
 
+from wattmill.cli.twin import twin_app
 from wattmill.compute.catalogue import UnknownAccelerator, accelerator, accelerators
 from wattmill.models.architectures import UnknownModel, architecture, architectures
 from wattmill.models.deployment import Deployment
@@ -175,3 +177,38 @@ def test_weights_that_do_not_fit_leave_no_room():
 def test_a_split_of_nothing_is_refused():
     with pytest.raises(ValueError, match="tp must be at least 1, got 0"):
         _on_h100("Llama-3.1-8B", tp=0)
+
+
+def told(*asked: str, capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
+    with pytest.raises(SystemExit) as done:
+        twin_app(["known", *asked], prog_name="wattmill twin")
+    said = capsys.readouterr()
+    assert done.value.code == code, said.err
+    return said.out if code == 0 else said.err
+
+
+def test_a_user_sees_marks_sources_and_what_disagrees(capsys):
+    rubin = told("accelerators", "r200", capsys=capsys)
+    assert rubin.split("\n")[3].split()[-2:] == ["no", "no"]  # neither predicted nor verified
+    assert "Rubin-R200: unverified, conflicting (2026-11); " in rubin and "22 (2026 figure)" in rubin
+    every = json.loads(told("accelerators", "--json", capsys=capsys))
+    assert len(every) == len(accelerators()) and {"source", "as_of", "verified", "notes"} <= set(every[0])
+    assert "TPU-v5p" in told("accelerators", "tpu", capsys=capsys)
+    assert "twin known accelerators NAME` tells sources" in told("accelerators", capsys=capsys)
+
+
+def test_a_user_sees_a_model_by_the_name_that_serves_it(capsys):
+    said = told("models", "nvidia/DeepSeek-R1-NVFP4", capsys=capsys)
+    row = next(line for line in said.splitlines() if "latent" in line).split()
+    # 61 layers x (512 + 64) elements x 2 bytes; 8 of 256 experts
+    assert row[0] == "deepseek-ai/DeepSeek-R1" and row[5] == "70.3" and "8 of 256" in said
+    assert "not among the" in told("models", "Nonesuch", capsys=capsys, code=1)
+    (facts,) = json.loads(told("models", "Mistral-Large-2407", "--json", capsys=capsys))
+    assert facts["kv_elements_per_tok"] == 88 * 2 * 8 * 128 and facts["verified"]
+
+
+def test_a_user_sees_what_a_price_contains(capsys):
+    said = told("prices", "b200", capsys=capsys)
+    rent = next(line for line in said.splitlines() if " rental " in line)
+    assert "2.9" in rent and "2.17" in rent and "capital, hosting, energy, margin, every hour" in rent
+    assert "no price is listed for 'abacus'" in told("prices", "abacus", capsys=capsys, code=1)

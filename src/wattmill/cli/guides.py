@@ -26,6 +26,7 @@ PAGES = {
     "twin": "how-to/calibrate-the-twin.md",
     "twin validate": "how-to/validate-the-twin.md",
     "twin crossval": "how-to/validate-the-twin.md",
+    "twin known": "how-to/plan-a-factory.md",
     "plan": "how-to/plan-a-factory.md",
     "site": "how-to/design-a-site.md",
     "check-claim": "how-to/plan-a-factory.md",
@@ -94,6 +95,7 @@ EXAMPLES = {
     "models list": ("models list",),
     "twin validate": ("twin validate measured.csv",),
     "twin crossval": ("twin crossval --only serving",),
+    "twin known": ("twin known accelerators", "twin known models qwen3", "twin known prices b200"),
     "twin calibrate": (
         "twin calibrate --pool edge --since 2h",
         "twin calibrate --url http://127.0.0.1:8080/v1 --model q-8b",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from wattmill.cli.application import application
+from wattmill.cli.twin_known import known
 from wattmill.cli.twin_law import crossval, validate
 from wattmill.cli.twin_live import calibrate, check
 
@@ -13,3 +14,4 @@ twin_app.command()(validate)
 twin_app.command()(crossval)
 twin_app.command()(calibrate)
 twin_app.command()(check)
+twin_app.command()(known)
