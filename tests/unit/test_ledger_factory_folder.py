@@ -161,7 +161,7 @@ def test_a_finished_request_is_explained_before_and_after_it_is_booked(factory: 
     for word in (
         "edge is cheapest",
         "runner-up",
-        "cloud: privacy",
+        "cloud: the data is too sensitive for the place (privacy)",
         "30 input, 20 cached input, 60 output",
         "demo/load",
     ):
@@ -465,7 +465,7 @@ def test_joules_of_a_window_go_to_the_attempts_in_it_and_the_rest_is_named(facto
     early = explain(factory.home, factory.id(seq))
     assert (early.energy_uj, early.told_uj) == (None, 10)
     assert (
-        "not settled" in dict(lines(early))["energy"]
+        "no meter window is settled for it yet" in dict(lines(early))["energy"]
         and "told with the answer" in dict(lines(early))["energy"]
     )
     start = factory.now - 1_000_000

@@ -18,6 +18,7 @@ from wattmill.app.seeing.explain import (
     explain,
     settled_against_told,
 )
+from wattmill.app.seeing.request_words import why_ended, why_excluded
 from wattmill.app.seeing.tier_story import TierStory
 from wattmill.cli.application import application
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, factory_in, fail, show_json
@@ -97,8 +98,11 @@ def lines(story: Story) -> list[tuple[str, str]]:
                 f"all {one.expected_s:.2f} s  ({word})",
             )
         )
-    out += [("excluded", f"{pool}: {rule}") for pool, rule in story.excluded.items()]
-    for number, attempt in enumerate(story.tries):
+    out += [
+        ("excluded" if i == 0 else "", f"{pool}: {why_excluded(rule)}")
+        for i, (pool, rule) in enumerate(story.excluded.items())
+    ]
+    for number, attempt in enumerate(story.tries, start=1):
         out += _attempt(number, attempt)
     if story.tries:
         out += _totals(story)
@@ -117,7 +121,8 @@ def _tier(tier: TierStory) -> list[tuple[str, str]]:
 
 def _attempt(number: int, one: Try) -> list[tuple[str, str]]:
     how = one.status + (f" ({one.finish_reason})" if one.finish_reason else "")
-    why = f": {_CAUSES.get(one.cause, one.cause)}" if one.cause else ""
+    cause = why_ended(one)
+    why = f": {cause}" if cause else ""
     booked = "" if one.booked or one.status == "running" else "  not booked yet"
     out = [(f"attempt {number}", f"{one.pool}  {how}{why}{booked}")]
     times = [
@@ -154,7 +159,8 @@ def _totals(story: Story) -> list[tuple[str, str]]:
     output = sum(sum(n for name, n in one.tokens.items() if name in _OUT) for one in story.tries)
     told = "" if story.told_uj is None else f"{story.told_uj / UJ_PER_J:.2f} J told with the answer ({_TOLD})"
     if story.energy_uj is None:
-        energy = "not settled: no meter window is settled for it" + (f"; {told}" if told else "")
+        energy = "unknown: no meter window is settled for it yet, or its place tells no joules"
+        energy += f"; {told}" if told else ""
     else:
         joules = story.energy_uj / UJ_PER_J
         each = f", {joules / output:.3f} J per output token" if output else ""
@@ -172,6 +178,5 @@ def _totals(story: Story) -> list[tuple[str, str]]:
     ]
 
 
-_CAUSES = {"hedge_lost": "another place had content first (hedge_lost)"}
 _TOLD = "modelled: declared power over declared speeds"
 _OUT = ("output", "reasoning", "audio_output")

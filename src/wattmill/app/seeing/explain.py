@@ -57,6 +57,7 @@ class Try(msgspec.Struct, frozen=True, kw_only=True):
     charge_price: str | None  # version in words
     finish_reason: str | None
     cause: str | None
+    http_status: int | None = None  # of the place's answer; 0: there was none
     saved_nusd: int | None = None  # charge that its cached prompt tokens saved; None: none were cached
     answer_of: str | None = None  # the request whose answer the exact cache told again; None: a place's own
 
@@ -336,6 +337,7 @@ def _try(
         charge_price=None if price is None else f"{price.book} version {price.id} ({price.model})",
         finish_reason=end.finish_reason if end else None,
         cause=(row.cause if row else None) or (end.error if end else None),
+        http_status=end.http_status if end else None,
         saved_nusd=_saved_by_cache(end) if seen.pool == CACHE_PLACE else _saved(used, price),
         answer_of=end.engine_id if end is not None and seen.pool == CACHE_PLACE else None,
     )

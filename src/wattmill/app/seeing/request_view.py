@@ -6,6 +6,7 @@ import msgspec
 
 from wattmill.app.seeing.explain import Story, Try, settled_against_told
 from wattmill.app.seeing.figure import Figure, figure
+from wattmill.app.seeing.request_words import why_ended
 from wattmill.app.seeing.tower import as_provenance
 
 
@@ -162,7 +163,7 @@ def _attempt(one: Try, story: Story) -> AttemptView:
         duration=figure(one.duration_us, "us"),
         price=one.charge_price,
         finish_reason=one.finish_reason,
-        cause=one.cause,
+        cause=why_ended(one),
     )
 
 
