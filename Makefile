@@ -11,7 +11,7 @@ export VENV
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines bench-twin lock docs fresh-machine clean caps plan-grid test-ray shifting power-event joules-hour site-year policies-held-out efficiency-live
+.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines bench-twin lock docs fresh-machine clean caps plan-grid test-ray test-operators shifting power-event joules-hour site-year policies-held-out efficiency-live
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -102,6 +102,11 @@ test-ray: dev ## sweeps over a real Ray cluster of two nodes on this machine (.v
 	@python="$$(scripts/environment.sh .venv-ray tests/cluster/requirements.lock)" && \
 	  WATTMILL_RAY_PYTHON="$$python" $(PY) -m pytest tests/cluster -m "slow or not slow" $(PYTEST_ARGS)
 
+test-operators: dev ## operator tables as they are installed (.venv-operators, 280 MB): what is opened, what comes out
+	@python="$$(scripts/environment.sh .venv-operators tests/operators/requirements.lock --no-deps)" && \
+	  WATTMILL_OPERATORS="$$("$$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	  $(PY) -m pytest tests/operators -m "slow or not slow" $(PYTEST_ARGS)
+
 aiperf: dev ## replay a trace by a neutral client (installs aiperf into its own .venv-aiperf)
 	$(PY) benchmarks/aiperf_replay.py $(ARGS)
 
@@ -124,5 +129,5 @@ fresh-machine: ## try `make up` in a bare Debian folder (needs root and debootst
 	@scripts/fresh-machine.sh
 
 clean: ## remove .venv and caches; the data folder stays
-	rm -rf .venv .venv-aiperf .venv-engines .venv-clients .venv-ray .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
+	rm -rf .venv .venv-aiperf .venv-engines .venv-clients .venv-ray .venv-operators .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_tables import CHOICES, ENGINE, MS, made, read
+from made_tables import CHOICES, ENGINE, MS, SYSTEM, made, read
 
 from wattmill.compute.catalogue import accelerator
 from wattmill.models.architectures import architecture
@@ -17,7 +17,7 @@ from wattmill.models.deployment import Deployment
 from wattmill.twin.law.answer import asked
 from wattmill.twin.operators.features import NAMES, sums
 from wattmill.twin.operators.grid import Grid, OffGrid
-from wattmill.twin.operators.sources import ALLOWED, KINDS, VERSION, Wheel, installed
+from wattmill.twin.operators.sources import ALLOWED, KINDS, VERSION, Wheel, installed, table
 from wattmill.twin.operators.tables import Tables
 from wattmill.twin.operators.walk import PARTS, Step, operators
 
@@ -278,6 +278,15 @@ def test_a_table_that_the_engine_lacks_is_borrowed_and_named(tables):
     found = sums(tables, c)
     assert found.basis.startswith(f"operator tables {VERSION}, H100-SXM sglang 0.5.14 (")
     assert "gemm of vllm" in found.basis
+
+
+def test_attention_that_is_older_than_windows_has_none(tmp_path):
+    wheel = made(tmp_path)
+    path = table("generation_attention", SYSTEM, ENGINE)
+    older = Wheel(wheel.folder, lambda file, names: read(file, [n for n in names if n != "window_size"]))
+    assert path is not None
+    found = older.columns(path, ["step", "window_size", "latency"])
+    assert found is not None and set(found["window_size"]) == {0}
 
 
 def test_a_file_that_is_not_there_is_no_table(tmp_path):

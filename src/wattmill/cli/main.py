@@ -50,6 +50,8 @@ EXTRAS = {
     "scipy": "twin",
     "highspy": "twin",
     "ray": "scale",
+    "aiconfigurator_core": "twin-operators",
+    "pyarrow": "twin-operators",
     "psycopg": "postgres",
     "pvlib": "site",
     "zeus": "meters",

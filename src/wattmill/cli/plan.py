@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,10 +15,12 @@ from wattmill.cli.bar import with_bar
 from wattmill.cli.config import refuse
 from wattmill.cli.control_door import DEFAULT_HOME, JsonOption, fail, show_json
 from wattmill.cli.kept_result import KeepInOption, keep_result, now_us
+from wattmill.cli.operators_option import OperatorsOption, operator_tables
 from wattmill.cli.plan_tables import show_plan
 from wattmill.cli.plan_tables_further import show_break_even, show_played, show_sureness, show_sweep
 
 if TYPE_CHECKING:
+    from wattmill.twin.planning.spread import Where
     from wattmill.twin.plots.chart import Chart
 
 plan_app = application()
@@ -44,6 +47,7 @@ def plan(
         bool,
         typer.Option("--simulate", help="Play points of the front on the simulated engine, beside the law."),
     ] = False,
+    operators: OperatorsOption = False,
     keep_in: KeepInOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
@@ -65,7 +69,8 @@ def plan(
     from wattmill.twin.prediction import predict
 
     try:
-        found = answered(asking.demand, asking.trace, predict, declared_power, extrapolate=extrapolate)
+        law = partial(predict, prior=operator_tables()) if operators else predict
+        found = answered(asking.demand, asking.trace, law, declared_power, extrapolate=extrapolate)
     except Infeasible as error:
         fail(f"{error}: raise one of [limits], lower the demand, or give way on a promise")
     except (ValueError, RuntimeError) as error:
@@ -77,7 +82,7 @@ def plan(
     )
     even = break_even(found)
     try:
-        varied = _swept(asking, extrapolate, on, quiet=json) if sweep else []
+        varied = _swept(asking, extrapolate, on, operators=operators, quiet=json) if sweep else []
     except NoCluster as error:
         fail(str(error))
     played = _played(found, quiet=json) if simulate else []
@@ -100,12 +105,13 @@ def plan(
     _keep(keep_in, found, even, sure, played, quiet=False)
 
 
-def _swept(asking: Asking, extrapolate: bool, on: str, *, quiet: bool) -> list[Any]:
+def _swept(asking: Asking, extrapolate: bool, on: str, *, operators: bool, quiet: bool) -> list[Any]:
     """Plan every variation, with a bar on a terminal: on a large demand that takes minutes."""
     from wattmill.twin.planning.sweep import sweep, variations
 
     count = len(list(variations(asking.demand, asking.trace, extrapolate=extrapolate)))
-    work = sweep(asking.demand, asking.trace, extrapolate=extrapolate, on="ray" if on == "ray" else "here")
+    where: Where = "ray" if on == "ray" else "here"
+    work = sweep(asking.demand, asking.trace, extrapolate=extrapolate, on=where, operators=operators)
     return with_bar(work, "planning", count, quiet=quiet)
 
 

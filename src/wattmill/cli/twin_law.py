@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +12,11 @@ import typer
 
 from wattmill.cli.bar import bars
 from wattmill.cli.control_door import JsonOption, fail, show_json, show_table
+from wattmill.cli.operators_option import OperatorsOption, operator_tables, operator_wheel
 
 if TYPE_CHECKING:
     from wattmill.twin.law.calibration import HeldOut
+    from wattmill.twin.law.predictors import Predictor
     from wattmill.twin.law.score import Figures
 
 _LEGIBLE = 1e6
@@ -29,6 +32,7 @@ def validate(
         Path | None,
         typer.Option(metavar="FILE", help="Write every row with its number, interval and class as CSV."),
     ] = None,
+    operators: OperatorsOption = False,
     json: JsonOption = False,
 ) -> None:
     """Score the stored coefficients on measured rows, seen in training or not.
@@ -52,7 +56,7 @@ def validate(
         task = bar.add_task("rows predicted", total=len(table))
         every = score(
             table,
-            {**PREDICTORS, **OFFLINE},
+            {**PREDICTORS, **OFFLINE, **(_with_operators() if operators else {})},
             progress=lambda done, of: bar.update(task, completed=done, total=of),
         )
     if rows is not None:
@@ -61,17 +65,29 @@ def validate(
         except OSError as error:
             fail(f"--rows must name a file that can be written, got {rows}: {error.strerror}")
     found = summed_up(str(file), every, by=column)
+    bases = Counter(s.predicted.basis for s in every if s.predicted is not None and s.predicted.basis)
     if json:
-        show_json(msgspec.to_builtins(found))
+        show_json(msgspec.to_builtins(found) | ({"operators": dict(bases)} if operators else {}))
         return
     typer.echo(f"{file}: {_rows(found.rows)}, {found.seen} of them seen in training")
     if found.unreadable:
         typer.echo(f"{_rows(found.unreadable)} without a positive number in `value`: predicted, in no figure")
     for metric, count in sorted(found.not_predicted.items()):
         typer.echo(f"{_rows(count)} of {metric or '(no metric)'}: no predictor")
+    for basis, count in sorted(bases.items()):
+        typer.echo(f"{_rows(count)} by the law and {basis}")
+    if operators and not bases:
+        typer.echo("operator tables answered for no row: they stand in where nothing was measured")
     _show_figures(found.figures)
     if rows is not None:
         typer.echo(f"each row with its number, interval and class: {rows}")
+
+
+def _with_operators() -> dict[str, Predictor]:
+    from wattmill.twin.law.predictors import serving
+
+    prior = operator_tables()
+    return {"ttft_mean": serving("ttft_mean", prior=prior), "tpot_mean": serving("tpot_mean", prior=prior)}
 
 
 def _rows(count: int) -> str:
@@ -87,24 +103,35 @@ def crossval(
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the order in which groups are dealt into folds.")] = 0,
     only: Annotated[
-        str | None, typer.Option(metavar="PART", help="Only the part `serving` or `offline`.")
+        str | None,
+        typer.Option(metavar="PART", help="Only the part `serving`, `offline` or `operators`."),
     ] = None,
     write_offline: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Store the refitted offline coefficients here.")
+    ] = None,
+    write_operators: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Store the refitted factors of operator tables here.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Refit the law with whole curves, models and accelerators left out; print its error on them.
 
     The part `serving` is TTFT and TPOT at fixed concurrency, `offline` the throughput of engines that are
-    never short of work, and energy. `--engine` and `--json` give the former alone.
+    never short of work, and energy. `--engine` and `--json` give the former alone. The part `operators`
+    is run when it is asked for: whether operator tables help where a model or an accelerator was never
+    measured.
 
     A look-up table and gradient boosting on the same folds stand beside it.
     """
     from wattmill.twin.law.crossval import cross_validated
 
-    if only not in (None, "serving", "offline"):
-        fail(f"--only must be `serving` or `offline`, got {only!r}")
+    if only not in (None, "serving", "offline", "operators"):
+        fail(f"--only must be `serving`, `offline` or `operators`, got {only!r}")
+    if only == "operators":
+        _crossval_operators(write=write_operators, json=json)
+        return
+    if write_operators is not None:
+        fail("--write-operators stores what `--only operators` fits: add it")
     if only == "offline":
         _crossval_offline(seed=seed, write=write_offline, json=json)
         return
@@ -132,6 +159,42 @@ def crossval(
         typer.echo(f"coefficients stored in {write}")
     if only is None and engine is None:
         _crossval_offline(seed=seed, write=write_offline, json=False)
+
+
+def _crossval_operators(*, write: Path | None, json: bool) -> None:
+    from wattmill.twin.operators.crossval import cross_validated
+    from wattmill.twin.operators.tables import Tables
+
+    wheel = operator_wheel()
+    with bars(quiet=json) as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(name: str, done: int, of: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(f"{name} left out", total=of)
+            bar.update(tasks[name], completed=done)
+
+        today = dt.datetime.now(dt.UTC).date().isoformat()
+        found = cross_validated(Tables(wheel), fitted_on=today, progress=progress)
+    if write is not None:
+        write.write_bytes(msgspec.json.format(msgspec.json.encode(found.factors), indent=1) + b"\n")
+    if json:
+        show_json({k: v for k, v in msgspec.to_builtins(found).items() if k != "factors"})
+        return
+    typer.echo(
+        f"{_rows(found.covered)} of {found.rows} with complete inputs have operators' sums "
+        f"({found.factors.version}), {found.seconds:.0f} s"
+    )
+    _show_held_out(found.held_out)
+    show_table(
+        ["left out", "metric", "weight of the sums", "inner median %"],
+        [[s.folds, s.metric, f"{s.share:g}", _figure(s.inner_median_pct)] for s in found.shares],
+        numbers=["weight of the sums", "inner median %"],
+    )
+    for why, count in found.missing.items():
+        typer.echo(f"{_rows(count)} without: {why}")
+    if write is not None:
+        typer.echo(f"factors stored in {write}")
 
 
 def _crossval_offline(*, seed: int, write: Path | None, json: bool) -> None:

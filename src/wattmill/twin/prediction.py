@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wattmill.models.deployment import Deployment
-from wattmill.twin.law.spec import Class, Disaggregation, Interval, Outside, Prediction, Speculation
+from wattmill.twin.law.spec import Class, Disaggregation, Interval, Outside, Prediction, Prior, Speculation
 
 if TYPE_CHECKING:
     from wattmill.twin.law.calibration import Calibration
 
-__all__ = ["Class", "Disaggregation", "Interval", "Outside", "Prediction", "Speculation", "predict"]
+__all__ = ["Class", "Disaggregation", "Interval", "Outside", "Prediction", "Prior", "Speculation", "predict"]
 
 
 def predict(
@@ -23,6 +23,7 @@ def predict(
     disaggregation: Disaggregation | None = None,
     speculation: Speculation | None = None,
     calibration: Calibration | None = None,
+    prior: Prior | None = None,
 ) -> Prediction:
     """Return what `concurrency` users see who ask again as soon as they are answered.
 
@@ -38,6 +39,9 @@ def predict(
         disaggregation: prefill workers, if there are any; `first_wave` is then implied.
         speculation: off by default; measurements do not record it.
         calibration: other coefficients than the stored ones.
+        prior: what knows of models and accelerators that were never measured, such as operator tables
+            (`twin.operators.mixture.operators_installed`); without one the law stands alone. With
+            speculation it stands alone, too.
 
     Raises:
         ValueError: an argument is out of range, or the accelerator is listed only.
@@ -63,4 +67,5 @@ def predict(
         disaggregation=disaggregation,
         speculation=speculation,
         calibration=calibration,
+        prior=prior,
     )

@@ -7,7 +7,7 @@ from wattmill.models.step_time import speculated
 from wattmill.twin.law.calibration import Calibration, stored
 from wattmill.twin.law.features import loop_of, terms_of
 from wattmill.twin.law.rows import Configuration, Side
-from wattmill.twin.law.spec import Disaggregation, Interval, Prediction, Speculation
+from wattmill.twin.law.spec import Disaggregation, Interval, Metric, Prediction, Prior, Speculation
 
 
 def answered(
@@ -20,6 +20,7 @@ def answered(
     disaggregation: Disaggregation | None,
     speculation: Speculation | None,
     calibration: Calibration | None,
+    prior: Prior | None,
 ) -> Prediction:
     law = calibration or stored()
     c = asked(deployment, isl=isl, osl=osl, concurrency=concurrency, disaggregation=disaggregation)
@@ -31,24 +32,37 @@ def answered(
         )
     first, each = terms_of(c, loop.to_first_token, per_token)
     klass, near = law.classify(c), law.nearest(c)
-    ttft, tpot = law.seconds(c, first), law.seconds(c, each)
-    ttft_low, ttft_high = law.bounds("ttft_mean", klass, c, ttft)
-    tpot_low, tpot_high = law.bounds("tpot_mean", klass, c, tpot)
+    basis = ""
+
+    def time(metric: Metric, law_s: float) -> Interval:
+        nonlocal basis
+        if prior is not None and speculation is None:
+            found = prior.mixed(law, c, metric, law_s, first_wave=first_wave, was_run=False)
+            if not isinstance(found, str):
+                basis = found.basis
+                return Interval(value=found.value_s, low=found.low_s, high=found.high_s)
+        low, high = law.bounds(metric, klass, c, law_s)
+        return Interval(value=law_s, low=low, high=high)
+
+    ttft, tpot = time("ttft_mean", law.seconds(c, first)), time("tpot_mean", law.seconds(c, each))
 
     def per_s(ttft_s: float, tpot_s: float) -> float:
         return concurrency * osl / (ttft_s + tpot_s * (osl - 1))
 
     return Prediction(
-        ttft_s=Interval(value=ttft, low=ttft_low, high=ttft_high),
-        tpot_s=Interval(value=tpot, low=tpot_low, high=tpot_high),
+        ttft_s=ttft,
+        tpot_s=tpot,
         # Both late or both early: wider than either alone.
         output_tok_per_s=Interval(
-            value=per_s(ttft, tpot), low=per_s(ttft_high, tpot_high), high=per_s(ttft_low, tpot_low)
+            value=per_s(ttft.value, tpot.value),
+            low=per_s(ttft.high, tpot.high),
+            high=per_s(ttft.low, tpot.low),
         ),
         klass=klass,
         nearest=near.name if near else None,
         outside=() if klass == "interpolated" else law.outside(c),
-        tpot_if_interpolated_s=None if klass == "interpolated" else _if_interpolated(law, c, tpot),
+        tpot_if_interpolated_s=None if klass == "interpolated" else _if_interpolated(law, c, tpot.value),
+        basis=basis,
     )
 
 

@@ -64,6 +64,7 @@ def fit(
     start: Mapping[str, float] | Sequence[float],
     weights: Any | None = None,
     ridge: Ridge = RIDGE,
+    hold: Any = RIDGE_GLOBAL,
     huber: float = HUBER,
 ) -> Fit:
     """Return the deviations that bring `terms` nearest to the measured `log_seconds`.
@@ -74,6 +75,7 @@ def fit(
         groups: of each row.
         start: coefficients (not logarithms) to start from and to be held to, weakly.
         weights: of the rows; default 1 each.
+        hold: what holds the global values to `start`; a number, or one for each coefficient.
         ridge: what holds a group's deviations to zero; a function says it by the group's name, for all
             coefficients or for each.
     """
@@ -88,7 +90,7 @@ def fit(
     holds = np.empty((len(names), width))
     for at, name in enumerate(names):
         holds[at] = ridge(name) if callable(ridge) else ridge
-    holds[0] = RIDGE_GLOBAL
+    holds[0] = hold
     prior = np.zeros((len(names), width))
     prior[0] = np.log(np.array(list(start.values() if isinstance(start, Mapping) else start)))
 

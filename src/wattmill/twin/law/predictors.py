@@ -11,7 +11,7 @@ from wattmill.twin.law.calibration import Calibration, stored
 from wattmill.twin.law.features import features
 from wattmill.twin.law.reading import per_second
 from wattmill.twin.law.rows import MEASURED, Configuration, configuration, measured_rows, same_measurement
-from wattmill.twin.law.spec import Class
+from wattmill.twin.law.spec import Class, Metric, Mixed, Prior
 from wattmill.units import MS_PER_S
 
 Row = Mapping[str, str]
@@ -27,33 +27,44 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     nearest: str | None  # calibration group
     assumed: tuple[str, ...] = ()  # columns that the row lacks
     client_known: bool = True  # False: how requests were sent is an assumption, too
+    basis: str = ""  # what a prediction rests on beside the law; "": the law alone
 
 
 Predictor = Callable[[Sequence[Row]], list[Predicted]]
 
 
-def serving(metric: str, calibration: Calibration | None = None) -> Predictor:
+def serving(metric: Metric, calibration: Calibration | None = None, prior: Prior | None = None) -> Predictor:
     """Return the predictor of `ttft_mean` or `tpot_mean` at fixed concurrency."""
 
     def predict(rows: Sequence[Row]) -> list[Predicted]:
         law = calibration or stored()
-        return [served(law, metric, configuration(row), unit=row.get("unit") or "") for row in rows]
+        return [
+            served(law, metric, configuration(row), unit=row.get("unit") or "", prior=prior) for row in rows
+        ]
 
     return predict
 
 
-def served(law: Calibration, metric: str, c: Configuration, *, unit: str = "ms") -> Predicted:
+def served(
+    law: Calibration, metric: Metric, c: Configuration, *, unit: str = "ms", prior: Prior | None = None
+) -> Predicted:
     """Return `metric` of one configuration, in `unit`: ms, s or us. Of a unit that is not known, ms are
     assumed, and the column is named."""
     first, each = features(c)
     seconds = law.seconds(c, first if metric == "ttft_mean" else each)
     klass, near = law.classify(c), law.nearest(c)
     scale = per_second(unit)
-    value = seconds * (MS_PER_S if scale is None else scale)
+    per_s = MS_PER_S if scale is None else scale
+    value = seconds * per_s
     assumed = c.missing if scale is not None else (*c.missing, "unit")
     if scale is None:
         klass = "inputs missing"
     low, high = law.bounds(metric, klass, c, value)
+    mixed = None if prior is None or scale is None else prior.mixed(law, c, metric, seconds)
+    basis = ""
+    if isinstance(mixed, Mixed):
+        value, low, high = mixed.value_s * per_s, mixed.low_s * per_s, mixed.high_s * per_s
+        basis = mixed.basis
     return Predicted(
         value=value,
         low=low,
@@ -62,6 +73,7 @@ def served(law: Calibration, metric: str, c: Configuration, *, unit: str = "ms")
         nearest=near.name if near else None,
         assumed=assumed,
         client_known=c.known_client,
+        basis=basis,
     )
 
 

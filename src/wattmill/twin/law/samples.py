@@ -56,7 +56,13 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def fitted(self) -> Fit:
-        """Return the law fitted on these samples.
+        """Return the law fitted on these samples."""
+        return fit(
+            self.terms, self.log_seconds, self.groups, start=START, weights=self.weights(), ridge=ridge_of
+        )
+
+    def weights(self) -> Any:
+        """Return how much each sample counts in a fit.
 
         A model counts by the square root of its rows: some have twenty times as many as others, and the law
         is to hold for models that have none.
@@ -65,14 +71,13 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True):
         for c in self.configurations:
             count[c.architecture.name] += 1
         typical = float(np.median(list(count.values())))
-        weights = [
-            _WEIGHT[metric]
-            * (_INCOMPLETE if c.missing else 1.0)
-            * (typical / count[c.architecture.name]) ** 0.5
-            for metric, c in zip(self.metrics, self.configurations, strict=True)
-        ]
-        return fit(
-            self.terms, self.log_seconds, self.groups, start=START, weights=np.array(weights), ridge=ridge_of
+        return np.array(
+            [
+                _WEIGHT[metric]
+                * (_INCOMPLETE if c.missing else 1.0)
+                * (typical / count[c.architecture.name]) ** 0.5
+                for metric, c in zip(self.metrics, self.configurations, strict=True)
+            ]
         )
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from wattmill.models.deployment import Deployment
+
+if TYPE_CHECKING:
+    from wattmill.twin.law.calibration import Calibration
+    from wattmill.twin.law.rows import Configuration
+
+Metric = Literal["ttft_mean", "tpot_mean"]
 
 Class = Literal["interpolated", "extrapolated", "inputs missing"]
 
@@ -52,6 +58,32 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     nearest: str | None  # the calibration group whose measurements are most like it; None: there is none
     outside: tuple[Outside, ...] = ()  # why it is not interpolated
     tpot_if_interpolated_s: Interval | None = None  # the interval that would then stand; None: it does stand
+    basis: str = ""  # whose measurements stand behind it beside the law's; "": the law alone
+
+
+class Mixed(msgspec.Struct, frozen=True, kw_only=True):
+    """A time that is not the law's alone, seconds, with its 80 % interval, and what else it rests on."""
+
+    value_s: float
+    low_s: float
+    high_s: float
+    basis: str
+
+
+class Prior(Protocol):
+    """What knows something of models or accelerators of which no whole run was measured."""
+
+    def mixed(
+        self,
+        law: Calibration,
+        c: Configuration,
+        metric: Metric,
+        law_s: float,
+        *,
+        first_wave: bool = True,
+        was_run: bool = True,
+    ) -> Mixed | str:
+        """Return the time to take in the place of the law's `law_s`; or why the law stands alone."""
 
 
 class Speculation(msgspec.Struct, frozen=True, kw_only=True):

@@ -233,7 +233,8 @@ def _served(
 def beyond(prediction: Prediction) -> str:
     """Return in words which quantities of a prediction leave what was measured, and how far."""
     reasons = "; ".join(map(str, prediction.outside))
-    return f"prediction is {prediction.klass}" + (f": {reasons}" if reasons else "")
+    basis = f" (by the law and {prediction.basis})" if prediction.basis else ""
+    return f"prediction is {prediction.klass}{basis}" + (f": {reasons}" if reasons else "")
 
 
 def widened(prediction: Prediction) -> str:

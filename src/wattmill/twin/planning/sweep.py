@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -26,6 +27,7 @@ class Variation(NamedTuple):
     trace: Recorded | None
     slower: float  # factor on the law's times
     extrapolate: bool
+    operators: bool = False  # take operator tables beside the law
 
 
 class Varied(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,9 +42,12 @@ class Varied(msgspec.Struct, frozen=True, kw_only=True):
     machine: str  # process and host that planned it
 
 
-def sweep(demand: Demand, trace: Recorded | None, *, extrapolate: bool, on: Where) -> Iterator[Varied]:
+def sweep(
+    demand: Demand, trace: Recorded | None, *, extrapolate: bool, on: Where, operators: bool = False
+) -> Iterator[Varied]:
     """Plan every variation, in order; the first is the demand as it is."""
-    yield from mapped(planned, list(variations(demand, trace, extrapolate=extrapolate)), on=on)
+    every = [v._replace(operators=operators) for v in variations(demand, trace, extrapolate=extrapolate)]
+    yield from mapped(planned, every, on=on)
 
 
 def planned(variation: Variation) -> Varied:
@@ -51,7 +56,13 @@ def planned(variation: Variation) -> Varied:
     import socket
 
     machine = f"{socket.gethostname()}:{os.getpid()}"
-    law: Performance = predict if variation.slower == 1.0 else _slower(variation.slower)
+    law: Performance = predict
+    if variation.operators:
+        from wattmill.twin.operators.mixture import operators_installed  # an extra
+
+        law = partial(predict, prior=operators_installed())
+    if variation.slower != 1.0:
+        law = _slower(law, variation.slower)
     try:
         plan = answered(
             variation.demand, variation.trace, law, declared_power, extrapolate=variation.extrapolate
@@ -79,9 +90,9 @@ def planned(variation: Variation) -> Varied:
     )
 
 
-def _slower(factor: float) -> Performance:
+def _slower(usual: Performance, factor: float) -> Performance:
     def law(deployment: Deployment, *, isl: int, osl: int, concurrency: int) -> Prediction:
-        found = predict(deployment, isl=isl, osl=osl, concurrency=concurrency)
+        found = usual(deployment, isl=isl, osl=osl, concurrency=concurrency)
         return msgspec.structs.replace(
             found,
             ttft_s=_times(found.ttft_s, factor),

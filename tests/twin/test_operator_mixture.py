@@ -1,0 +1,176 @@
+"""Operator tables beside the law: where nothing was measured, and nowhere else; off unless asked for."""
+
+import csv
+import json
+
+import msgspec
+import pytest
+from made_tables import made
+from test_operator_tables import deployment
+
+from wattmill.compute.catalogue import accelerator
+from wattmill.twin.law.answer import asked
+from wattmill.twin.law.calibration import stored
+from wattmill.twin.law.rows import COLUMNS
+from wattmill.twin.operators import mixture
+from wattmill.twin.operators.features import NAMES, sums
+from wattmill.twin.operators.mixture import Operators, stored_factors, unmeasured
+from wattmill.twin.operators.sources import VERSION
+from wattmill.twin.operators.tables import Tables
+from wattmill.twin.operators.walk import PARTS
+from wattmill.twin.prediction import Speculation, predict
+
+ASKED = {"isl": 1024, "osl": 1024, "concurrency": 16}
+UNSEEN = "Qwen/Qwen3-32B"  # 64 heads over 8, as the made tables have
+SEEN = "meta-llama/Llama-3.1-70B"
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Operators:
+    return Operators(Tables(made(tmp_path_factory.mktemp("wheel"))), stored_factors())
+
+
+def test_what_was_measured_is_answered_by_the_law_alone(prior):
+    assert unmeasured(stored(), asked(deployment(SEEN), **ASKED)) == ()
+    assert predict(deployment(SEEN), **ASKED, prior=prior) == predict(deployment(SEEN), **ASKED)
+
+
+def test_an_unseen_model_is_answered_by_both_and_says_so(prior):
+    plain = predict(deployment(UNSEEN), **ASKED)
+    found = predict(deployment(UNSEEN), **ASKED, prior=prior)
+    assert plain.basis == "" and plain.klass == found.klass == "extrapolated"
+    assert found.basis == f"operator tables {VERSION}, H100-SXM vllm 0.24.0"
+    assert found.outside == plain.outside
+    for name in ("ttft_s", "tpot_s", "output_tok_per_s"):
+        interval = getattr(found, name)
+        assert interval.low < interval.value < interval.high
+        assert interval.value != getattr(plain, name).value
+
+
+def test_the_mixture_is_the_weighted_mean_of_logarithms(prior):
+    c = asked(deployment(UNSEEN), **ASKED)
+    law, factors = stored(), stored_factors()
+    found = prior.mixed(law, c, "tpot_mean", 0.02)
+    assert not isinstance(found, str)
+    total = sums(prior._tables, c)
+    by_sum = factors.seconds(c, total.each)
+    assert found.value_s == pytest.approx(by_sum**0.9 * 0.02**0.1)
+    # By hand: global and engine's factors on each term.
+    deviations = factors.deviations
+    logs = [a + b for a, b in zip(deviations["global"], deviations["engine=vllm"], strict=True)]
+    assert by_sum == pytest.approx(
+        sum(t * 2.718281828459045**x for t, x in zip(total.each, logs, strict=True))
+    )
+
+
+def test_factors_leave_the_tables_as_they_are():
+    """What was fitted says that measured operators add up to measured tokens: within a tenth."""
+    factors = stored_factors()
+    assert factors.names == NAMES and factors.version == VERSION
+    for engine in ("vllm", "sglang", "trtllm"):
+        for at in range(len(PARTS)):
+            total = factors.deviations["global"][at] + factors.deviations[f"engine={engine}"][at]
+            assert abs(total) < 0.1, (engine, PARTS[at], total)
+
+
+def test_stored_errors_left_out_are_smaller_than_the_laws():
+    held = {(h.folds, h.metric, h.method): h for h in stored_factors().held_out}
+    for left in ("model", "accelerator"):
+        law, both = held[left, "tpot_mean", "law"], held[left, "tpot_mean", "both"]
+        assert law.rows == both.rows > 1000
+        assert both.median_pct < law.median_pct and both.mape_pct < law.mape_pct
+
+
+def test_what_is_new_in_two_ways_is_less_sure(prior):
+    factors = stored_factors()
+    one = factors.bounds("tpot_mean", ["model"], 1.0)
+    two = factors.bounds("tpot_mean", ["model", "accelerator"], 1.0)
+    assert two[0] < one[0] < 1.0 < one[1] < two[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"tp": 4}, "no table of"),
+        ({"accelerator": accelerator("MI355X")}, "no operator tables of MI355X"),
+        ({"pp": 2}, "pipeline stages"),
+    ],
+)
+def test_off_the_tables_the_law_stands_alone(prior, change, why):
+    d = deployment(UNSEEN, **change)
+    said = prior.mixed(stored(), asked(d, **ASKED), "tpot_mean", 0.02)
+    assert isinstance(said, str) and why in said
+    assert predict(d, **ASKED, prior=prior) == predict(d, **ASKED)
+
+
+def test_speculation_is_not_walked(prior):
+    drafted = Speculation(drafted=3, acceptance=0.7)
+    found = predict(deployment(UNSEEN), **ASKED, speculation=drafted, prior=prior)
+    assert found.basis == "" and found == predict(deployment(UNSEEN), **ASKED, speculation=drafted)
+
+
+def row(model: str, metric: str) -> dict[str, str]:
+    plain = dict.fromkeys(COLUMNS, "")
+    return plain | {
+        "source": "InferenceX",
+        "model": model,
+        "precision": "fp8",
+        "gpu": "H100",
+        "tp": "8",
+        "mode": "agg",
+        "framework": "vllm",
+        "isl": "1024",
+        "osl": "1024",
+        "concurrency": "16",
+        "metric": metric,
+        "value": "14",
+        "unit": "ms",
+    }
+
+
+def test_validate_takes_the_tables_when_asked(tmp_path, capsys, monkeypatch, prior):
+    from wattmill.cli.twin import twin_app
+
+    monkeypatch.setattr(mixture, "operators_installed", lambda: prior)
+    path, out = tmp_path / "rows.csv", tmp_path / "answers.csv"
+    with path.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, COLUMNS)
+        writer.writeheader()
+        writer.writerows(row(model, "tpot_mean") for model in (UNSEEN, SEEN))
+    with pytest.raises(SystemExit) as done:
+        twin_app(
+            ["validate", str(path), "--operators", "--rows", str(out), "--json"], prog_name="wattmill twin"
+        )
+    assert done.value.code == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["operators"] == {f"operator tables {VERSION}, H100-SXM vllm 0.24.0": 1}
+    with out.open(encoding="utf-8") as opened:
+        answers = list(csv.DictReader(opened))
+    assert [bool(a["basis"]) for a in answers] == [True, False]
+    assert answers[0]["class"] == "extrapolated"
+    # The client of the table sends all at once: not the steady one that `predict` asks for by default.
+    asked_ms = predict(deployment(UNSEEN), **ASKED, first_wave=True, prior=prior).tpot_s.value * 1000.0
+    assert float(answers[0]["predicted"]) == pytest.approx(asked_ms, rel=1e-4)
+
+
+def test_without_the_wheel_validate_says_what_to_install(tmp_path, capsys, monkeypatch):
+    from wattmill.cli.main import run
+
+    def absent() -> Operators:
+        raise ModuleNotFoundError("no operator tables", name="aiconfigurator_core")
+
+    monkeypatch.setattr(mixture, "operators_installed", absent)
+    path = tmp_path / "rows.csv"
+    path.write_text("model,metric,value\nLlama-3.1-70B,tpot_mean,14\n", encoding="utf-8")
+    with pytest.raises(SystemExit) as done:
+        run(["twin", "validate", str(path), "--operators"])
+    assert done.value.code == 2
+    assert "pip install 'wattmill[twin-operators]'" in capsys.readouterr().err
+
+
+def test_a_plan_names_the_tables_that_it_rests_on(prior):
+    from wattmill.twin.planning.options import beyond
+
+    found = predict(deployment(UNSEEN), **ASKED, prior=prior)
+    assert f"by the law and operator tables {VERSION}" in beyond(found)
+    assert "operator tables" not in beyond(msgspec.structs.replace(found, basis=""))
