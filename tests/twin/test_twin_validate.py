@@ -3,6 +3,7 @@
 import csv
 import json
 import statistics
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from wattmill.models.deployment import Deployment
 from wattmill.twin.law.calibration import stored
 from wattmill.twin.law.crossval import TABLE
 from wattmill.twin.law.folds import held_out, keys, summary
+from wattmill.twin.law.pictures import validation_charts
 from wattmill.twin.law.rows import COLUMNS, identity, measured_rows
 from wattmill.twin.law.samples import samples
 from wattmill.twin.law.score import report, score
@@ -131,6 +133,26 @@ def is_number(text: str) -> bool:
         return 0 < float(text) < float("inf")
     except ValueError:
         return False
+
+
+def test_a_picture_shows_every_metric_with_the_line_of_agreement(tmp_path, capsys):
+    rows = [row(metric="tpot_mean", value=v, gpu=g) for g in ("H100-SXM", "MI355X") for v in ("9", "90")]
+    slip = row(metric="tpot_mean", value="1e-300")
+    path = written(tmp_path / "rows.csv", [*rows, slip, row(metric="ttft_mean", value="0.4", unit="s")])
+    said = validated(str(path), "--plots", str(tmp_path / "plots"), capsys=capsys)
+    drawn = tmp_path / "plots" / "predicted-measured.svg"
+    assert f"wrote {drawn}" in said
+    text = drawn.read_text()
+    ET.fromstring(text)
+    assert text.count("<circle") == 5 and text.count("stroke-dasharray") == 2  # the slip is not drawn
+    assert "tpot_mean: predicted against measured" in text and "ttft_mean: predicted" in text
+    tpot, ttft = validation_charts(score([slip, *rows, row(metric="ttft_mean", value="0.4", unit="s")]))
+    assert "1 of them too far off to be drawn" in tpot.says
+    assert ttft.series[0].points[0][0] == pytest.approx(400)  # seconds beside milliseconds: one axis
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit):
+        twin_app(["validate", str(path), "--plots", str(tmp_path / "file")], prog_name="wattmill twin")
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_answers_can_be_scored_again(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import subprocess
 import sys
@@ -119,6 +120,21 @@ def test_both_axes_of_a_comparison_are_alike_and_begin_at_nothing():
     assert x == y and x.low == 0.0 and x.high > 9.0
     drawn = picture(chart)
     assert "x, s (measured)" in drawn and drawn.count("<circle") == 2
+
+
+def test_a_file_is_drawn_as_the_board_draws_it():
+    """Names along an axis, room about the outermost points, millions in few signs."""
+    chart = Chart(
+        id="c", kind="scatter", title="t", says="s",
+        x=Axis(label="cost", unit="$", provenance="modelled"),
+        y=Axis(label="tier", unit="from below", provenance="declared", names=("free", "paid")),
+        series=(Series(name="a", points=((2e6, 1.0), (4e6, 2.0))),),
+    )  # fmt: skip
+    drawn = picture(chart)
+    assert all(f">{words}</text>" in drawn for words in ("free", "paid", "tier", "3 M"))
+    places = [float(x) for x in re.findall(r'<circle cx="([0-9.]+)"', drawn)]
+    left, right = 64.0, 610.0
+    assert left + 10 < min(places) and max(places) < right - 10
 
 
 def test_the_room_needs_no_numerics():

@@ -16,6 +16,7 @@ from wattmill.cli.config import refuse
 from wattmill.cli.control_door import DEFAULT_HOME, JsonOption, fail, show_json
 from wattmill.cli.kept_result import KeepInOption, keep_result, now_us
 from wattmill.cli.operators_option import OperatorsOption, operator_tables
+from wattmill.cli.pictures import PlotsOption, write_pictures
 from wattmill.cli.plan_tables import show_plan
 from wattmill.cli.plan_tables_further import show_break_even, show_played, show_sureness, show_sweep
 
@@ -42,7 +43,7 @@ def plan(
     ] = "here",
     seed: Annotated[int | None, typer.Option(help="Seed of the draws, if not the file's.")] = None,
     draws: Annotated[int | None, typer.Option(help="Number of draws, if not the file's.", min=100)] = None,
-    plots: Annotated[Path | None, typer.Option(help="Folder for plots as SVG files.")] = None,
+    plots: PlotsOption = None,
     simulate: Annotated[
         bool,
         typer.Option("--simulate", help="Play points of the front on the simulated engine, beside the law."),
@@ -140,14 +141,4 @@ def _keep(home: Path, found: Any, even: Any, sure: Any, played: Any, *, quiet: b
 
 
 def _plots(folder: Path, found: Any, even: Any, sure: Any, played: Any) -> list[str]:
-    from wattmill.twin.plots.chart import picture
-    from wattmill.twin.plots.svg import stacked
-
-    drawn = _charts(found, even, sure, played)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, charts in drawn.items():
-            (folder / name).write_text(stacked([picture(chart) for chart in charts]), encoding="utf-8")
-    except OSError as error:
-        fail(f"--plots {folder} cannot be written: {error.strerror}")
-    return [str(folder / name) for name in drawn]
+    return write_pictures(folder, _charts(found, even, sure, played))

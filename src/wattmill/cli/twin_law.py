@@ -13,6 +13,7 @@ import typer
 from wattmill.cli.bar import bars
 from wattmill.cli.control_door import JsonOption, fail, show_json, show_table
 from wattmill.cli.operators_option import OperatorsOption, operator_tables, operator_wheel
+from wattmill.cli.pictures import PlotsOption, write_pictures
 
 if TYPE_CHECKING:
     from wattmill.twin.law.calibration import HeldOut
@@ -33,6 +34,7 @@ def validate(
         typer.Option(metavar="FILE", help="Write every row with its number, interval and class as CSV."),
     ] = None,
     operators: OperatorsOption = False,
+    plots: PlotsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Score the stored coefficients on measured rows, seen in training or not.
@@ -64,6 +66,11 @@ def validate(
             write_answers(rows, every)
         except OSError as error:
             fail(f"--rows must name a file that can be written, got {rows}: {error.strerror}")
+    drawn: list[str] = []
+    if plots is not None:
+        from wattmill.twin.law.pictures import validation_charts
+
+        drawn = write_pictures(plots, {"predicted-measured.svg": validation_charts(every)})
     found = summed_up(str(file), every, by=column)
     bases = Counter(s.predicted.basis for s in every if s.predicted is not None and s.predicted.basis)
     if json:
@@ -81,6 +88,8 @@ def validate(
     _show_figures(found.figures)
     if rows is not None:
         typer.echo(f"each row with its number, interval and class: {rows}")
+    for picture in drawn:
+        typer.echo(f"wrote {picture}")
 
 
 def _with_operators() -> dict[str, Predictor]:

@@ -13,12 +13,14 @@ import typer
 
 from wattmill.cli.bar import bars
 from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fail, show_json, show_table
+from wattmill.cli.pictures import PlotsOption, write_pictures
 from wattmill.cli.twin_words import engine_words
 from wattmill.power.spec import HostPower
 
 if TYPE_CHECKING:
     from wattmill.twin.calibration.spec import Ask, Calibration, Figures, Sweep
     from wattmill.twin.calibration.sweep import Endpoint
+    from wattmill.twin.plots.chart import Chart
 
 UrlOption = Annotated[
     str | None, typer.Option(help="Measure this endpoint; its base, e.g. http://127.0.0.1:8080/v1.")
@@ -191,6 +193,7 @@ def check(
     idle_w: Annotated[float, typer.Option(help="Declared watts at rest.")] = 0.0,
     threads: Annotated[int, typer.Option(min=1, help="Cores that a step of the engine keeps busy.")] = 1,
     usd_per_hour: Annotated[float | None, typer.Option(help="What the machine costs.")] = None,
+    plots: PlotsOption = None,
     home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
 ) -> None:
@@ -204,7 +207,9 @@ def check(
         from wattmill.cli.twin_recorded import check_recorded
 
         _no_endpoint(url, model)
-        check_recorded(home, pool, since=since or "1h", until=until, hour_usd=usd_per_hour, json=json)
+        check_recorded(
+            home, pool, since=since or "1h", until=until, hour_usd=usd_per_hour, plots=plots, json=json
+        )
         return
     from wattmill.twin.calibration.compare import Rates, measured, median_error, predicted
     from wattmill.twin.calibration.kept import keep, kept
@@ -248,7 +253,8 @@ def check(
         calibration, check_error=median_error(pairs), checked_us=time.time_ns() // 1_000
     )
     _sweeps_next_to(keep(home, checked), every, "check")
-    _keep_check(home, checked, rows, repeats=repeats, requests=requests)
+    charts = _keep_check(home, checked, rows, repeats=repeats, requests=requests)
+    drawn = [] if plots is None else write_pictures(plots, {"predicted-measured.svg": charts})
     if json:
         show_json({"model": model, "median_error": checked.check_error, "figures": rows})
         return
@@ -268,6 +274,8 @@ def check(
         f"{held} of {len(rows)} figures within max(10 %, spread of the repeats); "
         f"median error {checked.check_error:.1%}"
     )
+    for picture in drawn:
+        typer.echo(f"wrote {picture}")
 
 
 def _called(row: dict[str, object]) -> str:
@@ -282,8 +290,8 @@ def _keep_check(
     *,
     repeats: int,
     requests: int,
-) -> None:
-    """Leave the check for the board's twin room."""
+) -> tuple[Chart, ...]:
+    """Leave the check for the board's twin room; return its pictures."""
     from wattmill.app.results.checked import checked
     from wattmill.cli.kept_result import keep_result
     from wattmill.twin.calibration.spec import GOAL
@@ -294,6 +302,7 @@ def _keep_check(
         goal=GOAL, at_us=found.checked_us,
     )  # fmt: skip
     keep_result(home, sheet, quiet=True)
+    return sheet.charts
 
 
 def _rows(

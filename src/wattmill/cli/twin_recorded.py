@@ -18,6 +18,7 @@ from wattmill.app.declared.pool_settings import HttpPool, OwnedCost
 from wattmill.app.declared.settings import Settings
 from wattmill.app.running.engines import embedded_specs
 from wattmill.cli.control_door import factory_in, fail, show_json, show_table
+from wattmill.cli.pictures import write_pictures
 from wattmill.cli.spans import instant_us
 from wattmill.cli.twin_words import engine_words
 from wattmill.ledger.stores.control import Control
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from wattmill.twin.calibration.replayed import Replayed
     from wattmill.twin.calibration.spec import Calibration
     from wattmill.twin.engine.spec import EngineLimits
+    from wattmill.twin.plots.chart import Chart
 
 FIT_MOST = 1_000
 """Requests of a period that a fit looks at: it plays them some two thousand times."""
@@ -100,7 +102,14 @@ def calibrate_recorded(
 
 
 def check_recorded(
-    home: Path, pool: str, *, since: str, until: str | None, hour_usd: float | None, json: bool
+    home: Path,
+    pool: str,
+    *,
+    since: str,
+    until: str | None,
+    hour_usd: float | None,
+    plots: Path | None,
+    json: bool,
 ) -> None:
     """Replay a period of the books on the calibrated engine and print both."""
     from wattmill.twin.calibration.kept import keep, kept
@@ -134,12 +143,15 @@ def check_recorded(
         )
     checked = msgspec.structs.replace(calibration, check_error=found.median_error, checked_us=_now_us())
     keep(home, checked)
-    _keep_check(home, checked, period, found)
+    charts = _keep_check(home, checked, period, found)
+    drawn = [] if plots is None else write_pictures(plots, {"predicted-measured.svg": charts})
     if json:
         show_json({"model": name, "since_us": period.since_us, "until_us": period.until_us,
                    **msgspec.to_builtins(found)})  # fmt: skip
         return
     _show(name, period, found)
+    for picture in drawn:
+        typer.echo(f"wrote {picture}")
 
 
 def _show(name: str, period: Recorded, found: Replayed) -> None:
@@ -278,8 +290,8 @@ def _hour_usd(settings: Settings, place: Place) -> float | None:
     return float(cost.hourly_usd) + cost.power_w * S_PER_H / J_PER_KWH * tariff
 
 
-def _keep_check(home: Path, calibration: Calibration, period: Recorded, found: Replayed) -> None:
-    """Leave the check for the board's twin room."""
+def _keep_check(home: Path, calibration: Calibration, period: Recorded, found: Replayed) -> tuple[Chart, ...]:
+    """Leave the check for the board's twin room; return its pictures."""
     from wattmill.app.results.checked import replayed_period
     from wattmill.cli.kept_result import keep_result
 
@@ -288,3 +300,4 @@ def _keep_check(home: Path, calibration: Calibration, period: Recorded, found: R
         calibration.model, calibration.engine, found, period=_told(period), at_us=calibration.checked_us
     )
     keep_result(home, sheet, quiet=True)
+    return sheet.charts

@@ -129,7 +129,7 @@ def _front_chart(id: str, title: str, y: Axis, all_spots: Sequence[Spot], simula
         )
     shown = [series("front", front), *(series(name, of) for name, of in by_candidate.items())]
     if simulated is not None and simulated.points:
-        shown.insert(1, simulated)
+        shown.append(simulated)  # last: a part keeps its colour in both pictures
     drawn = tuple(one for one in shown if one.points)
     return Chart(id=id, kind="scatter", title=title, says=said, x=_READER, y=y, series=drawn)
 

@@ -14,6 +14,7 @@ from wattmill.twin.plots.svg import lines, scatter, span, ticks
 from wattmill.vocab.usage import Provenance
 
 Kind = Literal["steps", "lines", "scatter"]
+_MILLION = 1e6
 MOST_POINTS = 400  # of one series: more than a page has pixels for is no picture
 
 
@@ -65,10 +66,12 @@ def sides(chart: Chart) -> tuple[Side, Side]:
     xs, ys = [p[0] for p in points], [p[1] for p in points]
     if chart.diagonal:
         xs = ys = xs + ys
-    return _side(xs, chart.x, zero=chart.diagonal), _side(ys, chart.y, zero=True)
+    spread = chart.kind == "scatter"  # a line begins and ends at the frame, a point is not cut by it
+    return _side(xs, chart.x, zero=chart.diagonal, both=spread), _side(ys, chart.y, zero=True)
 
 
-def _side(values: Sequence[float], axis: Axis, *, zero: bool) -> Side:
+def _side(values: Sequence[float], axis: Axis, *, zero: bool, both: bool = False) -> Side:
+    """`zero`: the axis begins there, with room above; `both`: with room on both sides where it does not."""
     if axis.names:
         named = tuple((n + 1.0, name) for n, name in enumerate(axis.names))
         return Side(low=0.5, high=len(named) + 0.5, ticks=named)
@@ -76,13 +79,17 @@ def _side(values: Sequence[float], axis: Axis, *, zero: bool) -> Side:
     room = (high / low) ** 0.04 if axis.log else (high - low) * 0.04
     if axis.log:
         low, high = low / room, high * room
-    elif zero:
-        high += room
+    elif zero or both:
+        low, high = low - (0.0 if zero else room), high + room
     return Side(
         low=low,
         high=high,
-        ticks=tuple((value, words(value)) for value in ticks(low, high, log=axis.log)),
+        ticks=tuple((value, _tick(value)) for value in ticks(low, high, log=axis.log)),
     )
+
+
+def _tick(value: float) -> str:
+    return f"{value / _MILLION:g} M" if abs(value) >= _MILLION else words(value)
 
 
 def words(value: float) -> str:
@@ -95,7 +102,13 @@ def words(value: float) -> str:
 def picture(chart: Chart) -> str:
     """Return the chart as SVG text for a file."""
     x, y = (
-        Scale(f"{axis.label}, {axis.unit} ({axis.provenance})", log=axis.log) for axis in (chart.x, chart.y)
+        Scale(
+            axis.label if axis.names else f"{axis.label}, {axis.unit} ({axis.provenance})",
+            log=axis.log,
+            ends=(side.low, side.high),
+            ticks=side.ticks,
+        )
+        for axis, side in zip((chart.x, chart.y), sides(chart), strict=True)
     )
     series = [Drawn(one.name, one.points, one.dashed, one.joined) for one in chart.series]
     if chart.kind in ("steps", "lines"):

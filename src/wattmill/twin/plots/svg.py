@@ -11,6 +11,7 @@ WIDTH, HEIGHT = 760, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 150, 46, 40
 COLOURS = ("#2f6fde", "#d9822b", "#2a9d63", "#b5449c", "#7a6ff0", "#c0392b", "#128f8b", "#8a6d3b")
 _INK = "#8a8f98"  # legible on white and on near-black
+_ROOM = 0.04  # of an axis, about the outermost points of a scatter: none is cut in half by the frame
 
 
 class Series(NamedTuple):
@@ -25,6 +26,8 @@ class Series(NamedTuple):
 class Axis(NamedTuple):
     label: str  # with its unit
     log: bool = False
+    ends: tuple[float, float] | None = None  # from where to where; None: as far as the points go
+    ticks: tuple[tuple[float, str], ...] = ()  # values and what is written at them; none: round ones
 
 
 def lines(title: str, x: Axis, y: Axis, series: Sequence[Series], *, steps: bool = False) -> str:
@@ -46,7 +49,7 @@ def scatter(
         ends = [min(min(p) for p in points), max(max(p) for p in points)]
         points = [*points, (ends[0], ends[0]), (ends[1], ends[1])]
     height = HEIGHT + 120
-    frame = _Frame(x, y, points, height=height)
+    frame = _Frame(x, y, points, height=height, room=_ROOM)
     body = frame.axes()
     if diagonal and points:
         body.append(frame.line(Series("", [points[-2], points[-1]], dashed=True), _INK, steps=False))
@@ -78,13 +81,15 @@ def stacked(charts: Sequence[str]) -> str:
 class _Frame:
     """From values to places on the picture."""
 
-    def __init__(self, x: Axis, y: Axis, points: Sequence[tuple[float, float]], *, height: int) -> None:
+    def __init__(
+        self, x: Axis, y: Axis, points: Sequence[tuple[float, float]], *, height: int, room: float = 0.0
+    ) -> None:
         self._x, self._y = x, y
         self._height = height
         xs = [p[0] for p in points if not x.log or p[0] > 0]
         ys = [p[1] for p in points if not y.log or p[1] > 0]
-        self._from_x, self._to_x = span(xs, log=x.log, zero=False)
-        self._from_y, self._to_y = span(ys, log=y.log, zero=True)
+        self._from_x, self._to_x = x.ends or _wider(span(xs, log=x.log, zero=False), room, log=x.log)
+        self._from_y, self._to_y = y.ends or _wider(span(ys, log=y.log, zero=True), room, log=y.log)
 
     def x(self, value: float) -> float:
         share = _share(value, self._from_x, self._to_x, log=self._x.log)
@@ -101,13 +106,17 @@ class _Frame:
             _text((_LEFT + right) / 2, self._height - 6, self._x.label, "middle"),
             _text(_LEFT, _TOP - 8, self._y.label, "start"),
         ]
-        for value in ticks(self._from_x, self._to_x, log=self._x.log):
-            out.append(_text(self.x(value), bottom + 16, _number(value), "middle"))
-        for value in ticks(self._from_y, self._to_y, log=self._y.log):
+        for value, words in self._written(self._x, self._from_x, self._to_x):
+            out.append(_text(self.x(value), bottom + 16, words, "middle"))
+        for value, words in self._written(self._y, self._from_y, self._to_y):
             at = self.y(value)
             out.append(f'<path d="M{_LEFT} {at:.1f}H{right}" stroke="{_INK}" stroke-opacity="0.25"/>')
-            out.append(_text(_LEFT - 6, at + 4, _number(value), "end"))
+            out.append(_text(_LEFT - 6, at + 4, words, "end"))
         return out
+
+    @staticmethod
+    def _written(axis: Axis, low: float, high: float) -> Sequence[tuple[float, str]]:
+        return axis.ticks or [(value, _number(value)) for value in ticks(low, high, log=axis.log)]
 
     def line(self, series: Series, colour: str, *, steps: bool) -> str:
         path, last = "", 0.0
@@ -150,6 +159,16 @@ def span(values: Sequence[float], *, log: bool, zero: bool) -> tuple[float, floa
     if zero and low > 0:
         low = 0.0
     return (low, high) if high > low else (low, low + 1.0)
+
+
+def _wider(ends: tuple[float, float], room: float, *, log: bool) -> tuple[float, float]:
+    """Return an axis with room beyond its ends; one that begins at 0 goes on doing so."""
+    low, high = ends
+    if log:
+        factor = (high / low) ** room
+        return low / factor, high * factor
+    more = (high - low) * room
+    return (low - more if low else low), high + more
 
 
 def _share(value: float, low: float, high: float, *, log: bool) -> float:
