@@ -73,6 +73,7 @@ def test_every_setting_with_a_unit_says_it_in_its_name():
         *("heavy_calls", "retries", "children", "direct_children"),  # of runs
         *(
             "replicas",
+            "pp",
             "tp",
             "ep",
             "attn_dp",

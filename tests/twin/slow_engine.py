@@ -32,8 +32,10 @@ class Guest:
     ids: tuple[int, ...] = ()
     target_tok: int = 0  # whose memory must be there before it decodes
     there_tok: int = 0  # whose memory is there
+    sent_tok: int = 0  # whose memory is there, or computed by a batch in flight
     given_tok: int = 0
     joined_clock: int = -1  # -1: does not decode
+    lane: int = 0  # with which batch it decodes
     nodes: int = 0  # leading ids that it uses in the cache
     slot: int = -1
     begun_ps: int = -1
@@ -50,6 +52,28 @@ class Guest:
         return self.joined_clock >= 0
 
 
+@dataclass(eq=False)
+class Batch:
+    """What is in flight. Of an engine without a pipeline: its step."""
+
+    lane: int
+    chunks: list[tuple[Guest, int]]
+    decodes: bool
+    decoding: list[Guest]
+    took_ps: int  # at each stage
+    left_ps: list[int]  # when it leaves each stage
+    blocks: int  # that those who decode in it have got for what they will be given
+
+    @property
+    def ends_ps(self) -> int:
+        return self.left_ps[-1]
+
+    def worked_ps(self, now: int) -> int:
+        """Return how long it was worked on until `now`, in the mean of the stages."""
+        worked = [min(max(now - left + self.took_ps, 0), self.took_ps) for left in self.left_ps]
+        return sum(worked) // len(self.left_ps)
+
+
 @dataclass
 class Slot:
     guest: Guest | None = None
@@ -64,7 +88,9 @@ class Engine:
     now: int = 0
     steps: int = 0
     busy_ps: int = 0
-    decode_steps: int = 0
+    lane: int = 0  # which batch's turn it is
+    came_out: int = -1  # whose batch came out, and has not gone on
+    lane_steps: dict[int, int] = field(default_factory=dict)  # of each: steps in which it decoded
     waiting: list[Guest] = field(default_factory=list)
     running: list[Guest] = field(default_factory=list)  # in order of admission
     users: dict[int, int] = field(default_factory=dict)  # prefix id: how many use it
@@ -73,10 +99,31 @@ class Engine:
     ratio: int = round(0.7 * ONE)
     full: bool = False
     most_blocks: int = 0
-    under_way: tuple[list[tuple[Guest, int]], bool, list[Guest]] = ([], False, [])
-    ends_ps: int = -1  # of the step under way, -1: none
+    flying: list[Batch] = field(default_factory=list)  # the first to end first
+    left_ps: list[int] = field(default_factory=list)  # when the batch before left each stage
     prefill_only: bool = False
     leaving: list[Guest] = field(default_factory=list)  # whose prompts the last step completed
+
+    @property
+    def ends_ps(self) -> int:
+        """When the batch ends that is next, -1: none is in flight."""
+        return self.flying[0].ends_ps if self.flying else -1
+
+    @property
+    def decode_steps(self) -> int:
+        return self.lane_steps.get(self.lane, 0)
+
+    def ready(self) -> list[Guest]:
+        """Return who decodes with the batch whose turn it is, and is not in flight."""
+        away = [guest for batch in self.flying for guest in batch.decoding]
+        return [g for g in self.running if g.decodes and g.lane == self.lane and g not in away]
+
+    def prompts(self) -> list[Guest]:
+        """Return those of whose prompts something is still to be sent off."""
+        return [g for g in self.running if not g.decodes and not g.handed and g.sent_tok < g.target_tok]
+
+    def in_flight(self, guest: Guest) -> bool:
+        return any(guest in b.decoding or guest in [g for g, _ in b.chunks] for b in self.flying)
 
     # Memory.
     def clock(self) -> int:
@@ -95,7 +142,8 @@ class Engine:
 
     def used(self) -> int:
         tree = len(self.users) * (self.limits.prefix_tok // self.limits.block_tok)
-        return sum(self.own_blocks(guest) for guest in self.running) + tree
+        flying = sum(batch.blocks for batch in self.flying)
+        return sum(self.own_blocks(guest) for guest in self.running) + tree + flying
 
     def room(self) -> int:
         idle = len(self.idle) * (self.limits.prefix_tok // self.limits.block_tok)
@@ -136,11 +184,12 @@ class Engine:
     def start(self, guest: Guest, found: int) -> None:
         self.waiting.remove(guest)
         if guest.handed:
-            guest.handed, guest.there_tok, guest.joined_clock = False, guest.target_tok, self.clock()
+            guest.handed, guest.joined_clock, guest.lane = False, self.clock(), self.lane
+            guest.there_tok = guest.sent_tok = guest.target_tok
             self.decoders.append(guest)
             self.running.append(guest)
             return
-        guest.there_tok = found * self.limits.prefix_tok
+        guest.there_tok = guest.sent_tok = found * self.limits.prefix_tok
         if guest.begun_ps < 0:
             guest.begun_ps, guest.cached_tok = self.now, guest.there_tok
         self.running.append(guest)
@@ -198,7 +247,7 @@ class Engine:
         self.running.remove(guest)
         self.let_go(guest)
         guest.target_tok = guest.input_tok + guest.given_tok
-        guest.there_tok, guest.joined_clock = 0, -1
+        guest.there_tok, guest.sent_tok, guest.joined_clock = 0, 0, -1
         guest.preemptions += 1
         if self.limits.scheduler == "sglang":
             self.waiting.append(guest)
@@ -232,9 +281,7 @@ class Engine:
     def tokens_to_blocks(self, more: int) -> int:
         size = self.limits.block_tok
         return sum(
-            -(-(guest.there_tok + more) // size) - -(-guest.there_tok // size)
-            for guest in self.running
-            if guest.decodes
+            -(-(guest.there_tok + more) // size) - -(-guest.there_tok // size) for guest in self.ready()
         )
 
     def plan(self) -> tuple[list[tuple[Guest, int]], bool]:
@@ -249,23 +296,23 @@ class Engine:
         evicted = False
         if self.limits.scheduler == "vllm":
             while self.wanted() > self.room():
-                self.take_back(self.running[-1])
+                self.take_back([guest for guest in self.running if not self.in_flight(guest)][-1])
                 evicted = True
         self.make_room(self.wanted())
         promised = self.wanted()
         if self.limits.scheduler == "llamacpp":
             while self.waiting and len(self.running) < self.limits.max_num_seqs:
                 self.take_slot(self.waiting[0])
-        left = self.limits.budget_tok - self.cost.verify_tok * sum(g.decodes for g in self.running)
+        left = self.limits.budget_tok - self.cost.verify_tok * len(self.ready())
         chunks = []
-        prompts = [guest for guest in self.running if not guest.decodes and not guest.handed]
+        prompts = self.prompts()
         if self.limits.scheduler == "llamacpp":
             prompts.sort(key=lambda guest: guest.slot)
         stuck = False
         for guest in prompts:
-            tokens = min(left, guest.target_tok - guest.there_tok)
+            tokens = min(left, guest.target_tok - guest.sent_tok)
             if tokens <= 0 or (
-                not self.limits.chunked_prefill and tokens < guest.target_tok - guest.there_tok
+                not self.limits.chunked_prefill and tokens < guest.target_tok - guest.sent_tok
             ):
                 stuck = True
                 break
@@ -281,7 +328,7 @@ class Engine:
             if guest.decodes:
                 left -= self.cost.verify_tok
                 continue
-            tokens = min(left, guest.target_tok - guest.there_tok)
+            tokens = min(left, guest.target_tok - guest.sent_tok)
             chunks.append((guest, tokens))
             left -= tokens
         self.promise(-self.promised)
@@ -290,16 +337,19 @@ class Engine:
     def prompts_alone(self) -> list[tuple[Guest, int]]:
         left = self.limits.budget_tok
         chunks = []
-        for guest in self.running:
-            if not guest.decodes and not guest.handed:
-                tokens = min(left, guest.target_tok - guest.there_tok)
+        most = max(1, self.limits.max_num_seqs // self.cost.stages)  # in one batch
+        here = len(self.ready()) + len(self.prompts())
+        for guest in self.prompts():
+            tokens = min(left, guest.target_tok - guest.sent_tok)
+            if tokens:
                 chunks.append((guest, tokens))
-                left -= tokens
+            left -= tokens
         if self.full:
             return chunks
-        ahead = sum(min(g.asked_tok - g.given_tok, 4_096) for g in self.running if g.decodes)
+        ahead = sum(min(g.asked_tok - g.given_tok, 4_096) for g in self.ready())
         ahead = ahead * self.ratio // ONE
-        while left > 0 and self.waiting and len(self.running) < self.limits.max_num_seqs:
+        while left > 0 and self.waiting and len(self.running) < self.limits.max_num_seqs and here < most:
+            here += 1
             guest = self.waiting[0]
             found = 0
             for key in self.cacheable(guest):
@@ -332,15 +382,19 @@ class Engine:
         if self.wanted() <= self.room():
             return
         first = True
-        decoding = [guest for guest in self.running if guest.decodes]
+        decoding = self.ready()
+        decoding.sort(key=lambda g: (g.given_tok, -g.input_tok, -self.order.index(g)))
         while len(decoding) > 1 and (first or self.room() * self.limits.block_tok < len(decoding) * 20):
-            decoding.sort(key=lambda g: (g.given_tok, -g.input_tok, -self.order.index(g)))
             self.take_back(decoding.pop(0))
             first = False
+        while self.cost.stages > 1 and self.wanted() > self.room():  # others hold what one alone would have
+            self.take_back(decoding.pop(0))
+        self.full = False
+        if not decoding:
+            return
         had = sum(guest.given_tok for guest in decoding)
         asked = sum(guest.asked_tok for guest in decoding)
         self.ratio = min(ONE, (had + 20 * len(decoding)) * ONE // asked)
-        self.full = False
 
     @property
     def order(self) -> list[Guest]:
@@ -350,10 +404,9 @@ class Engine:
     decoders: list[Guest] = field(default_factory=list)
 
     def at(self, tokens: int) -> int:
-        each = -(-tokens // self.cost.stages)
         table = self.cost.step_ps
-        over = max(0, each - len(table) + 1)
-        return self.cost.stages * (table[min(each, len(table) - 1)] + over * self.cost.beyond_ps_per_tok)
+        over = max(0, tokens - len(table) + 1)
+        return table[min(tokens, len(table) - 1)] + over * self.cost.beyond_ps_per_tok
 
     def in_pieces(self, chunks: list[tuple[Guest, int]], decoding: list[Guest]) -> int:
         """Cut the batch as a list of slots, one entry a token, in the order in which it is written."""
@@ -389,16 +442,22 @@ class Engine:
             chance = chance * self.cost.accept // CERTAIN
         return tokens
 
-    def step(self) -> None:
-        self.begin()
-        self.finish()
-
     def begin(self) -> None:
-        """Plan a step; it ends at `ends_ps`."""
+        """Send off as many batches as there are places for; the one that came out goes on first."""
+        if self.came_out >= 0:
+            self.lane, self.came_out = self.came_out, -1
+            self.send_off()
+        while len(self.flying) < self.cost.stages:
+            self.lane = min(set(range(self.cost.stages)) - {batch.lane for batch in self.flying})
+            if not self.send_off():
+                return
+
+    def send_off(self) -> bool:
+        """Send off a batch of who is in none; return whether there is anything to compute."""
         chunks, decodes = self.plan()
-        decoding = [guest for guest in self.running if guest.decodes] if decodes else []
+        decoding = self.ready() if decodes else []
         if not chunks and not decoding:
-            return  # it waits for room that others take, and nobody computes
+            return False  # it waits for room that others take, and nobody computes
         tokens = sum(tokens for _, tokens in chunks) + len(decoding) * self.cost.verify_tok
         took = self.in_pieces(chunks, decoding) if self.cost.piece_tok else self.at(tokens)
         for guest in decoding:
@@ -406,21 +465,29 @@ class Engine:
         a = self.cost.attention_ps_per_ktok
         for guest, tokens in chunks:
             took += self.cost.prefill_ps_per_tok * tokens
-            took += a * (guest.there_tok + tokens) ** 2 // 2048 - a * guest.there_tok**2 // 2048
-        self.under_way = chunks, decodes, decoding
-        self.ends_ps = self.now + took
+            took += a * (guest.sent_tok + tokens) ** 2 // 2048 - a * guest.sent_tok**2 // 2048
+            guest.sent_tok += tokens
+        left_ps: list[int] = []
+        for before in self.left_ps or [0] * self.cost.stages:
+            left_ps.append(max(left_ps[-1] if left_ps else self.now, before) + took)
+        self.left_ps = left_ps
+        blocks = self.wanted() if decodes else 0
+        self.flying.append(Batch(self.lane, chunks, decodes, decoding, took, left_ps, blocks))
+        return True
 
     def finish(self) -> None:
-        chunks, decodes, decoding = self.under_way
-        self.busy_ps += self.ends_ps - self.now
-        self.now = self.ends_ps
-        self.ends_ps = -1
+        """The batch that is next comes out, and goes on with those who decode in it."""
+        batch = self.flying.pop(0)
+        self.lane = self.came_out = batch.lane
+        chunks, decoding = batch.chunks, batch.decoding
+        self.busy_ps += batch.took_ps
+        self.now = batch.ends_ps
         self.steps += 1
-        if decodes:
+        if batch.decodes:
             if self.limits.scheduler == "sglang":
                 self.ratio = max(self.ratio - round(0.7 * 0.86 * ONE / 600), round(0.7 * 0.14 * ONE))
             before = self.clock()
-            self.decode_steps += 1
+            self.lane_steps[self.lane] = self.decode_steps + 1
             for guest in decoding:
                 tokens = self.gives(guest, self.clock() - before)
                 guest.there_tok += tokens
@@ -445,7 +512,7 @@ class Engine:
                 guest.handed = True
                 self.leaving.append(guest)
             else:
-                guest.joined_clock = self.clock()
+                guest.joined_clock, guest.lane = self.clock(), self.lane
                 self.decoders.append(guest)
 
     def end(self, guest: Guest) -> None:
@@ -467,10 +534,12 @@ def walked(cost: StepCost, limits: EngineLimits, guests: list[Guest]) -> Engine:
         guest.target_tok = guest.input_tok
     coming = list(guests)
     while coming or engine.waiting or engine.running:
-        while coming and coming[0].here_ps <= engine.now:
-            engine.waiting.append(coming.pop(0))
-        if not engine.waiting and not engine.running:
-            engine.now = coming[0].here_ps
-            continue
-        engine.step()
+        comes_ps, ends_ps = coming[0].here_ps if coming else -1, engine.ends_ps
+        if coming and (ends_ps < 0 or comes_ps <= ends_ps):
+            engine.now = comes_ps
+            while coming and coming[0].here_ps == comes_ps:
+                engine.waiting.append(coming.pop(0))
+        else:
+            engine.finish()
+        engine.begin()
     return engine

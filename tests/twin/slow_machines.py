@@ -44,20 +44,20 @@ class Machine:
         return len(self.engine.waiting) + len(self.engine.running)
 
     def begin(self, now: int) -> None:
-        if self.load and self.engine.ends_ps < 0:
-            self.engine.now = now
-            self.engine.begin()
+        self.engine.now = now
+        self.engine.begin()
 
     def die(self, now: int) -> list[Guest]:
-        """Return who was there, without what it had. Of the step under way nothing came but its time."""
+        """Return who was there, without what it had. Of what was in flight nothing came but its time."""
         engine = self.engine
         guests = sorted([*engine.waiting, *engine.running], key=lambda g: g.index)
-        self.busy_ps += engine.busy_ps + (now - engine.now if engine.ends_ps >= 0 else 0)
+        self.busy_ps += engine.busy_ps + sum(batch.worked_ps(now) for batch in engine.flying)
         self.steps += engine.steps
         self.boot()
         for guest in guests:
             self.void_tok += guest.given_tok
             guest.target_tok, guest.there_tok, guest.given_tok = guest.input_tok, 0, 0
+            guest.sent_tok = 0
             guest.joined_clock, guest.nodes, guest.slot, guest.handed = -1, 0, -1, False
             guest.begun_ps = guest.first_ps = guest.cached_tok = -1
             guest.broke += 1

@@ -112,7 +112,7 @@ def test_the_slow_simulator_agrees_to_the_picosecond(
 ) -> None:
     blocks, block_tok = memory
     if scheduler == "llamacpp":
-        cost = msgspec.structs.replace(cost, piece_tok=piece_tok, stages=1 if piece_tok else cost.stages)
+        cost = msgspec.structs.replace(cost, piece_tok=piece_tok, stages=1)
     limits = EngineLimits(
         scheduler=scheduler,  # type: ignore[arg-type]
         max_num_seqs=seqs,

@@ -2,10 +2,14 @@
 
 The same law that `validate` scores. What depends on the tokens of a step goes into a table; what the engine's
 integers cannot say is taken at a typical step: the surplus of the slowest rank and of the fullest expert
-rank, a cache whose windows are full, and the cost of mixing prompts in, spread over the prompt tokens.
+rank, a cache whose windows are full, and the cost of mixing prompts in, spread over the prompt tokens. A
+stage of a pipeline takes the part of all layers that the fullest of the stages has, as in
+`step_time.pipelined`; its bubbles come out of the events.
 """
 
 from __future__ import annotations
+
+from math import ceil
 
 from msgspec.structs import replace
 
@@ -33,9 +37,9 @@ def lower(
     """Return the step cost of one replica.
 
     Args:
-        deployment: what runs; pipelines are taken as one stage.
+        deployment: what runs. Of a pipeline the cost is that of one of its stages.
         isl: a typical prompt, for the front end and for how many tokens share the cost of mixing.
-        concurrency: sequences of a typical step.
+        concurrency: sequences at work; a typical step has all of them, or those of one batch of a pipeline.
         calibration: other coefficients than the stored ones.
         speculation: off by default.
         table_tok: tokens of a step up to which the table goes; beyond, it goes on straight.
@@ -43,8 +47,11 @@ def lower(
     law = calibration or stored()
     k = law.coefficients(deployment)
     request_s, prompt_s = law.front_end_s(deployment)
-    budget = batching(deployment.engine, isl=isl, concurrency=concurrency)[1]
-    n = float(concurrency)
+    in_step = ceil(concurrency / deployment.pp)
+    layers = deployment.architecture.layers
+    part = ceil(layers / deployment.pp) / layers
+    budget = batching(deployment.engine, isl=isl, concurrency=in_step)[1]
+    n = float(in_step)
     typical = _cost(deployment, k, Work(decode_n=n, touched=deployment.architecture.experts_touched(n)))
 
     def per_sequence(work: Work, only: Coefficients) -> float:
@@ -75,12 +82,13 @@ def lower(
         else 1.0
     )
     return StepCost(
-        step_ps=(_ps(typical), *(max(_ps(s), 1) for s in table)),
-        beyond_ps_per_tok=_ps(slope),
-        decode_ps=_ps(max(fixed_s - kv_growth_s * long, 0.0)),
-        context_ps_per_tok=_ps(growth_s),
-        prefill_ps_per_tok=_ps(prefill_s + k.mixed / chunk),
-        attention_ps_per_ktok=_ps(attention_s * _KTOK),
+        step_ps=(_ps(part * typical), *(max(_ps(part * s), 1) for s in table)),
+        beyond_ps_per_tok=_ps(part * slope),
+        decode_ps=_ps(part * max(fixed_s - kv_growth_s * long, 0.0)),
+        context_ps_per_tok=_ps(part * growth_s),
+        prefill_ps_per_tok=_ps(part * (prefill_s + k.mixed / chunk)),
+        attention_ps_per_ktok=_ps(part * attention_s * _KTOK),
+        stages=deployment.pp,
         verify_tok=1 + drafted,
         tokens_per_step=int(given * ONE),
         overhead_ps=_ps(request_s + prompt_s * isl),
@@ -90,7 +98,8 @@ def lower(
 def limits(deployment: Deployment, *, isl: int, osl: int, concurrency: int) -> EngineLimits:
     """Return what one replica may hold and do, as the law's own schedule assumes it: a place for every
     request, the engine's budget, and the cache that its memory leaves."""
-    kind, budget = batching(deployment.engine, isl=isl, concurrency=concurrency)
+    in_step = ceil(concurrency / deployment.pp)
+    kind, budget = batching(deployment.engine, isl=isl, concurrency=in_step)
     scheduler: dict[str, SchedulerKind] = {"prefill first": "sglang", "whole prompts": "trtllm"}
     return EngineLimits(
         scheduler=scheduler.get(kind, "vllm"),

@@ -6,6 +6,7 @@ from wattmill.app.declared.twin_settings import DeploymentTimes
 from wattmill.compute.catalogue import accelerator
 from wattmill.models.architectures import architecture
 from wattmill.models.deployment import Deployment
+from wattmill.units import B_PER_GB
 
 
 def deployment_of(declared: DeploymentTimes) -> Deployment:
@@ -15,6 +16,7 @@ def deployment_of(declared: DeploymentTimes) -> Deployment:
         LookupError: the catalogues do not know the accelerator or the model.
         ValueError: the parts do not fit together.
     """
+    stage = declared.stage_gb_per_s
     return Deployment(
         architecture=architecture(declared.model),
         accelerator=accelerator(declared.accelerator),
@@ -24,4 +26,6 @@ def deployment_of(declared: DeploymentTimes) -> Deployment:
         tp=declared.tp,
         ep=declared.ep,
         attn_dp=declared.attn_dp,
+        pp=declared.pp,
+        stage_link_bytes_per_s=None if stage is None else stage * B_PER_GB,
     )

@@ -66,6 +66,18 @@ class DeploymentTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     tp: Annotated[int, Meta(ge=1, description="Devices that share each layer.")] = 1
     ep: Annotated[int, Meta(ge=1, description="Devices that experts are spread over.")] = 1
     attn_dp: Annotated[int, Meta(ge=1, description="Attention ranks with sequences of their own.")] = 1
+    pp: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64,
+            description="Pipeline stages: as many batches are in flight, and each request is in one.",
+        ),
+    ] = 1
+    stage_gb_per_s: Annotated[
+        Annotated[float, Meta(gt=0)] | None,
+        Meta(description="Between stages, 10^9 bytes per second a device. Absent: it takes no time."),
+    ] = None
     input_tok: Annotated[int, Meta(ge=1, description="A typical prompt, for the law's mixing of steps.")] = (
         1_024
     )

@@ -63,17 +63,23 @@ def state(
         )
         if keeps and admit != c.ADMIT_SLOT:
             nodes = max(nodes, limits.kv_blocks * limits.block_tok // limits.prefix_tok + 1)
-    rep = np.zeros((count, c.REP_COLUMNS), np.int64)
+    rows = _lanes(law)
+    rep = np.zeros((rows, c.REP_COLUMNS), np.int64)
     rep[:, c.BOUNDARY] = c.NEVER
     for head in (c.INBOX, c.WAIT, c.PROMPTS, c.DECODERS, c.LRU):
         rep[:, head : head + 2] = c.NOBODY
     rep[:, c.RATIO] = SGLANG_RATIO
+    rep[:, c.LOOK] = c.NEVER
+    rep[:count, c.MOST] = law[:, c.SEQS]
     node = np.zeros((count, nodes, c.NODE_COLUMNS), np.int64)
     node[:, :, c.NODE_NEXT] = np.arange(1, nodes + 1)
     seqs = max(limits.max_num_seqs for _, limits in replicas)
     by_slot = any(limits.scheduler == "llamacpp" for _, limits in replicas)
-    slot = np.zeros((count, seqs if by_slot else 1, c.SLOT_COLUMNS), np.int64)
-    slot[:, :, c.SLOT_ROW] = c.NOBODY
+    places = seqs if by_slot else 1
+    if rows > count:
+        places = max(places, seqs, *(cost.stages for cost, _ in replicas))
+    slot = np.zeros((rows, places, c.SLOT_COLUMNS), np.int64)
+    slot[:count, :, c.SLOT_ROW] = c.NOBODY
     common = np.zeros(c.COMMONS, np.int64)
     common[c.TAKERS] = count
     links = [0, *(to[1] for to in hands_to or () if to is not None)]
@@ -84,8 +90,8 @@ def state(
         next_ps=np.full(count, c.NEVER, np.int64),
         load=np.zeros(count, np.int64),
         rep=rep,
-        heap=np.zeros((count, seqs + 1), np.int64),
-        residue=np.zeros((count, max(limits.block_tok for _, limits in replicas)), np.int64),
+        heap=np.zeros((rows, seqs + 1), np.int64),
+        residue=np.zeros((rows, max(limits.block_tok for _, limits in replicas)), np.int64),
         tree=np.zeros((count, 1 << (2 * nodes).bit_length()), np.int64),
         node=node,
         slot=slot,
@@ -96,6 +102,22 @@ def state(
         link=np.zeros((1 + max(links), c.LINK_COLUMNS), np.int64),
         due=np.zeros((hand_overs + 1, 2), np.int64),
     )
+
+
+def _lanes(law: Array) -> int:
+    """Give each pipeline a row for each stage, behind the replicas', and return how many rows there are."""
+    rows = len(law)
+    for one in law:
+        if one[c.STAGES] > 1:
+            one[c.LANES] = rows
+            rows += int(one[c.STAGES])
+    return rows
+
+
+def rows_of(s: State, r: int) -> list[int]:
+    """Return the rows of replica `r` in `rep`, `heap`, `residue` and `slot`: its own, and its lanes'."""
+    first, stages = s.law[r, [c.LANES, c.STAGES]].tolist()
+    return [r, *range(first, first + stages)] if stages > 1 else [r]
 
 
 def _law(
@@ -124,7 +146,12 @@ def _law(
     law[c.PIECE] = cost.piece_tok
     law[c.TABLE] = len(cost.step_ps)
     law[c.POWERS] = len(cost.power_mw)
+    law[c.WALKS] = bool(cost.accept) or cost.stages > 1
     law[c.SEQS] = limits.max_num_seqs
+    # SGLang's pp_max_micro_batch_size (python/sglang/srt/managers/scheduler.py); vLLM bounds all together.
+    law[c.LANE_SEQS] = (
+        max(1, limits.max_num_seqs // cost.stages) if limits.scheduler == "sglang" else limits.max_num_seqs
+    )
     law[c.BUDGET] = limits.budget_tok
     law[c.KV] = limits.kv_blocks
     law[c.BLOCK] = limits.block_tok

@@ -13,10 +13,12 @@ def check_conserved(s: State, *, whole_trace: bool = True) -> None:
 
     `whole_trace`: the rows are the requests, each once; false where rows are used again and again.
     """
-    rep, req = s.rep, s.req
+    every, req = s.rep, s.req
+    rep = every[: len(s.load)]  # what follows are lanes of pipelines
     unit = np.maximum(s.law[:, c.PREFIX] // s.law[:, c.BLOCK], 1)
     _law(int(s.load.sum()) == 0, "requests are in flight after the last end")
-    _law(not rep[:, [c.RUNNING, c.DECODING, c.CTX, c.HEAPED]].any(), "a replica runs what is gone")
+    _law(not every[:, [c.RUNNING, c.DECODING, c.CTX, c.HEAPED]].any(), "a replica runs what is gone")
+    _law(bool((every[:, c.BOUNDARY] == c.NEVER).all()), "a step or a batch never ended")
     _law(not s.residue.any(), "memory grows for requests that are gone")
     _law(not rep[:, c.USED].any(), "blocks are held by nobody")
     _law(bool((rep[:, c.NODES] == rep[:, c.IDLE_NODES]).all()), "a prefix is in use by nobody")

@@ -269,6 +269,7 @@ def _coupled(
 
 
 def _outcome(s: State, replicas: Sequence[tuple[StepCost, EngineLimits]], fate: Array) -> Outcome:
+    rep = s.rep[: len(replicas)]  # what follows are lanes of pipelines
     end_ps = max(0, int(s.req[:, c.END].max())) if len(s.req) else 0
     down_ps = np.zeros(len(replicas), np.int64)
     lost = np.zeros(len(s.req), np.int64)
@@ -277,7 +278,7 @@ def _outcome(s: State, replicas: Sequence[tuple[StepCost, EngineLimits]], fate: 
         # Of a repair that is under way, or of failures after the last end, what lies before it.
         ahead_ps = np.maximum(fate[:, failing.CHANGES] - end_ps, 0) * fate[:, failing.IS_DOWN]
         down_ps = np.maximum(fate[:, failing.DOWN_PS] - ahead_ps, 0)
-    idle_ps = end_ps - s.rep[:, c.BUSY] - down_ps
+    idle_ps = end_ps - rep[:, c.BUSY] - down_ps
     idle_mw = np.array([cost.idle_mw for cost, _ in replicas], np.int64)
     return Outcome(
         at_ps=s.req[:, c.AT].copy(),
@@ -288,22 +289,22 @@ def _outcome(s: State, replicas: Sequence[tuple[StepCost, EngineLimits]], fate: 
         preemptions=s.req[:, c.PREEMPTIONS].copy(),
         replica=s.req[:, c.REPLICA].copy(),
         energy_uj=s.req[:, c.JOULES].copy(),
-        steps=s.rep[:, c.STEPS].copy(),
-        busy_ps=s.rep[:, c.BUSY].copy(),
-        busy_uj=s.rep[:, c.ENERGY].copy(),
+        steps=rep[:, c.STEPS].copy(),
+        busy_ps=rep[:, c.BUSY].copy(),
+        busy_uj=rep[:, c.ENERGY].copy(),
         # mW x ms are µJ; in nanoseconds some hours would not fit into 64 bits.
         idle_uj=idle_mw * (idle_ps // PS_PER_MS) + idle_mw * (idle_ps % PS_PER_MS // PS_PER_NS) // NS_PER_MS,
-        computed_tok=s.rep[:, c.COMPUTED].copy(),
-        reused_tok=s.rep[:, c.REUSED].copy(),
-        lost_tok=s.rep[:, c.LOST].copy(),
-        draws=s.rep[:, c.DRAWS].copy(),
-        drawn_tok=s.rep[:, c.DRAWN].copy(),
+        computed_tok=rep[:, c.COMPUTED].copy(),
+        reused_tok=rep[:, c.REUSED].copy(),
+        lost_tok=rep[:, c.LOST].copy(),
+        draws=rep[:, c.DRAWS].copy(),
+        drawn_tok=rep[:, c.DRAWN].copy(),
         broke=s.req[:, c.BROKE].copy() if len(fate) else np.zeros(len(s.req), np.int64),
         lost=lost,
         failures=fate[:, failing.FAILED].copy() if len(fate) else np.zeros(len(replicas), np.int64),
         down_ps=down_ps,
-        void_tok=s.rep[:, c.UNDONE].copy(),
-        void_uj=s.rep[:, c.VOID_UJ].copy(),
+        void_tok=rep[:, c.UNDONE].copy(),
+        void_uj=rep[:, c.VOID_UJ].copy(),
         handed=s.link[:, c.LINK_SENT].copy(),
         handed_tok=s.link[:, c.LINK_TOK].copy(),
         link_busy_ps=s.link[:, c.LINK_BUSY].copy(),

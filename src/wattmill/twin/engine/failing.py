@@ -13,10 +13,13 @@ from __future__ import annotations
 import math
 
 from wattmill.twin.engine import layout as c
+from wattmill.twin.engine.batch import energy_of
 from wattmill.twin.engine.chance import mixed
 from wattmill.twin.engine.compiled import Array, inner
 from wattmill.twin.engine.core import energy_uj
+from wattmill.twin.engine.lanes import empty_lanes, lane_in
 from wattmill.twin.engine.layout import State
+from wattmill.twin.engine.pipeline import sequences
 from wattmill.twin.engine.policy import SGLANG_RATIO
 from wattmill.twin.engine.request import given
 from wattmill.twin.engine.steps import clock, jump_ps, steps_until
@@ -70,36 +73,65 @@ def die(s: State, r: int, now: int) -> None:
 
     Its requests are BROKEN: in DONE stands how much of the prompt it had, in GIVEN what it had given.
     """
-    if s.rep[r, c.BOUNDARY] != c.NEVER:
+    stages = s.law[r, c.STAGES]
+    if stages > 1:
+        _batches_broken_off(s, r, now)
+    elif s.rep[r, c.BOUNDARY] != c.NEVER:
         _broken_off(s, r, now)
-    reached = clock(s, r)
-    for row in range(s.req.shape[0]):
-        state = s.req[row, c.STATE]
-        if s.req[row, c.REPLICA] != r or state in (c.UNBORN, c.GONE, c.BROKEN, c.GIVEN_UP):
-            continue
-        had, done = 0, 0
-        if state == c.DECODING_NOW:
-            had = s.req[row, c.TARGET] + reached - s.req[row, c.JOINED]
-            s.req[row, c.JOULES] += s.rep[r, c.SHARE] - s.req[row, c.SHARE_THEN]
-            tokens = given(s, r, row)
-            s.rep[r, c.GIVEN_OUT] += tokens - s.req[row, c.GIVEN]
-            s.req[row, c.GIVEN] = tokens
-        elif state == c.PROMPTING:
-            had = done = s.req[row, c.DONE]
-        elif state == c.HANDED:
-            had = s.req[row, c.TARGET]
-        s.rep[r, c.LOST] += had
-        s.rep[r, c.UNDONE] += s.req[row, c.GIVEN]
-        s.rep[r, c.VOID_UJ] += s.req[row, c.JOULES]
-        s.rep[r, c.DROPPED] += 1
-        s.req[row, c.JOULES] = 0
-        s.req[row, c.CHUNK] = 0
-        s.req[row, c.HELD_NODES] = 0
-        s.req[row, c.DONE] = s.req[row, c.INPUT] if s.req[row, c.GIVEN] > 0 else done
-        s.req[row, c.CACHED] = min(s.req[row, c.CACHED], s.req[row, c.DONE])
-        s.req[row, c.DUE_AT] = c.NOBODY
-        s.req[row, c.STATE] = c.BROKEN
+    for lane in range(stages):
+        if stages > 1:
+            lane_in(s, r, lane)
+        reached = clock(s, r)
+        for row in range(s.req.shape[0]):
+            state = s.req[row, c.STATE]
+            if s.req[row, c.REPLICA] != r or state in (c.UNBORN, c.GONE, c.BROKEN, c.GIVEN_UP):
+                continue
+            if stages > 1 and (s.req[row, c.SLOT] if state == c.DECODING_NOW else 0) != lane:
+                continue
+            had, done = 0, 0
+            if state == c.DECODING_NOW:
+                had = s.req[row, c.TARGET] + reached - s.req[row, c.JOINED]
+                s.req[row, c.JOULES] += s.rep[r, c.SHARE] - s.req[row, c.SHARE_THEN]
+                tokens = given(s, r, row)
+                s.rep[r, c.GIVEN_OUT] += tokens - s.req[row, c.GIVEN]
+                s.req[row, c.GIVEN] = tokens
+            elif state == c.PROMPTING:
+                had = done = s.req[row, c.DONE]
+            elif state == c.HANDED:
+                had = s.req[row, c.TARGET]
+            s.rep[r, c.LOST] += had
+            s.rep[r, c.UNDONE] += s.req[row, c.GIVEN]
+            s.rep[r, c.VOID_UJ] += s.req[row, c.JOULES]
+            s.rep[r, c.DROPPED] += 1
+            s.req[row, c.JOULES] = 0
+            s.req[row, c.CHUNK] = 0
+            s.req[row, c.HELD_NODES] = 0
+            s.req[row, c.DONE] = s.req[row, c.INPUT] if s.req[row, c.GIVEN] > 0 else done
+            s.req[row, c.CACHED] = min(s.req[row, c.CACHED], s.req[row, c.DONE])
+            s.req[row, c.DUE_AT] = c.NOBODY
+            s.req[row, c.STATE] = c.BROKEN
     _empty(s, r)
+
+
+@inner
+def _batches_broken_off(s: State, r: int, now: int) -> None:
+    """Of a batch in flight nothing came; what it took is its time at the stages that it had reached."""
+    stages = s.law[r, c.STAGES]
+    for lane in range(stages):
+        mine = s.law[r, c.LANES] + lane
+        if s.rep[mine, c.BOUNDARY] == c.NEVER:
+            continue
+        lane_in(s, r, lane)
+        lasts, took = s.rep[r, c.LASTS], 0
+        for stage in range(stages):
+            took += min(lasts, max(0, now - (s.slot[mine, stage, c.LEAVES] - lasts)))
+        took //= stages
+        wasted = energy_of(s, r, sequences(s, r), took)
+        s.rep[r, c.BUSY] += took
+        s.rep[r, c.ENERGY] += wasted
+        s.rep[r, c.VOID_UJ] += wasted
+        for at in range(s.rep[r, c.CHUNKS]):
+            s.req[s.slot[mine, at, c.PART_ROW], c.DONE] -= s.slot[mine, at, c.PART_TOK]
 
 
 @inner
@@ -151,6 +183,8 @@ def _empty(s: State, r: int) -> None:
         s.slot[r, slot, c.SLOT_ROW] = c.NOBODY
         s.slot[r, slot, c.SLOT_USED] = 0
         s.slot[r, slot, c.SLOT_IDS] = 0
+    if s.law[r, c.STAGES] > 1:
+        empty_lanes(s, r)
 
 
 @inner

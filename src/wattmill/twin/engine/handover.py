@@ -83,7 +83,10 @@ def deliver(s: State, row: int, now: int) -> bool:
     s.req[row, c.DUE_AT] = c.NOBODY
     handed_over(s, r, row, now)
     s.rep[r, c.FULL] = 0
-    if s.rep[r, c.BOUNDARY] == c.NEVER:
+    if s.law[r, c.STAGES] > 1:
+        s.rep[r, c.LOOK] = now
+        s.next_ps[r] = min(s.next_ps[r], now)
+    elif s.rep[r, c.BOUNDARY] == c.NEVER:
         # It was idle, and may have waited for this room: a step of nothing ends now, after who comes now.
         for column in (c.PLANNED, c.DECODES, c.CHUNKED_TOK, c.GROWN):
             s.rep[r, column] = 0

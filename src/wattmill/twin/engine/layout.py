@@ -40,7 +40,10 @@ DRAW_SEED: Final = 26
 TO_FROM: Final = 27  # whom it hands over to: replicas from here on, before the next
 TO_UNTIL: Final = 28
 LINK: Final = 29  # by which link
-LAW_COLUMNS: Final = 30
+WALKS: Final = 30  # 1: a jump is one step
+LANE_SEQS: Final = 31  # running at once in one of the batches that fill a pipeline
+LANES: Final = 32  # of a pipeline: the row of its first lane
+LAW_COLUMNS: Final = 33
 
 ADMIT_PROMPT: Final = 0  # when its prompt's blocks are free
 ADMIT_WHOLE: Final = 1  # when the prompt and all that it asked for are free
@@ -106,7 +109,20 @@ PIECES: Final = 50  # picoseconds that the pieces of one decoding step cost
 DRAWS: Final = 51  # drawn steps of one request each
 DRAWN: Final = 52  # tokens that came of them
 ADMITS: Final = 53  # admissions until now
-REP_COLUMNS: Final = 54
+MOST: Final = 54  # RUNNING up to which the step that is planned may admit
+# Of a pipeline only, as `lanes` has it.
+LANE: Final = 55  # whose turn it is
+LASTS: Final = 56  # of a batch in flight: its time at one stage
+CHUNKS: Final = 57  # and in how many prompts it computes
+LAST_LANE: Final = 58  # who entered the first stage last
+LOOK: Final = 59  # when to look for room once more, NEVER
+REP_COLUMNS: Final = 60
+
+OF_A_LANE: Final = (
+    FROM, BOUNDARY, PLANNED, DECODES, DSTEP, DECODING, CTX, DECODERS, DECODERS_END, GROWN, CHUNKED_TOK, SHARE,
+    HEAPED, LASTS, CHUNKS,
+)  # fmt: skip
+"""What each of the batches that fill a pipeline has for itself; the rest is the replica's."""
 
 # Columns of `State.req`: one request.
 INPUT: Final = 0
@@ -131,7 +147,7 @@ NEXT: Final = 18
 PREV: Final = 19
 IDS_FROM: Final = 20
 IDS: Final = 21
-SLOT: Final = 22
+SLOT: Final = 22  # llama.cpp's; of a pipeline: the lane in which it decodes
 TAG: Final = 23
 JOULES: Final = 24  # microjoules
 SHARE_THEN: Final = 25
@@ -168,6 +184,12 @@ SLOT_IDS: Final = 3
 SLOT_LEFT: Final = 4  # tokens of the step that is planned, not yet in a piece
 SLOT_COLUMNS: Final = 5
 
+# The same in a row of a pipeline's lane: by place, a prompt's tokens in the batch in flight; by stage, when.
+PART_ROW: Final = 0
+PART_TOK: Final = 1
+PART_LAST: Final = 2  # 1: its prompt is complete with them
+LEAVES: Final = 3  # when the batch leaves, or left, the stage
+
 # Columns of `State.event`.
 EVENT_AT: Final = 0
 EVENT_KIND: Final = 1
@@ -202,7 +224,11 @@ LINK_COLUMNS: Final = 5
 
 
 class State(NamedTuple):
-    """All of the core's memory. The first index is a replica's, of `req` and `event` the row's."""
+    """All of the core's memory. The first index is a replica's, of `req` and `event` the row's.
+
+    A call hands over all of it, and each array more makes a million requests slower. So the lanes of
+    pipelines have rows of their own behind the replicas' in `rep`, `heap`, `residue` and `slot`.
+    """
 
     law: Array  # (replicas, LAW_COLUMNS)
     table: Array  # (replicas, entries)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from wattmill.twin.engine import layout as c
 from wattmill.twin.engine.compiled import inner
+from wattmill.twin.engine.lanes import in_flight
 from wattmill.twin.engine.layout import State
 from wattmill.twin.engine.lists import append, insert_before, remove
 from wattmill.twin.engine.request import begin_to_decode, given, take_back
@@ -156,6 +157,8 @@ def together(s: State, r: int, now: int) -> int:
     if s.law[r, c.EVICT] == c.EVICT_LAST:
         while s.rep[r, c.DECODING] > 0 and growth(s, r, 1) > room(s, r):
             last, decodes = s.rep[r, c.PROMPTS_END], s.rep[r, c.DECODERS_END]
+            while s.law[r, c.STAGES] > 1 and last != c.NOBODY and in_flight(s, r, last):
+                last = s.req[last, c.PREV]
             # Who was handed over decodes at once, and may have come in after a prompt that is under way.
             if last == c.NOBODY or s.req[decodes, c.ADMITTED] > s.req[last, c.ADMITTED]:
                 last = decodes
@@ -178,7 +181,7 @@ def together(s: State, r: int, now: int) -> int:
         row = s.req[row, c.NEXT]
     if by_slot or evicted or row != c.NOBODY:
         return prompt_tok
-    while left > 0 and s.rep[r, c.WAIT] != c.NOBODY and s.rep[r, c.RUNNING] < s.law[r, c.SEQS]:
+    while left > 0 and s.rep[r, c.WAIT] != c.NOBODY and s.rep[r, c.RUNNING] < s.rep[r, c.MOST]:
         row = s.rep[r, c.WAIT]
         if not _admit(s, r, row, left, now):
             break
@@ -217,7 +220,7 @@ def prompts_alone(s: State, r: int, now: int) -> int:
     if s.rep[r, c.WAIT] == c.NOBODY or s.rep[r, c.FULL] == 1:
         return prompt_tok
     expected = _expected_tok(s, r)
-    while left > 0 and s.rep[r, c.WAIT] != c.NOBODY and s.rep[r, c.RUNNING] < s.law[r, c.SEQS]:
+    while left > 0 and s.rep[r, c.WAIT] != c.NOBODY and s.rep[r, c.RUNNING] < s.rep[r, c.MOST]:
         row = s.rep[r, c.WAIT]
         found, idle = leading(s, r, row, _most_cached(s, r, row))
         fresh = s.req[row, c.TARGET] - found * s.law[r, c.PREFIX]
@@ -271,6 +274,12 @@ def decoding_alone(s: State, r: int, now: int) -> None:
         ):
             take_back(s, r, _shortest(s, r), now)
             first = False
+        # One alone has room, but for what other batches of a pipeline hold.
+        while s.law[r, c.STAGES] > 1 and s.rep[r, c.DECODING] > 0 and growth(s, r, 1) > room(s, r):
+            take_back(s, r, _shortest(s, r), now)
+        s.rep[r, c.FULL] = 0
+        if s.rep[r, c.DECODING] == 0:
+            return
         had, asked = 0, 0
         row = s.rep[r, c.DECODERS]
         while row != c.NOBODY:
@@ -278,7 +287,6 @@ def decoding_alone(s: State, r: int, now: int) -> None:
             asked += s.req[row, c.ASKED]
             row = s.req[row, c.NEXT]
         s.rep[r, c.RATIO] = min(ONE, (had + SGLANG_AHEAD * s.rep[r, c.DECODING]) * ONE // asked)
-        s.rep[r, c.FULL] = 0
     _grow(s, r)
 
 

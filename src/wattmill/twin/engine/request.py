@@ -72,6 +72,8 @@ def begin_to_decode(s: State, r: int, row: int) -> None:
     now = clock(s, r)
     s.req[row, c.STATE] = c.DECODING_NOW
     s.req[row, c.JOINED] = now
+    if s.law[r, c.STAGES] > 1:
+        s.req[row, c.SLOT] = s.rep[r, c.LANE]
     s.req[row, c.SHARE_THEN] = s.rep[r, c.SHARE]
     insert_before(s, r, c.DECODERS, row, _admitted_after(s, r, row))
     s.rep[r, c.DECODING] += 1

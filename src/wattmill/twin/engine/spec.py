@@ -18,14 +18,17 @@ CERTAIN = 1 << 31
 class StepCost(msgspec.Struct, frozen=True, kw_only=True):
     """The step-time law of one deployment, lowered to integers. A step lasts, in picoseconds,
 
-        stages x at(ceil(tokens / stages)) + decoding x decode_ps + context read x context_ps_per_tok
+        at(tokens) + decoding x decode_ps + context read x context_ps_per_tok
       + prompt tokens x prefill_ps_per_tok + attention of these prompt tokens to those before them,
 
     where `tokens` are the tokens computed in the step (prompt tokens, and `verify_tok` for each decoding
     request), and `at(n)` is `step_ps[n]`, continued after its end by `beyond_ps_per_tok` a token. The table
     holds what depends on the number of tokens only: weights read, experts touched, launches, padding to
-    captured sizes, all-reduce. A pipeline of `stages` takes balanced micro-batches: the table is then of one
-    stage, and a step is one round of all of them.
+    captured sizes, all-reduce.
+
+    In a pipeline of `stages` all of this is what one stage takes. As many batches are in flight as there are
+    stages, one behind the other, and none overtakes: each begins at a stage when it has left the one before,
+    and when the batch before it has left (`wattmill.twin.engine.pipeline`).
 
     The attention of a prompt up to its x-th token is `attention_ps_per_ktok` x x^2 / 2048 in all (each token
     takes that many picoseconds for each 1,024 tokens before it); a chunk pays the difference between its
@@ -50,7 +53,7 @@ class StepCost(msgspec.Struct, frozen=True, kw_only=True):
     context_ps_per_tok: int = 0
     prefill_ps_per_tok: int = 0
     attention_ps_per_ktok: int = 0
-    stages: int = 1
+    stages: int = 1  # of a pipeline; power and busy time are then of all stages while each has its part
     verify_tok: int = 1  # tokens computed for a decoding request: 1 + drafted ones under speculation
     tokens_per_step: int = ONE  # expected tokens that a step gives to a decoding request, in parts of `ONE`
     accept: int = 0  # of a drafted token, in parts of `CERTAIN`; 0: nothing is drawn, `tokens_per_step` holds
@@ -96,6 +99,10 @@ def check(cost: StepCost, limits: EngineLimits) -> None:
         _check_draws(cost)
     if cost.handover_ps < 0 or cost.handover_ps_per_tok < 0:
         raise ValueError("handover_ps and handover_ps_per_tok must be >= 0: a link takes time")
+    if cost.stages > 1 and limits.scheduler == "llamacpp":
+        raise ValueError(
+            f"stages is {cost.stages}, must be 1 for llamacpp: its scheduler has one batch in flight"
+        )
     if cost.piece_tok and (limits.scheduler != "llamacpp" or cost.stages > 1 or cost.piece_tok < 0):
         raise ValueError(
             f"piece_tok is {cost.piece_tok}, must be >= 0, and 0 for {limits.scheduler} with {cost.stages} "

@@ -34,7 +34,6 @@ from wattmill.twin.engine.layout import (
     SEQS,
     SLOT_LEFT,
     SLOT_ROW,
-    STAGES,
     STATE,
     TABLE,
     TARGET,
@@ -86,13 +85,11 @@ def _clock_sum(s: State, r: int, steps: int) -> int:
 
 @inner
 def fixed_ps(s: State, r: int, tokens: int) -> int:
-    """Return what a step of `tokens` tokens costs before anything is read: the table, stage by stage."""
-    stages = s.law[r, STAGES]
-    each = (tokens + stages - 1) // stages
+    """Return what a step of `tokens` tokens costs before anything is read: the table."""
     last = s.law[r, TABLE] - 1
-    if each <= last:
-        return stages * s.table[r, each]
-    return stages * (s.table[r, last] + (each - last) * s.law[r, BEYOND])
+    if tokens <= last:
+        return s.table[r, tokens]
+    return s.table[r, last] + (tokens - last) * s.law[r, BEYOND]
 
 
 @inner

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from wattmill.twin.engine import layout as c
+from wattmill.twin.engine.build import rows_of
 from wattmill.twin.engine.live import END, Engine
 from wattmill.twin.engine.spec import CERTAIN, EngineLimits, SchedulerKind, StepCost, tokens_per_step
 from wattmill.twin.fleet import pool as machines
@@ -100,7 +101,8 @@ class Bank:
         """Return a replica that has done nothing yet; who was its machine before has left nothing in it."""
         s = self.engine.state
         for name, fresh in self._new.items():
-            getattr(s, name)[number] = fresh[number]
+            rows = number if name in ("tree", "node") else rows_of(s, number)
+            getattr(s, name)[rows] = fresh[rows]
         self.places[number] = place
         self.cached_tok[number] = self.broken_tok[number] = 0
         return BankReplica(self, number)

@@ -31,12 +31,8 @@ class Played(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def to_play(found: Answered, most: int = MOST) -> list[Spot]:
-    """Return at most `most` points of the front by accelerator, evenly taken, both ends included.
-
-    Pipelines are not played: the simulated engine takes them as one stage.
-    """
-    configs = found.choice.configs
-    front = [s for s in spots(found) if s.front_gpu and configs[s.config].deployment.pp == 1]
+    """Return at most `most` points of the front by accelerator, evenly taken, both ends included."""
+    front = [s for s in spots(found) if s.front_gpu]
     if len(front) <= most:
         return front
     return [front[round(n * (len(front) - 1) / (most - 1))] for n in range(most)]
