@@ -137,20 +137,22 @@ def test_validate_takes_the_tables_when_asked(tmp_path, capsys, monkeypatch, pri
         writer = csv.DictWriter(opened, COLUMNS)
         writer.writeheader()
         writer.writerows(row(model, "tpot_mean") for model in (UNSEEN, SEEN))
+        writer.writerow(row(UNSEEN, "output_throughput") | {"unit": "tok/s"})
     with pytest.raises(SystemExit) as done:
         twin_app(
             ["validate", str(path), "--operators", "--rows", str(out), "--json"], prog_name="wattmill twin"
         )
     assert done.value.code == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["operators"] == {f"operator tables {VERSION}, H100-SXM vllm 0.24.0": 1}
+    assert said["operators"] == {f"operator tables {VERSION}, H100-SXM vllm 0.24.0": 2}
     with out.open(encoding="utf-8") as opened:
         answers = list(csv.DictReader(opened))
-    assert [bool(a["basis"]) for a in answers] == [True, False]
+    assert [bool(a["basis"]) for a in answers] == [True, False, True]
     assert answers[0]["class"] == "extrapolated"
     # The client of the table sends all at once: not the steady one that `predict` asks for by default.
-    asked_ms = predict(deployment(UNSEEN), **ASKED, first_wave=True, prior=prior).tpot_s.value * 1000.0
-    assert float(answers[0]["predicted"]) == pytest.approx(asked_ms, rel=1e-4)
+    found = predict(deployment(UNSEEN), **ASKED, first_wave=True, prior=prior)
+    assert float(answers[0]["predicted"]) == pytest.approx(found.tpot_s.value * 1000.0, rel=1e-4)
+    assert float(answers[2]["predicted"]) == pytest.approx(found.output_tok_per_s.value, rel=1e-4)
 
 
 def test_without_the_wheel_validate_says_what_to_install(tmp_path, capsys, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,9 +95,13 @@ def validate(
 
 def _with_operators() -> dict[str, Predictor]:
     from wattmill.twin.law.predictors import serving
+    from wattmill.twin.law.spec import METRICS
+    from wattmill.twin.offline.predictor import predicted
+    from wattmill.twin.offline.rows import THROUGHPUT
 
     prior = operator_tables()
-    return {"ttft_mean": serving("ttft_mean", prior=prior), "tpot_mean": serving("tpot_mean", prior=prior)}
+    times: dict[str, Predictor] = {metric: serving(metric, prior=prior) for metric in METRICS}
+    return times | {metric: partial(predicted, metric, prior=prior) for metric in THROUGHPUT}
 
 
 def _rows(count: int) -> str:

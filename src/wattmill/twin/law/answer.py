@@ -7,7 +7,16 @@ from wattmill.models.step_time import speculated
 from wattmill.twin.law.calibration import Calibration, stored
 from wattmill.twin.law.features import loop_of, terms_of
 from wattmill.twin.law.rows import Configuration, Side
-from wattmill.twin.law.spec import Disaggregation, Interval, Metric, Prediction, Prior, Speculation
+from wattmill.twin.law.spec import (
+    METRICS,
+    Disaggregation,
+    Interval,
+    Mixed,
+    Prediction,
+    Prior,
+    Speculation,
+    with_prior,
+)
 
 
 def answered(
@@ -32,38 +41,36 @@ def answered(
         )
     first, each = terms_of(c, loop.to_first_token, per_token)
     klass, near = law.classify(c), law.nearest(c)
-    basis = ""
-
-    def time(metric: Metric, law_s: float) -> Interval:
-        nonlocal basis
-        if prior is not None and speculation is None:
-            found = prior.mixed(law, c, metric, law_s, first_wave=first_wave, was_run=False)
-            if not isinstance(found, str):
-                basis = found.basis
-                return Interval(value=found.value_s, low=found.low_s, high=found.high_s)
-        low, high = law.bounds(metric, klass, c, law_s)
-        return Interval(value=law_s, low=low, high=high)
-
-    ttft, tpot = time("ttft_mean", law.seconds(c, first)), time("tpot_mean", law.seconds(c, each))
+    prior = prior if speculation is None else None
+    ttft, tpot = (
+        with_prior(
+            prior, law, c, metric, law.seconds(c, terms), klass=klass, first_wave=first_wave, was_run=False
+        )
+        for metric, terms in zip(METRICS, (first, each), strict=True)
+    )
 
     def per_s(ttft_s: float, tpot_s: float) -> float:
         return concurrency * osl / (ttft_s + tpot_s * (osl - 1))
 
     return Prediction(
-        ttft_s=ttft,
-        tpot_s=tpot,
+        ttft_s=_interval(ttft),
+        tpot_s=_interval(tpot),
         # Both late or both early: wider than either alone.
         output_tok_per_s=Interval(
-            value=per_s(ttft.value, tpot.value),
-            low=per_s(ttft.high, tpot.high),
-            high=per_s(ttft.low, tpot.low),
+            value=per_s(ttft.value_s, tpot.value_s),
+            low=per_s(ttft.high_s, tpot.high_s),
+            high=per_s(ttft.low_s, tpot.low_s),
         ),
         klass=klass,
         nearest=near.name if near else None,
         outside=() if klass == "interpolated" else law.outside(c),
-        tpot_if_interpolated_s=None if klass == "interpolated" else _if_interpolated(law, c, tpot.value),
-        basis=basis,
+        tpot_if_interpolated_s=None if klass == "interpolated" else _if_interpolated(law, c, tpot.value_s),
+        basis=tpot.basis,
     )
+
+
+def _interval(time: Mixed) -> Interval:
+    return Interval(value=time.value_s, low=time.low_s, high=time.high_s)
 
 
 def _if_interpolated(law: Calibration, c: Configuration, tpot_s: float) -> Interval:

@@ -11,7 +11,7 @@ from wattmill.twin.law.calibration import Calibration, stored
 from wattmill.twin.law.features import features
 from wattmill.twin.law.reading import per_second
 from wattmill.twin.law.rows import MEASURED, Configuration, configuration, measured_rows, same_measurement
-from wattmill.twin.law.spec import Class, Metric, Mixed, Prior
+from wattmill.twin.law.spec import Class, Metric, Prior, with_prior
 from wattmill.units import MS_PER_S
 
 Row = Mapping[str, str]
@@ -55,25 +55,19 @@ def served(
     klass, near = law.classify(c), law.nearest(c)
     scale = per_second(unit)
     per_s = MS_PER_S if scale is None else scale
-    value = seconds * per_s
     assumed = c.missing if scale is not None else (*c.missing, "unit")
     if scale is None:
         klass = "inputs missing"
-    low, high = law.bounds(metric, klass, c, value)
-    mixed = None if prior is None or scale is None else prior.mixed(law, c, metric, seconds)
-    basis = ""
-    if isinstance(mixed, Mixed):
-        value, low, high = mixed.value_s * per_s, mixed.low_s * per_s, mixed.high_s * per_s
-        basis = mixed.basis
+    time = with_prior(prior if scale is not None else None, law, c, metric, seconds, klass=klass)
     return Predicted(
-        value=value,
-        low=low,
-        high=high,
+        value=time.value_s * per_s,
+        low=time.low_s * per_s,
+        high=time.high_s * per_s,
         klass=klass,
         nearest=near.name if near else None,
         assumed=assumed,
         client_known=c.known_client,
-        basis=basis,
+        basis=time.basis,
     )
 
 

@@ -14,9 +14,8 @@ from wattmill.twin.law.features import NAMES, features
 from wattmill.twin.law.fit import RIDGE, Fit, fit
 from wattmill.twin.law.groups import law_groups
 from wattmill.twin.law.rows import Configuration, configuration
+from wattmill.twin.law.spec import METRICS as METRICS
 from wattmill.units import MS_PER_S
-
-METRICS = ("ttft_mean", "tpot_mean")
 
 START = (*msgspec.structs.astuple(DATASHEET), 0.03, 1e-6)
 """Coefficients to start from: the datasheet's, 30 ms a request and 1 µs a prompt token on the host."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from wattmill.twin.law.rows import Configuration
 
 Metric = Literal["ttft_mean", "tpot_mean"]
+METRICS: tuple[Metric, ...] = ("ttft_mean", "tpot_mean")
 
 Class = Literal["interpolated", "extrapolated", "inputs missing"]
 
@@ -84,6 +85,28 @@ class Prior(Protocol):
         was_run: bool = True,
     ) -> Mixed | str:
         """Return the time to take in the place of the law's `law_s`; or why the law stands alone."""
+        ...
+
+
+def with_prior(
+    prior: Prior | None,
+    law: Calibration,
+    c: Configuration,
+    metric: Metric,
+    law_s: float,
+    *,
+    klass: Class,
+    first_wave: bool = True,
+    was_run: bool = True,
+) -> Mixed:
+    """Return a time and its interval: of both where the prior knows something, else of the law, whose basis
+    is ""."""
+    if prior is not None:
+        found = prior.mixed(law, c, metric, law_s, first_wave=first_wave, was_run=was_run)
+        if not isinstance(found, str):
+            return found
+    low, high = law.bounds(metric, klass, c, law_s)
+    return Mixed(value_s=law_s, low_s=low, high_s=high, basis="")
 
 
 class Speculation(msgspec.Struct, frozen=True, kw_only=True):

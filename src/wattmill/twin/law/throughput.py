@@ -14,6 +14,7 @@ from wattmill.twin.law.features import features
 from wattmill.twin.law.predictors import Predicted
 from wattmill.twin.law.reading import MOST_CONCURRENT, MOST_TOK, per_base, whole
 from wattmill.twin.law.rows import configuration
+from wattmill.twin.law.spec import Prior, with_prior
 
 
 def at_fixed_concurrency(row: Mapping[str, str]) -> bool:
@@ -24,27 +25,31 @@ def at_fixed_concurrency(row: Mapping[str, str]) -> bool:
 
 
 def closed_loop_throughput(
-    row: Mapping[str, str], *, per_gpu: bool, calibration: Calibration | None = None
+    row: Mapping[str, str],
+    *,
+    per_gpu: bool,
+    calibration: Calibration | None = None,
+    prior: Prior | None = None,
 ) -> Predicted:
     """Return output tokens a second of the whole deployment, or of one device of it, in the row's unit."""
     law = calibration or stored()
     c = configuration(row)
     first, each = features(c)
     klass, near = law.classify(c), law.nearest(c)
-    ttft_s, tpot_s = law.seconds(c, first), law.seconds(c, each)
-    ttft_low, ttft_high = law.bounds("ttft_mean", klass, c, ttft_s)
-    tpot_low, tpot_high = law.bounds("tpot_mean", klass, c, tpot_s)
+    ttft = with_prior(prior, law, c, "ttft_mean", law.seconds(c, first), klass=klass)
+    tpot = with_prior(prior, law, c, "tpot_mean", law.seconds(c, each), klass=klass)
     share = per_base(row.get("unit")) / (c.gpus if per_gpu else 1)
 
-    def tok_per_s(ttft: float, tpot: float) -> float:
-        return share * c.concurrency * c.osl / (ttft + tpot * (c.osl - 1))
+    def tok_per_s(ttft_s: float, tpot_s: float) -> float:
+        return share * c.concurrency * c.osl / (ttft_s + tpot_s * (c.osl - 1))
 
     return Predicted(
-        value=tok_per_s(ttft_s, tpot_s),
-        low=tok_per_s(ttft_high, tpot_high),
-        high=tok_per_s(ttft_low, tpot_low),
+        value=tok_per_s(ttft.value_s, tpot.value_s),
+        low=tok_per_s(ttft.high_s, tpot.high_s),
+        high=tok_per_s(ttft.low_s, tpot.low_s),
         klass=klass,
         nearest=near.name if near else None,
         assumed=c.missing,
         client_known=c.known_client,
+        basis=tpot.basis,
     )

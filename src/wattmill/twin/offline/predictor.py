@@ -9,7 +9,7 @@ from typing import cast
 
 from wattmill.twin.law.predictors import Predicted, Predictor
 from wattmill.twin.law.reading import per_base
-from wattmill.twin.law.spec import Class
+from wattmill.twin.law.spec import Class, Prior
 from wattmill.twin.law.throughput import at_fixed_concurrency, closed_loop_throughput
 from wattmill.twin.offline.calibration import OfflineCalibration, stored
 from wattmill.twin.offline.energy import ENERGY, draw
@@ -19,11 +19,16 @@ METRICS = (*THROUGHPUT, *ENERGY)
 
 
 def predicted(
-    metric: str, rows: Sequence[Mapping[str, str]], calibration: OfflineCalibration | None = None
+    metric: str,
+    rows: Sequence[Mapping[str, str]],
+    calibration: OfflineCalibration | None = None,
+    *,
+    prior: Prior | None = None,
 ) -> list[Predicted]:
     """Return `metric` of each row: tokens/s of the system or a device, watts, or joules per output token.
 
-    A row of throughput that states its concurrency is a closed loop, and the serving law answers.
+    A row of throughput that states its concurrency is a closed loop: the serving law answers, with `prior`
+    beside it.
 
     Raises:
         ValueError: the metric is none of `METRICS`.
@@ -38,7 +43,9 @@ def predicted(
         rest = iter(predicted(metric, queued, calibration))
         each = metric.endswith("per_gpu")
         return [
-            closed_loop_throughput(row, per_gpu=each) if at_fixed_concurrency(row) else next(rest)
+            closed_loop_throughput(row, per_gpu=each, prior=prior)
+            if at_fixed_concurrency(row)
+            else next(rest)
             for row in rows
         ]
     law = calibration or stored()
