@@ -126,6 +126,7 @@ class Life:
         )  # fmt: skip
         if how.pop("whole", False):
             intent = replace(intent, stream=False)
+        intent = replace(intent, model=str(how.pop("model", intent.model)))
         return [(at, intent), (at + took_us, replace(end, **how))]
 
     def write(self, facts: Sequence[tuple[int, Fact]]) -> None:
@@ -296,6 +297,17 @@ def test_what_keeps_the_engine_busy_is_played_and_only_whole_answers_are_judged(
     (whole,) = (one for one in found.works if not one.stream)
     assert whole.first_us is None
     assert found.at_once == 2
+
+
+def test_a_model_that_was_asked_for_with_its_place_has_the_calibration_of_a_sweep(tmp_path: Path) -> None:
+    """A sweep through the gateway asks for `own/m`, and keeps its calibration under that name."""
+    life = Life(tmp_path / "factory")
+    facts: list[tuple[int, Fact]] = []
+    for n in range(40):
+        facts += life.attempt(BEGIN + n * S, 200_000, 600_000, 50, 20, model="own/m" if n % 4 else "m")
+    life.write(facts)
+    found = period(life.close(), BEGIN, 60)
+    assert f"{found.pool}/{found.model}" == "own/m" and found.attempts == 40
 
 
 def test_tokens_that_nobody_counted_refuse_a_period(tmp_path: Path) -> None:

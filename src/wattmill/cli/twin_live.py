@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from wattmill.twin.calibration.sweep import Endpoint
     from wattmill.twin.plots.chart import Chart
 
+_ALONE_CORES = 0.3
+"""Cores that others may take before a sweep says more of them than of the engine."""
+
 UrlOption = Annotated[
     str | None, typer.Option(help="Measure this endpoint; its base, e.g. http://127.0.0.1:8080/v1.")
 ]
@@ -75,7 +78,7 @@ def calibrate(
         typer.Option(min=64, help="Tokens of context of one request. Default: the pool's, else 2048."),
     ] = None,
     pid: PidOption = None,
-    others: OthersOption = 0.3,
+    others: OthersOption = _ALONE_CORES,
     seed: SeedOption = 1,
     home: HomeOption = DEFAULT_HOME,
     json: JsonOption = False,
@@ -185,7 +188,7 @@ def check(
         typer.Option(help="Share of what the twin says it can serve. Default: 0.5 0.9 1.3."),
     ] = None,
     pid: PidOption = None,
-    others: OthersOption = 0.3,
+    others: OthersOption = _ALONE_CORES,
     seed: SeedOption = 1_001,
     max_w: Annotated[
         float | None, typer.Option(help="Declared watts with all cores busy, for modelled joules.")
@@ -274,6 +277,12 @@ def check(
         f"{held} of {len(rows)} figures within max(10 %, spread of the repeats); "
         f"median error {checked.check_error:.1%}"
     )
+    busy = [taken for row in rows if isinstance(taken := row["others_cores"], float)]
+    if busy and max(busy) > _ALONE_CORES:
+        typer.echo(
+            f"note: others took up to {max(busy):.1f} cores meanwhile: the engine was slower than it is "
+            "alone, and repeats are apart by their doing"
+        )
     for picture in drawn:
         typer.echo(f"wrote {picture}")
 

@@ -37,7 +37,7 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """One place's requests of a period, as an open-loop sweep. Seconds of it since `zero_us`."""
 
     pool: str
-    model: str  # as most of them asked
+    model: str  # as most of them asked, without the place that they may have named before it
     since_us: int
     until_us: int
     zero_us: int
@@ -109,7 +109,8 @@ def recorded(db: sqlite3.Connection, pool: str, *, since_us: int, until_us: int)
     at_once = _most_at_once(played)
     return Recorded(
         pool=pool,
-        model=Counter(one.model for one in good).most_common(1)[0][0],
+        # `local/m` and `m` are one model at `local`: a sweep through the gateway asks for the former.
+        model=Counter(one.model.removeprefix(f"{pool}/") for one in good).most_common(1)[0][0],
         since_us=since_us,
         until_us=until_us,
         zero_us=zero_us,
