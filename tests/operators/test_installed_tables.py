@@ -97,6 +97,21 @@ def test_the_sample_of_whole_runs_stays_closed_and_no_pandas_is_needed(tmp_path:
     assert "operator tables" in done.stdout
 
 
+def test_the_laws_own_fit_opens_nothing_of_the_wheel() -> None:
+    """The suite's own test of it, with the wheel within reach."""
+    name = "test_the_fit_opens_nothing_but_the_measured_tables"
+    test = Path(__file__).parents[1] / "twin" / "test_law_fit.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", f"{test}::{name}"],
+        env={**os.environ, "PYTHONPATH": FOLDER},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+
+
 def test_every_named_table_that_the_wheel_has_can_be_read(wheel: Wheel) -> None:
     """Some are not there: an engine without latent attention, a part without that engine."""
     there = 0

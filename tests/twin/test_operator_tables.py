@@ -238,6 +238,22 @@ def test_what_no_table_holds_is_refused_by_name(model, why):
         operators(deployment(model), Step(decode_n=1, context_tok=100))
 
 
+@pytest.mark.parametrize("bits", [4.0, 8.0])
+def test_weights_that_are_unpacked_first_are_refused(bits):
+    """A product in 16 bits reads four times what such a checkpoint holds: its time would be no stand-in."""
+    with pytest.raises(OffGrid, match=f"unpacked from {bits:g} bits"):
+        operators(deployment(weight_bits=bits, weight_only=True), Step(decode_n=1, context_tok=100))
+
+
+def test_experts_of_four_bits_leave_attention_in_sixteen():
+    found = operators(
+        deployment("moonshotai/Kimi-K2-Instruct", weight_bits=4.0, weight_only=True),
+        Step(decode_n=1, context_tok=100),
+    )
+    assert {dict(o.choice)["gemm_dtype"] for o in found if o.kind == "gemm"} == {("bfloat16",), "bfloat16"}
+    assert [dict(o.choice)["moe_dtype"] for o in found if o.kind == "moe"] == [("int4_wo",)]
+
+
 # Sums
 
 

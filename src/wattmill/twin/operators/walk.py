@@ -200,10 +200,11 @@ def _product(d: Deployment, layers: float, tokens: float, n: float, k: float) ->
 def _dense_dtypes(d: Deployment) -> tuple[str, ...]:
     """Return the formats of matrices that every token reads, the likeliest first: checkpoints of mixtures
     scale 8 bits by blocks, dense ones by tensors."""
-    bits = 16.0 if d.weight_only else d.dense_bits
-    if bits > 8.0:
+    if d.dense_bits > 8.0:
         return ("bfloat16",)
-    if bits > 4.0:
+    if d.weight_only:
+        raise OffGrid(f"products with weights that are unpacked from {d.dense_bits:g} bits were not timed")
+    if d.dense_bits > 4.0:
         return ("fp8_block", "fp8") if d.architecture.experts else ("fp8", "fp8_block")
     return ("nvfp4",)
 
@@ -212,6 +213,8 @@ def _expert_dtypes(d: Deployment) -> tuple[str, ...]:
     if d.weight_bits > 8.0:
         return ("bfloat16",)
     if d.weight_bits > 4.0:
+        if d.weight_only:
+            raise OffGrid(f"experts that are unpacked from {d.weight_bits:g} bits were not timed")
         return ("fp8_block", "fp8")
     if "gpt-oss" in d.architecture.name:
         return ("w4a8_mxfp4_mxfp8", "w4a16_mxfp4")
