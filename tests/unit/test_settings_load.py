@@ -131,7 +131,33 @@ def test_money_that_is_a_number_says_how_to_write_it():
 
 def test_money_below_zero_is_refused():
     assert only_problem(changed('cap_usd = "2"', 'cap_usd = "-2"')) == snapshot(
-        'wattmill.toml:N: error: tenants.demo.teams.first-light.cap_usd = "-2": must be dollars, 0 or more, as digits in quotes. Write for example "0.15".'
+        'wattmill.toml:N: error: tenants.demo.teams.first-light.cap_usd = "-2": must be dollars, 0 or more, as digits in quotes, nine at most after the point. Write for example "0.15".'
+    )
+
+
+def test_money_finer_than_the_books_is_refused_and_not_rounded_to_nothing():
+    assert only_problem(
+        changed('output_usd_per_mtok = "0.72"', 'output_usd_per_mtok = "0.0000000004"')
+    ) == snapshot(
+        'wattmill.toml:N: error: prices.standard.gpt-4o-mini.output_usd_per_mtok = "0.0000000004": must be dollars, 0 or more, as digits in quotes, nine at most after the point. Write for example "0.15".'
+    )
+
+
+def test_money_that_may_be_left_out_says_how_to_write_it_too():
+    assert only_problem(changed('cap_usd = "2"', "cap_usd = 2")) == snapshot(
+        'wattmill.toml:N: error: tenants.demo.teams.first-light.cap_usd = 2: must be text in quotes. Money is text, so that it stays exact: write cap_usd = "2".'
+    )
+
+
+def test_a_word_out_of_a_closed_list_names_the_list():
+    assert only_problem(changed('privacy = "internal"', 'privacy = "secret"')) == snapshot(
+        'wattmill.toml:N: error: pools.cloud.privacy = "secret": must be "public" or "internal" or "private". `privacy` means: The most sensitive class of data that it may see; `private` may see all.'
+    )
+
+
+def test_an_address_without_its_scheme_is_told_so_and_not_repeated():
+    assert only_problem(changed('"https://api.openai.com/v1"', '"key@api.openai.com"')) == snapshot(
+        "wattmill.toml:N: error: pools.cloud.base_url: must be an address that begins with http:// or https://. `base_url` means: Address up to and including `/v1`; never with a key or a password in it."
     )
 
 

@@ -15,8 +15,9 @@ Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$")]
 
 ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$")]
 
-Usd = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?$")]
-"""Money that is booked is text, so that it stays exact: 0.15 is no number in binary."""
+Usd = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]{1,9})?$")]
+"""Money that is booked is text, so that it stays exact: 0.15 is no number in binary. Books count whole
+nano-dollars: a finer fraction would be rounded unseen, to nothing where it stands alone."""
 
 Privacy = Literal["public", "internal", "private"]
 

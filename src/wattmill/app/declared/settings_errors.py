@@ -138,7 +138,7 @@ def _walk_value(data: Any, kind: Any, path: Path) -> Iterator[_Fault]:
         text = str(error).split(" - at `")[0]
         name = path[-1] if path else ""
         value = None if name in MAY_HOLD_SECRET else _toml(data)
-        yield path, _rule(text, name), _way_out(name, data, _description(kind)), value
+        yield path, _rule(text, name, _choices(kind)), _way_out(name, data, _description(kind)), value
 
 
 def _unknown(name: str, value: Any, known: list[str], path: Path) -> _Fault:
@@ -170,20 +170,22 @@ _WORDS = {
 }
 
 
-def _rule(text: str, name: str) -> str:
-    """Return msgspec's words for people: what must hold."""
+def _rule(text: str, name: str, choices: tuple[Any, ...]) -> str:
+    """Return msgspec's words for people: what must hold. `choices` are the values that it may have."""
     if "matching regex" in text and "_usd" in name:
-        return "must be dollars, 0 or more, as digits in quotes"
+        return "must be dollars, 0 or more, as digits in quotes, nine at most after the point"
     if "matching regex" in text and name == "api_key_env":
         return "must be the name of an environment variable in capitals, never the key itself"
     if text.startswith("Invalid enum value"):
-        return "is none of the values that it may have"
+        return "must be " + " or ".join(_toml(value) for value in choices)
+    if "matching regex" in text and name == "base_url":
+        return "must be an address that begins with http:// or https://"
     if "matching regex" in text:
         return f"must match {text.split('matching regex ')[1]}".replace("\\\\", "\\")
-    head, _, got = text.partition(", got ")
+    head, _, got = text.replace(" | null`", "`").partition(", got ")
     for known in sorted(_WORDS, key=len, reverse=True):
         if head.startswith(known):
-            return (_WORDS[known] + head[len(known) :]).replace("| null`", "").strip()
+            return (_WORDS[known] + head[len(known) :]).strip()
     return head[:1].lower() + head[1:] + (f", got {got}" if got else "")
 
 
@@ -217,6 +219,13 @@ def _structs(kind: Any) -> list[type[msgspec.Struct]]:
     if all(isinstance(o, type) and issubclass(o, msgspec.Struct) for o in options):
         return list(options)
     return []
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """Return the values that a `Literal` within `kind` allows, all of them if there are several."""
+    if typing.get_origin(kind) is typing.Literal:
+        return typing.get_args(kind)
+    return tuple(one for part in typing.get_args(kind) for one in _choices(part))
 
 
 def _description(kind: Any) -> str:
