@@ -1,5 +1,6 @@
 """The step-time law: by hand on one case, and what no coefficients may break."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,11 +8,11 @@ from hypothesis import strategies as st
 from wattmill.compute.catalogue import accelerator
 from wattmill.models.architectures import architecture
 from wattmill.models.deployment import Deployment
+from wattmill.models.graphs import padding, paddings, shipped, sizes_of
 from wattmill.models.step_time import (
     DATASHEET,
     Coefficients,
     Work,
-    padding,
     seconds,
     speculated,
     step_s,
@@ -145,9 +146,28 @@ def test_four_bit_weights_without_a_unit_are_multiplied_in_sixteen():
 
 def test_a_step_is_padded_to_the_next_captured_size():
     d = deployed("Llama-3.1-8B")
-    nine = step_s(d, DATASHEET, decode_n=9, context_tok=9_000, graph_sizes=(8, 16, 32))
-    assert nine > step_s(d, DATASHEET, decode_n=9, context_tok=9_000)
+    captured = msgspec.structs.replace(d, graph_sizes=(8, 16, 32))
+    nine = step_s(captured, DATASHEET, decode_n=9, context_tok=9_000)
+    # Seven tokens more are multiplied: 2 FLOPs a weight of the matrices, at the law's factor for decoding.
+    flop = d.architecture.linear_flop_per_tok / d.accelerator.flop_per_s(d.flop_bits)
+    more = nine - step_s(d, DATASHEET, decode_n=9, context_tok=9_000)
+    assert more == pytest.approx(DATASHEET.decode_flop * 7 * flop / d.gpus, rel=1e-6)
     assert padding(9, (8, 16, 32)) == 7 and padding(33, (8, 16, 32)) == 0 and padding(9, ()) == 0
+    # Two attention ranks: of nine sequences the fuller has five, so both compute eight.
+    assert paddings((4, 8), ranks=2)[9] == 7 and paddings((4, 8), ranks=2)[8] == 0
+    # Drafts: three sequences verify two tokens each, six are computed as eight.
+    assert paddings((4, 8), each=2)[3] == 2 and len(paddings((4, 8), each=2)) == 5
+
+
+def test_vllm_records_the_steps_that_its_source_says():
+    sizes = shipped("vllm", max_num_seqs=256)
+    assert sizes[:7] == (1, 2, 4, 8, 16, 24, 32) and sizes[-3:] == (480, 496, 512) and len(sizes) == 51
+    assert shipped("vllm", max_num_seqs=8) == (1, 2, 4, 8, 16)
+    with pytest.raises(ValueError, match="sizes that sglang records are not known here; declare them"):
+        sizes_of("shipped", "sglang", max_num_seqs=8)
+    with pytest.raises(ValueError, match="graph_sizes has 4 after 8"):
+        sizes_of((8, 4), "vllm", max_num_seqs=8)
+    assert sizes_of(None, "sglang", max_num_seqs=8) == ()
 
 
 def test_accepted_drafts_by_hand():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from wattmill.compute.spec import Accelerator
+from wattmill.models import graphs
 from wattmill.models.architecture import Architecture
 
 _BITS_PER_BYTE = 8.0
@@ -28,6 +29,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     ep: int = 1
     attn_dp: int = 1
     stage_link_bytes_per_s: float | None = None  # from one stage to the next, a device; None: takes no time
+    graph_sizes: tuple[int, ...] = ()  # tokens of a step that are recorded as graphs; (): nothing is padded
 
     def __post_init__(self) -> None:
         for name in ("tp", "pp", "ep", "attn_dp"):
@@ -36,6 +38,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("weight_bits", "kv_bits"):
             if not 1.0 <= getattr(self, name) <= 32.0:
                 raise ValueError(f"{name} must be between 1 and 32 bits, got {getattr(self, name)}")
+        graphs.check(self.graph_sizes)
 
     @property
     def gpus(self) -> int:

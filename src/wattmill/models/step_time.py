@@ -9,12 +9,12 @@ this one function.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import ceil, inf, log, sqrt
 
 import msgspec
 
 from wattmill.models.deployment import Deployment
+from wattmill.models.graphs import paddings
 
 _BITS_PER_BYTE = 8.0
 _ACTIVATION_BYTES = 2.0  # bf16 between layers
@@ -136,7 +136,6 @@ def step_s(
     context_tok: float,
     prefill_tok: float = 0.0,
     prefill_attention_tok2: float = 0.0,
-    graph_sizes: Sequence[int] = (),
 ) -> float:
     """Return the seconds of one step.
 
@@ -148,10 +147,10 @@ def step_s(
         prefill_tok: prompt tokens computed in the step.
         prefill_attention_tok2: pairs of a computed prompt token and one before it: for a chunk that starts
             at token a and ends at b, (b^2 - a^2) / 2.
-        graph_sizes: batch sizes that the engine captured, ascending; a decode step is padded to the next.
-            Empty: not padded (rows do not record them).
+
+    A step of no more tokens than the largest recorded graph (`deployment.graph_sizes`) is padded to the next.
     """
-    padded = 0.0 if prefill_tok else padding(decode_n, graph_sizes)
+    padded = padding_of(deployment, decode_n + prefill_tok)
     work = Work(
         decode_n=decode_n,
         context_tok=context_tok,
@@ -170,9 +169,12 @@ def seconds(found: Terms, coefficients: Coefficients) -> float:
     return float(sum(value * factor for value, factor in zip(values, factors, strict=True)))
 
 
-def padding(decode_n: float, graph_sizes: Sequence[int]) -> float:
-    """Return how many sequences short `decode_n` is of the next captured size; 0 above the largest."""
-    return next((size - decode_n for size in graph_sizes if size >= decode_n), 0.0)
+def padding_of(deployment: Deployment, tokens: float) -> float:
+    """Return the tokens that a step of `tokens` (a mean of steps; rounded) computes for nothing, to fill a
+    recorded graph on each attention rank; 0 where none are declared or the step is larger than all."""
+    found = paddings(deployment.graph_sizes, ranks=deployment.attn_dp)
+    n = round(tokens)
+    return float(found[n]) if n < len(found) else 0.0
 
 
 def tokens_per_step(*, drafted: int, acceptance: float) -> float:

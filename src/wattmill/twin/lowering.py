@@ -14,6 +14,7 @@ from math import ceil
 from msgspec.structs import replace
 
 from wattmill.models.deployment import Deployment
+from wattmill.models.graphs import paddings
 from wattmill.models.step_time import Coefficients, Work, seconds, terms, tokens_per_step
 from wattmill.twin.engine.spec import ONE, EngineLimits, SchedulerKind, StepCost
 from wattmill.twin.law.calibration import Calibration, stored
@@ -73,7 +74,11 @@ def lower(
     chunk = float(max(min(isl, budget), 1))
     prefill_s = per_sequence(Work(prefill_tok=chunk), prompt) / chunk
     attention_s = per_sequence(Work(prefill_attention_tok2=1.0), _only(k, "attention"))
-    table = [_cost(deployment, k, _tokens(deployment, tok)) for tok in range(1, table_tok + 1)]
+    fills = paddings(deployment.graph_sizes, ranks=deployment.attn_dp)
+    table = [
+        _cost(deployment, k, _tokens(deployment, tok, fills[tok] if tok < len(fills) else 0))
+        for tok in range(1, table_tok + 1)
+    ]
     slope = max(table[-1] - table[-2], 0.0) if len(table) > 1 else 0.0
     drafted = speculation.drafted if speculation else 0
     given = (
@@ -114,14 +119,18 @@ def limits(deployment: Deployment, *, isl: int, osl: int, concurrency: int) -> E
     )
 
 
-def _tokens(d: Deployment, tok: int) -> Work:
-    return Work(decode_n=float(tok), touched=d.architecture.experts_touched(tok))
+def _tokens(d: Deployment, tok: int, fill: int) -> Work:
+    return Work(decode_n=float(tok), touched=d.architecture.experts_touched(tok + fill), padded=float(fill))
 
 
 def _cost(d: Deployment, k: Coefficients, work: Work) -> float:
-    """Return the part of a step that depends on its number of tokens only."""
+    """Return the part of a step that depends on its number of tokens only: what fills a recorded graph is
+    multiplied for nothing."""
     shared = replace(k, kv=0.0, latent=0.0, decode_flop=0.0, sequence=0.0)
-    return seconds(terms(d, work), shared)
+    found = seconds(terms(d, work), shared)
+    if work.padded:
+        found += seconds(terms(d, Work(padded=work.padded)), _only(k, "decode_flop"))
+    return found
 
 
 def _only(k: Coefficients, *names: str) -> Coefficients:

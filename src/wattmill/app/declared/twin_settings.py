@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from wattmill.models.graphs import Declared
 from wattmill.scheduling.scaling.spec import ScalingRules
 
 Source = Annotated[str, Meta(min_length=1, description="Where the figures come from, with a date.")]
@@ -77,6 +78,15 @@ class DeploymentTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     stage_gb_per_s: Annotated[
         Annotated[float, Meta(gt=0)] | None,
         Meta(description="Between stages, 10^9 bytes per second a device. Absent: it takes no time."),
+    ] = None
+    graph_sizes: Annotated[
+        Declared | None,
+        Meta(
+            description="Steps that the engine recorded as graphs, in tokens, rising: one of fewer tokens "
+            'than the largest is computed as the next. "shipped": those that it records by default (vLLM: '
+            "1, 2, 4, 8, 16, 24 … 512). Absent: nothing is padded.",
+            examples=[[1, 2, 4, 8, 16, 32]],
+        ),
     ] = None
     input_tok: Annotated[int, Meta(ge=1, description="A typical prompt, for the law's mixing of steps.")] = (
         1_024

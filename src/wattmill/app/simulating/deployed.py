@@ -30,7 +30,7 @@ def deployed_law(place: Place, declared: DeploymentTimes, slots: int) -> tuple[E
         ValueError: the accelerator is listed only, or the weights or one request do not fit into memory.
     """
     name = f"pools.{place.pool}.twin.deployment"
-    deployment = _deployment(place, declared)
+    deployment = _deployment(place, declared, slots)
     device = deployment.accelerator
     room_tok = deployment.kv_tokens()
     if room_tok < place.context_tok:
@@ -64,8 +64,8 @@ def deployed_law(place: Place, declared: DeploymentTimes, slots: int) -> tuple[E
     return EngineLaw(cost=cost, limits=bounds), Origin(provenance="modelled", source=source, error=error)
 
 
-def _deployment(place: Place, declared: DeploymentTimes) -> Deployment:
-    deployment = deployment_of(declared)
+def _deployment(place: Place, declared: DeploymentTimes, slots: int) -> Deployment:
+    deployment = deployment_of(declared, max_num_seqs=slots)
     device = deployment.accelerator
     if not device.predicted:
         raise ValueError(
@@ -77,7 +77,7 @@ def _deployment(place: Place, declared: DeploymentTimes) -> Deployment:
 
 def kv_bytes_per_tok(place: Place, declared: DeploymentTimes) -> float:
     """Return the bytes of cache that a hand-over of one prompt token sends."""
-    return _deployment(place, declared).distinct_kv_bytes_per_tok
+    return deployment_of(declared).distinct_kv_bytes_per_tok
 
 
 def _lowering() -> Any:

@@ -33,7 +33,7 @@ def answered(
 ) -> Prediction:
     law = calibration or stored()
     c = asked(deployment, isl=isl, osl=osl, concurrency=concurrency, disaggregation=disaggregation)
-    loop = loop_of(c, first_wave=first_wave)
+    loop = loop_of(c, first_wave=first_wave, drafted=speculation.drafted if speculation else 0)
     per_token = loop.per_token
     if speculation is not None:
         per_token = speculated(
@@ -108,6 +108,7 @@ def asked(
         concurrency=concurrency,
         known_client=True,
         missing=(),
+        graph_sizes=deployment.graph_sizes,
     )
 
 

@@ -30,7 +30,7 @@ Batching = Literal["mixed", "prefill first", "whole prompts"]
 of prompts alone whenever there are some (SGLang). `whole prompts`: mixed, but uncut (TensorRT-LLM)."""
 
 _BATCHING: tuple[Batching, ...] = ("mixed", "prefill first", "whole prompts")
-_MEASURES = 7  # the fields of Work up to `mixed_steps`, in their order
+_MEASURES = 8  # the fields of Work, in their order
 
 
 class Loop(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +50,7 @@ def closed_loop(
     experts: int = 0,
     active_experts: int = 0,
     kv_tok: int = 1 << 60,
+    padded: tuple[int, ...] = (),
     first_wave: bool = True,
     seed: int = 0,
 ) -> Loop:
@@ -62,13 +63,14 @@ def closed_loop(
         batching: how the engine fills a step.
         experts, active_experts: of a layer, for the experts that a step touches.
         kv_tok: cache; a request waits until its whole context fits (no preemption).
+        padded: by tokens of a step, those computed for nothing to fill a recorded graph; beyond it none.
         first_wave: whether the prompts that came all at once count. If not, they end at random times, so that
             those after them, which do count, come apart.
         seed: of the lengths. The same seed gives the same run.
     """
     kind = _BATCHING.index(batching)
     waves = (isl, osl, concurrency, first_wave, seed)
-    first, each = _run(waves, budget_tok, kind, experts, active_experts, kv_tok)
+    first, each = _run(waves, budget_tok, kind, experts, active_experts, kv_tok, padded)
     return Loop(to_first_token=_work(first), per_token=_work(each))
 
 
@@ -78,7 +80,13 @@ def _work(sums: tuple[float, ...]) -> Work:
 
 @lru_cache(maxsize=16384)
 def _run(
-    waves: tuple[int, int, int, bool, int], budget: int, kind: int, experts: int, active: int, kv: int
+    waves: tuple[int, int, int, bool, int],
+    budget: int,
+    kind: int,
+    experts: int,
+    active: int,
+    kv: int,
+    padded: tuple[int, ...],
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     isl, osl, concurrency, first_wave, seed = waves
     rng = np.random.default_rng(seed)
@@ -90,7 +98,10 @@ def _run(
         skipped = concurrency
         outputs[:concurrency] = np.maximum(outputs[:concurrency] * rng.random(concurrency), 2)
     missed = log(1.0 - active / experts) if experts > active else 0.0
-    first, each = _compiled(prompts, outputs, concurrency, skipped, budget, kind, float(experts), missed, kv)
+    fills = np.array(padded, np.int64)
+    first, each = _compiled(
+        prompts, outputs, concurrency, skipped, budget, kind, float(experts), missed, kv, fills
+    )
     return tuple(first.tolist()), tuple(each.tolist())
 
 
@@ -104,6 +115,7 @@ def _schedule(
     experts: float,
     missed: float,
     kv: int,
+    fills: Any,
 ) -> Any:
     """Walk the run. `total` sums the work of all steps so far; a request takes the difference between two
     instants. Pure decode steps up to the next ending are taken in one closed-form sum."""
@@ -150,8 +162,10 @@ def _schedule(
             total[0] += 1.0
             total[3] += prompt_tok
             total[4] += pairs
-            total[5] += experts * (1.0 - np.exp(missed * (beside + prompt_tok)))
+            fill = fills[beside + prompt_tok] if beside + prompt_tok < fills.size else 0
+            total[5] += experts * (1.0 - np.exp(missed * (beside + prompt_tok + fill)))
             total[6] += 1.0
+            total[7] += fill
             if beside > 0:
                 total[1] += beside
                 total[2] += context
@@ -162,7 +176,9 @@ def _schedule(
             total[0] += jump
             total[1] += jump * decoding
             total[2] += jump * context + decoding * jump * (jump - 1) * 0.5
-            total[5] += jump * experts * (1.0 - np.exp(missed * decoding))
+            fill = fills[decoding] if decoding < fills.size else 0
+            total[5] += jump * experts * (1.0 - np.exp(missed * (decoding + fill)))
+            total[7] += jump * fill
             decoded += jump
             context += decoding * jump
         while decoding > 0 and ends[0] <= decoded:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from wattmill.models.deployment import Deployment
+from wattmill.models.graphs import paddings
 from wattmill.models.step_time import DATASHEET, Work, seconds, step_s, terms
 from wattmill.twin.law.closed_loop import PROMPTS, SHORTEST, Loop
 
@@ -28,6 +29,7 @@ def disaggregated_loop(
     isl: int,
     osl: int,
     concurrency: int,
+    drafted: int = 0,
 ) -> Loop:
     """Return the mean work that passes before a request's first token, and for each further token."""
     prompt_tok, output_tok = isl * _MEAN_LENGTH, max(osl * _MEAN_LENGTH, 2.0)
@@ -55,6 +57,8 @@ def disaggregated_loop(
         waits = 0.5 * waits + 0.5 * max(seen - together, 0.0)
         decoding = 0.5 * decoding + 0.5 * per_s * output_tok * token_s
     each = max(decoding / decode_workers, 1.0)
+    fills = paddings(decode.graph_sizes, ranks=decode.attn_dp, each=1 + drafted)
+    fill = float(fills[round(each)]) if round(each) < len(fills) else 0.0
     first_wave = max(waiting_each - together, 0.0) / 2.0
     mean_wait = waits + max(first_wave - waits, 0.0) / PROMPTS
     return Loop(
@@ -62,7 +66,8 @@ def disaggregated_loop(
         per_token=Work(
             decode_n=each,
             context_tok=each * context,
-            touched=decode.architecture.experts_touched(each),
+            touched=decode.architecture.experts_touched(each + fill),
+            padded=fill,
         ),
     )
 

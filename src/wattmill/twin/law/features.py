@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 
 from wattmill.models.deployment import Deployment
+from wattmill.models.graphs import paddings
 from wattmill.models.step_time import TERMS, Work, pipelined, terms
 from wattmill.twin.law.closed_loop import Batching, Loop, closed_loop
 from wattmill.twin.law.disaggregated import disaggregated_loop
@@ -36,10 +37,11 @@ def batching(engine: str, *, isl: int, concurrency: int) -> tuple[Batching, int]
             return "mixed", 8192
 
 
-def loop_of(c: Configuration, *, first_wave: bool = True, was_run: bool = False) -> Loop:
+def loop_of(c: Configuration, *, first_wave: bool = True, was_run: bool = False, drafted: int = 0) -> Loop:
     """Return the mean work of a configuration's requests; see `closed_loop` for the client.
 
-    `was_run`: it was measured, so that a cache which our count leaves next to nothing was larger.
+    `was_run`: it was measured, so that a cache which our count leaves next to nothing was larger. `drafted`:
+    tokens that each sequence verifies besides its own; only what fills a recorded graph depends on them here.
     """
     decode = c.deployment(c.decode)
     if c.disaggregated:
@@ -51,6 +53,7 @@ def loop_of(c: Configuration, *, first_wave: bool = True, was_run: bool = False)
             isl=c.isl,
             osl=c.osl,
             concurrency=c.concurrency,
+            drafted=drafted,
         )
     # A pipeline is filled by as many batches as it has stages, each with its part of the users and of memory.
     users = -(-c.concurrency // c.pp)
@@ -65,6 +68,7 @@ def loop_of(c: Configuration, *, first_wave: bool = True, was_run: bool = False)
         experts=a.experts,
         active_experts=a.active_experts,
         kv_tok=max(kv_tok(decode, isl=c.isl, osl=c.osl, was_run=was_run) // c.pp, c.isl + c.osl),
+        padded=paddings(c.graph_sizes, ranks=decode.attn_dp, each=1 + drafted),
         first_wave=first_wave,
     )
     if c.pp == 1:

@@ -20,6 +20,7 @@ import msgspec
 
 from wattmill.compute.catalogue import UnknownAccelerator, accelerator
 from wattmill.compute.spec import Accelerator
+from wattmill.models import graphs
 from wattmill.models.architecture import Architecture
 from wattmill.models.architectures import UnknownModel, architecture, stand_in
 from wattmill.models.deployment import Deployment
@@ -84,6 +85,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: int
     known_client: bool
     missing: tuple[str, ...]  # columns that the prediction had to assume
+    graph_sizes: tuple[int, ...] = ()  # recorded steps, in tokens; (): the row does not say
 
     def deployment(self, side: Side) -> Deployment:
         """Return one worker."""
@@ -98,6 +100,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
             pp=self.pp,
             ep=side.ep,
             attn_dp=side.attn_dp,
+            graph_sizes=self.graph_sizes,
         )
 
     @property
@@ -195,6 +198,7 @@ def configuration(row: Mapping[str, str]) -> Configuration:
             workers = found
         else:
             missing.append("workers")
+    sizes = _graph_sizes(row, lengths["concurrency"], missing)
     return Configuration(
         architecture=model,
         accelerator=part,
@@ -214,8 +218,22 @@ def configuration(row: Mapping[str, str]) -> Configuration:
         osl=max(lengths["osl"], 2),
         concurrency=lengths["concurrency"],
         known_client="InferenceX" in (row.get("source") or ""),
+        graph_sizes=sizes,
         missing=tuple(dict.fromkeys(missing)),
     )
+
+
+def _graph_sizes(row: Mapping[str, str], concurrency: int, missing: list[str]) -> tuple[int, ...]:
+    """Return the recorded steps that the row tells of: `shipped`, or tokens with blanks between them."""
+    said = (row.get("graph_sizes") or "").strip().lower()
+    try:
+        listed: graphs.Declared | None = (
+            "shipped" if said == "shipped" else tuple(int(size) for size in said.split()) or None
+        )
+        return graphs.sizes_of(listed, engine(row.get("framework")), max_num_seqs=max(concurrency, 256))
+    except ValueError:
+        missing.append("graph_sizes")
+        return ()
 
 
 def _length(row: Mapping[str, str], name: str, missing: list[str]) -> int:

@@ -10,6 +10,7 @@ from wattmill.compute.spec import Accelerator
 from wattmill.models.architecture import Architecture
 from wattmill.models.architectures import architecture
 from wattmill.models.deployment import Deployment
+from wattmill.models.graphs import sizes_of
 from wattmill.twin.planning.demand import Demand
 from wattmill.twin.planning.performance import Curve, Performance, Reached, curve
 from wattmill.twin.planning.splits import Split, depths, split_of, stages, taken_gpus
@@ -151,6 +152,7 @@ def _split(
             weight_bits=BITS[precision],
             kv_bits=BITS[kv],
             stage_link_bytes_per_s=candidate.stage_gb_per_s * B_PER_GB,
+            graph_sizes=sizes_of(candidate.graph_sizes, engine, max_num_seqs=MOST_BATCH),
             **split._asdict(),
         )
         return Config(

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from wattmill.models.graphs import Declared
 from wattmill.twin.planning.given import Given
 from wattmill.units import H_PER_YEAR, W_PER_KW, W_PER_MW
 
@@ -124,6 +125,14 @@ class Candidate(_Section, frozen=True, kw_only=True):
             description="Between stages, 10^9 bytes per second an accelerator (50: a 400 Gbit/s port each).",
         ),
     ] = 50.0
+    graph_sizes: Annotated[
+        Declared | None,
+        Meta(
+            description="Steps that the engines record as graphs, in tokens, rising: one of fewer tokens "
+            'than the largest is computed as the next. "shipped": those of vLLM by default (1, 2, 4, 8, 16, '
+            "24 … 512). Absent: nothing is padded."
+        ),
+    ] = None
     all_in_kw_per_gpu: Annotated[
         Given | None,
         Meta(
