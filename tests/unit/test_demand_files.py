@@ -38,7 +38,7 @@ def test_every_shipped_demand_file_holds_together(path: Path) -> None:
         (
             'name = "Llama-3.1-70B"',
             'name = "Llama-3.1-71B"',
-            ["models.llama-70b.name", "Near it: llama-3.1-70b"],
+            ["models.llama-70b.name", "Near it: llama-3.1-70b", "twin known models` lists them."],
         ),
         ('accelerator = "B200-SXM"', 'accelerator = "B20"', ["candidates.b200.accelerator", "B200"]),
         (
@@ -48,7 +48,7 @@ def test_every_shipped_demand_file_holds_together(path: Path) -> None:
         ),
         ("as_many_as_fit = true", "", []),
         ('goal = "margin"', 'goal = "cost"', ["the least cost of as many requests as fit is that of none"]),
-        ('goal = "margin"', 'goal = "profit"', ["goal", '"profit"']),
+        ('goal = "margin"', 'goal = "profit"', ["goal", '"profit"', '"margin"', '"cost"']),
         ("azure_llm_2023_conv.csv.gz", "none.csv.gz", ["load.file", "No such file"]),
         (
             'candidate = "h200"',
@@ -56,7 +56,11 @@ def test_every_shipped_demand_file_holds_together(path: Path) -> None:
             ["rentals.h200-reserved.candidate", "Did you mean `h200`?"],
         ),
         (', source = "declared" }\n\n# Wholesale', "}\n\n# Wholesale", ["site.pue", "`source` is missing"]),
-        ('kind = "tco_neocloud"', 'kind = "rental"', ["candidates.h100.own.kind"]),
+        (
+            'kind = "tco_neocloud"',
+            'kind = "tco_neoclud"',
+            ["candidates.h100.own.kind", '"tco_hyperscaler"'],
+        ),
         ("power_mw = 10.0", "power_mw = 0", ["limits.power_mw = 0"]),
     ],
 )

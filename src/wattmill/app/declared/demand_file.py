@@ -76,7 +76,7 @@ def decoded_demand(text: str, *, file: str, folder: Path) -> Asking | list[Probl
                 (
                     ("candidates",),
                     str(error),
-                    "give it a rate of its own, or a kind that gpu_prices.csv lists for it",
+                    "Give it a rate of its own, or a kind that gpu_prices.csv lists for it",
                     None,
                 )
             )
@@ -94,7 +94,12 @@ def _findings(demand: Demand) -> Iterator[_Finding]:
         try:
             architecture(model.name)
         except UnknownModel as error:
-            yield ("models", name, "name"), str(error), "Use a known name", f'"{model.name}"'
+            yield (
+                ("models", name, "name"),
+                _told(error),
+                "`wattmill twin known models` lists them",
+                f'"{model.name}"',
+            )
     for name in demand.candidates:
         yield from _candidate(demand, name)
     yield from _jobs(demand)
@@ -216,7 +221,12 @@ def _candidate(demand: Demand, name: str) -> Iterator[_Finding]:
     try:
         part = accelerator(candidate.accelerator)
     except UnknownAccelerator as error:
-        yield (*at, "accelerator"), str(error), "Use a known name", f'"{candidate.accelerator}"'
+        yield (
+            (*at, "accelerator"),
+            _told(error),
+            "`wattmill twin known accelerators` lists them",
+            f'"{candidate.accelerator}"',
+        )
         return
     if not part.predicted:
         yield (
@@ -300,3 +310,8 @@ def _trace(load: Trace, folder: Path) -> Recorded | tuple[str, str]:
         return f"has no column {error}", "The columns are t_s, in_tokens, out_tokens"
     except (ValueError, TypeError, UnicodeDecodeError) as error:
         return f"cannot be used: {error}", "The columns are numbers: t_s, in_tokens, out_tokens"
+
+
+def _told(unknown: LookupError) -> str:
+    """Return who is not known and who is near; how a catalogue grows is for its authors."""
+    return str(unknown.args[0]).partition(" Add ")[0].rstrip(".")
