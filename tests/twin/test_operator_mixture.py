@@ -12,6 +12,7 @@ from wattmill.compute.catalogue import accelerator
 from wattmill.twin.law.answer import asked
 from wattmill.twin.law.calibration import stored
 from wattmill.twin.law.rows import COLUMNS
+from wattmill.twin.law.spec import METRICS
 from wattmill.twin.operators import mixture
 from wattmill.twin.operators.features import NAMES, sums
 from wattmill.twin.operators.mixture import Operators, stored_factors, unmeasured
@@ -75,17 +76,30 @@ def test_factors_leave_the_tables_as_they_are():
 
 def test_stored_errors_left_out_are_smaller_than_the_laws():
     held = {(h.folds, h.metric, h.method): h for h in stored_factors().held_out}
-    for left in ("model", "accelerator"):
+    for left in ("model", "accelerator", "model and accelerator"):
         law, both = held[left, "tpot_mean", "law"], held[left, "tpot_mean", "both"]
         assert law.rows == both.rows > 1000
         assert both.median_pct < law.median_pct and both.mape_pct < law.mape_pct
 
 
-def test_what_is_new_in_two_ways_is_less_sure(prior):
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("new", [("model",), ("accelerator",), ("model", "accelerator")])
+def test_an_interval_is_that_of_what_was_left_out_in_the_same_way(metric, new):
     factors = stored_factors()
-    one = factors.bounds("tpot_mean", ["model"], 1.0)
-    two = factors.bounds("tpot_mean", ["model", "accelerator"], 1.0)
-    assert two[0] < one[0] < 1.0 < one[1] < two[1]
+    scatter = factors.spreads[f"{metric}, {' and '.join(new)} left out"]
+    assert scatter.rows > 1000
+    low, high = factors.bounds(metric, new, 2.0)
+    assert (low, high) == scatter.bounds(2.0, ()) and low < 2.0 < high
+
+
+def test_what_is_new_is_named_as_its_interval_is_stored():
+    for d, new in (
+        (deployment(SEEN), ()),
+        (deployment(UNSEEN), ("model",)),
+        (deployment(SEEN, accelerator=accelerator("B300-SXM")), ("accelerator",)),
+        (deployment(UNSEEN, accelerator=accelerator("B300-SXM")), ("model", "accelerator")),
+    ):
+        assert unmeasured(stored(), asked(d, **ASKED)) == new
 
 
 @pytest.mark.parametrize(

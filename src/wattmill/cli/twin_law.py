@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from wattmill.twin.law.predictors import Predictor
     from wattmill.twin.law.score import Figures
 
+_REASONS = 10
+"""So many reasons why rows have no sum are printed; most others are single sizes."""
+
 _LEGIBLE = 1e6
 """Percentages from here on are written with an exponent: a cell was off by orders of magnitude."""
 
@@ -205,8 +208,12 @@ def _crossval_operators(*, write: Path | None, json: bool) -> None:
         [[s.folds, s.metric, f"{s.share:g}", _figure(s.inner_median_pct)] for s in found.shares],
         numbers=["weight of the sums", "inner median %"],
     )
-    for why, count in found.missing.items():
+    for why, count in [*found.missing.items()][:_REASONS]:
         typer.echo(f"{_rows(count)} without: {why}")
+    if len(found.missing) > _REASONS:
+        typer.echo(
+            f"{_rows(sum([*found.missing.values()][_REASONS:]))} without, for other sizes; --json lists"
+        )
     if write is not None:
         typer.echo(f"factors stored in {write}")
 

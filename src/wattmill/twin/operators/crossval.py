@@ -24,6 +24,7 @@ from wattmill.twin.operators.tables import Tables
 from wattmill.twin.operators.walk import PARTS
 
 _LEFT: tuple[Left, ...] = ("model", "accelerator")
+_BOTH = "model and accelerator"
 _TRIED = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -77,7 +78,8 @@ class _Fold(msgspec.Struct, frozen=True):
 
 
 def cross_validated(tables: Tables, *, fitted_on: str, progress: Progress | None = None) -> Crossvalidated:
-    """Leave out each model and each accelerator, and refit the law and the factors without it.
+    """Leave out each model, each accelerator, and each two of them that were measured together, and refit the
+    law and the factors without.
 
     The law is fitted on all rows that remain, as it is stored; factors on those that the tables cover.
     Weights of the mixture are `SHARES`; what inner folds say of others stands beside. Takes minutes.
@@ -88,12 +90,14 @@ def cross_validated(tables: Tables, *, fitted_on: str, progress: Progress | None
     held_out: list[HeldOut] = []
     shares: list[Share] = []
     spreads: dict[str, Spread] = {}
-    for left in _LEFT:
-        folds = list(_folds(data, left, progress))
+    left_out: dict[str, list[_Fold]] = {left: list(_folds(data, left, progress)) for left in _LEFT}
+    left_out[_BOTH] = _pairs(data, progress)
+    for left, folds in left_out.items():
         for metric in METRICS:
             own = [_of(data, fold, metric) for fold in folds]
             held_out += _figures(data, left, metric, own)
-            shares += [_inner(data, left, metric, own, share) for share in _TRIED]
+            if left != _BOTH:
+                shares += [_inner(data, left, metric, own, share) for share in _TRIED]
             covered = _together([fold.out.which(data.covered[fold.out.at]) for fold in own])
             errors = data.samples.log_seconds[covered.at] - covered.mixed(SHARES[metric])
             spreads[f"{metric}, {left} left out"] = quantiles(errors.tolist())
@@ -164,6 +168,24 @@ def _folds(data: _Data, left: Left, progress: Progress | None) -> Iterator[_Fold
         yield _Fold(name, out, _together(inner[name]) if inner[name] else nothing)
 
 
+def _pairs(data: _Data, progress: Progress | None) -> list[_Fold]:
+    """Return what was measured of each model on each accelerator, by fits that had seen neither. The inner
+    fold of a pair are the other pairs: their errors make its interval."""
+    keys_of = [keys(data.samples, left, parts=0) for left in _LEFT]
+    names = sorted({(str(m), str(g)) for m, g, kept in zip(*keys_of, data.complete, strict=True) if kept})
+    held = []
+    for done, pair in enumerate(names):
+        if progress is not None:
+            progress(_BOTH, done, len(names))
+        model, part = (key == name for key, name in zip(keys_of, pair, strict=True))
+        law, factors = _without(data, model | part)
+        held.append(_predicted(data, law, factors, np.flatnonzero(data.complete & model & part)))
+    return [
+        _Fold(" on ".join(pair), out, _together([other for other in held if other is not out]))
+        for pair, out in zip(names, held, strict=True)
+    ]
+
+
 def _without(data: _Data, left: Any) -> tuple[Fit, Fit]:
     law = data.samples.which(np.flatnonzero(~left)).fitted()
     return law, _fitted(data, np.flatnonzero(data.covered & ~left))
@@ -189,7 +211,7 @@ def _of(data: _Data, fold: _Fold, metric: str) -> _Fold:
     return _Fold(fold.name, out, inner)
 
 
-def _figures(data: _Data, left: Left, metric: str, folds: Sequence[_Fold]) -> Iterator[HeldOut]:
+def _figures(data: _Data, left: str, metric: str, folds: Sequence[_Fold]) -> Iterator[HeldOut]:
     """Yield errors on the rows that the tables cover, on all complete ones, and by what was left out."""
     share = SHARES[metric]
     every = _together([fold.out for fold in folds])
@@ -218,7 +240,7 @@ def _inside(data: _Data, fold: _Fold, share: float) -> Any:
     return (error >= spread.low) & (error <= spread.high)
 
 
-def _inner(data: _Data, left: Left, metric: str, folds: Sequence[_Fold], share: float) -> Share:
+def _inner(data: _Data, left: str, metric: str, folds: Sequence[_Fold], share: float) -> Share:
     medians = [
         np.median(np.abs(_errors(data, fold.inner.at, fold.inner.mixed(share))))
         for fold in folds

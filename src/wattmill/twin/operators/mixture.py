@@ -19,7 +19,7 @@ import numpy as np
 
 from wattmill.twin.law.calibration import Calibration, HeldOut
 from wattmill.twin.law.fit import Fit, fit
-from wattmill.twin.law.intervals import UNKNOWN, Spread, widest
+from wattmill.twin.law.intervals import UNKNOWN, Spread
 from wattmill.twin.law.rows import Configuration
 from wattmill.twin.law.spec import Metric, Mixed
 from wattmill.twin.operators.features import COUNTS, NAMES, START, Sums, sums
@@ -62,9 +62,10 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True):
         return exp(share * log(sum_s) + (1.0 - share) * log(law_s))
 
     def bounds(self, metric: Metric, new: Sequence[str], value: float) -> tuple[float, float]:
-        """Return the 80 % interval about `value` of something in which `new` was never measured."""
-        found = [self.spreads.get(f"{metric}, {what} left out", UNKNOWN) for what in new]
-        return widest(value, [scatter.bounds(value, ()) for scatter in found])
+        """Return the 80 % interval about `value` of something in which `new` was never measured: from errors
+        of such as were left out in the same way."""
+        scatter = self.spreads.get(f"{metric}, {' and '.join(new)} left out", UNKNOWN)
+        return scatter.bounds(value, ())
 
 
 class Operators:
