@@ -9,6 +9,10 @@ CPU per request is the proxy's own CPU time over the answers of a slice of load;
 take turns. A slice during which other processes took more than a tenth of the proxy's core is thrown away
 and repeated; if the machine never calms down, the calmest slices are taken and the result says so.
 
+Latency with one connection is taken twice: as the machine is, where each core sleeps between two events and
+is woken for the next, and with the cores held awake (`procfs.held_awake`). Without a proxy one core carries
+client and engine and never sleeps between them; so waking up counts against whoever stands in between.
+
     python benchmarks/gateway.py             about 4 minutes; writes benchmarks/results/gateway.json
     python benchmarks/gateway.py --full      and a million requests, for memory
     python benchmarks/gateway.py --smoke     under a minute, figures of no worth: is everything in place?
@@ -53,6 +57,7 @@ class Cell:
     stream: bool = False
     tokens: int = 64
     delay_ms: float = 0.0
+    awake: bool = False  # the machine's cores are kept from sleeping
 
 
 CELLS = (
@@ -62,6 +67,8 @@ CELLS = (
     Cell(name="40kB_c8", connections=8, body_bytes=40_000),
     Cell(name="40kB_c64", connections=64, body_bytes=40_000),
     Cell(name="stream_c1", connections=1, stream=True, tokens=8, delay_ms=5.0),
+    Cell(name="c1_awake", connections=1, awake=True),
+    Cell(name="stream_c1_awake", connections=1, stream=True, tokens=8, delay_ms=5.0, awake=True),
     Cell(name="stream_fast8", connections=8, stream=True, tokens=256),
     Cell(name="stream_paced32", connections=32, stream=True, tokens=128, delay_ms=5.0),
 )
@@ -127,7 +134,8 @@ def rounds_of(
     while len(clean) < rounds and len(clean) + len(rejected) < 3 * rounds:
         turn = len(clean) + len(rejected)
         order = [targets[(turn + i) % len(targets)] for i in range(len(targets))]
-        took = {target.name: take(target, cell, seconds) for target in order}
+        with procfs.held_awake() if cell.awake else contextlib.nullcontext():
+            took = {target.name: take(target, cell, seconds) for target in order}
         calm = all(one.others <= DISTURBED for one in took.values())
         (clean if calm else rejected).append(took)
     if len(clean) >= rounds:
@@ -357,9 +365,12 @@ def flat(cells: dict[str, dict[str, float]]) -> dict[str, Any]:
         "added_p50_ms_c1": ("c1", "added_p50_ms"),
         "added_p99_ms_c8": ("c8", "added_p99_ms"),
         "added_ttft_ms": ("stream_c1", "added_ttft_ms"),
+        "added_p50_ms_c1_awake": ("c1_awake", "added_p50_ms"),
+        "added_ttft_ms_awake": ("stream_c1_awake", "added_ttft_ms"),
         "added_ttft_ms_paced32": ("stream_paced32", "added_ttft_ms"),
     }
-    return {name: cells[cell][figure] for name, (cell, figure) in names.items()} | {"cells": cells}
+    told = {name: cells[cell][figure] for name, (cell, figure) in names.items() if cell in cells}
+    return told | {"cells": cells}
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -384,6 +395,9 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             cells: dict[str, dict[str, dict[str, float]]] = {one.name: {} for one in targets}
             disturbed = []
             for cell in CELLS:
+                if cell.awake and not procfs.can_hold_awake():
+                    print(f"  {cell.name}: left out, {procfs.AWAKE} may not be written here", flush=True)
+                    continue
                 took, was_disturbed = rounds_of(targets, cell, rounds=rounds, seconds=seconds)
                 if was_disturbed:
                     disturbed.append(cell.name)
@@ -443,6 +457,8 @@ def table(result: dict[str, Any]) -> str:
         ("added latency p50, c=1", "added_p50_ms_c1", "ms"),
         ("added latency p99, c=8", "added_p99_ms_c8", "ms"),
         ("added time to first token, c=1", "added_ttft_ms", "ms"),
+        ("added latency p50, c=1, cores awake", "added_p50_ms_c1_awake", "ms"),
+        ("added TTFT, c=1, cores awake", "added_ttft_ms_awake", "ms"),
         ("memory", "rss_mb", "MB"),
         ("start to ready", "start_s", "s"),
         ("ledger, rows booked", "ledger_rows_per_s", "/s"),

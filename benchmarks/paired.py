@@ -11,6 +11,7 @@ nginx in front of the same engine takes a turn as well, where it is installed, a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
 import subprocess
@@ -62,7 +63,8 @@ def compare(targets: list[Target], cell: Cell, pairs: int, seconds: float) -> No
     for turn in range(pairs):
         for i in range(len(targets)):
             target = targets[(turn + i) % len(targets)]
-            taken[target.name].append(once(target, cell, seconds))
+            with procfs.held_awake() if cell.awake else contextlib.nullcontext():
+                taken[target.name].append(once(target, cell, seconds))
     for name, slices in taken.items():
         figures = {key: statistics.median(one[key] for one in slices) for key in slices[0]}
         print(f"  {cell.name} {name:8}" + "".join(f"  {key} {value:.2f}" for key, value in figures.items()))
