@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -203,28 +204,43 @@ def asked(path: str, body: dict[str, Any], key: str, seed: int) -> bytes:
     return head.encode() + data
 
 
+class Wired:
+    """A worker whose one client and one engine are this program: what they would send is handed to it."""
+
+    def __init__(self, declaration: str) -> None:
+        from wattmill.app.worker import Worker
+        from wattmill.distribution.connection import Connection
+        from wattmill.distribution.upstream_conn import UpstreamConnection
+
+        home, self.key = prepare(Path(tempfile.mkdtemp(prefix="wattmill-parts-")), declaration)
+        self.worker = Worker(home, 0, env=os.environ)
+        upstream = self.worker._gateway.upstreams["mock"]
+        self.engine = Nowhere()
+        self.way = UpstreamConnection(upstream)
+        self.way.connection_made(self.engine)
+        self.way.idle_since_s = upstream.now_s()
+        upstream._open.add(self.way)
+        upstream._idle.append(self.way)
+        self.client = Nowhere()
+        self.conn = Connection(self.worker._server, self.worker._server.limits())
+        self.conn.connection_made(self.client)
+
+    def asks(self, path: str, body: dict[str, Any]) -> Iterator[bytes]:
+        """Return requests without end, each with a text of its own among many."""
+        return itertools.cycle([asked(path, body, self.key, seed) for seed in range(ASKS)])
+
+    def tells(self, data: bytes) -> None:
+        """The engine sends `data`."""
+        self.way.get_buffer(-1)[: len(data)] = data
+        self.way.buffer_updated(len(data))
+        self.conn.flush()
+
+
 async def measure(declaration: str, door: str, *, slices: int, requests: int) -> float:
     """Return the smallest CPU time of a slice, in microseconds a request."""
-    from wattmill.app.worker import Worker
-    from wattmill.distribution.connection import Connection
-    from wattmill.distribution.upstream_conn import UpstreamConnection
-
-    folder = Path(tempfile.mkdtemp(prefix="wattmill-parts-"))
-    home, key = prepare(folder, declaration)
-    worker = Worker(home, 0, env=os.environ)
-    gateway, server = worker._gateway, worker._server
-    upstream = gateway.upstreams["mock"]
-    engine = Nowhere()
-    way = UpstreamConnection(upstream)
-    way.connection_made(engine)
-    way.idle_since_s = upstream.now_s()
-    upstream._open.add(way)
-    upstream._idle.append(way)
-    client = Nowhere()
-    conn = Connection(server, server.limits())
-    conn.connection_made(client)
-    path, body = BODIES[door]
-    asks = itertools.cycle([asked(path, body, key, seed) for seed in range(ASKS)])
+    wired = Wired(declaration)
+    worker, way, engine, client, conn = wired.worker, wired.way, wired.engine, wired.client, wired.conn
+    asks = wired.asks(*BODIES[door])
     told = json.dumps(ANSWER, separators=(",", ":")).encode()
     answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(told)
     answer += told
@@ -233,9 +249,7 @@ async def measure(declaration: str, door: str, *, slices: int, requests: int) ->
         way.flush()
         if engine.written:
             engine.written.clear()
-            way.get_buffer(-1)[: len(answer)] = answer
-            way.buffer_updated(len(answer))
-            conn.flush()
+            wired.tells(answer)
 
     async def once() -> None:
         client.written.clear()

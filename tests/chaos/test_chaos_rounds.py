@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -54,6 +55,9 @@ def test_the_benchmark_writes_the_figures_that_readers_expect(tmp_path: Path):
     ours = proxied | {"ledger_rows_per_s", "ledger_lag_s", "bytes_per_request"}
     assert ours <= result["wattmill"].keys()
     assert proxied <= result["nginx"].keys()
+    if os.access("/dev/cpu_dma_latency", os.W_OK):
+        awake = {"added_p50_ms_c1_awake", "added_ttft_ms_awake"}
+        assert awake <= result["wattmill"].keys() & result["nginx"].keys()
     for name in ours:
         assert isinstance(result["wattmill"][name], int | float), name
     # Sanity, not speed: a Python gateway costs more than nothing and less than a millisecond and a half.
