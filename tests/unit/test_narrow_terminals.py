@@ -9,7 +9,7 @@ import pytest
 
 from wattmill.app.home import Home
 from wattmill.app.running import load
-from wattmill.app.seeing.board import Figures, Spender
+from wattmill.app.seeing.board import Figures, Place, Spender
 from wattmill.app.seeing.figure import Figure
 from wattmill.app.seeing.figures import figures
 from wattmill.cli import status
@@ -96,6 +96,25 @@ def test_a_table_of_limits_is_whole_at_every_width(f, capsys, monkeypatch, width
     assert max(map(len, said.splitlines())) <= width and "…" not in table
     for text in ("60 requests per minute", "1000000 tokens per day", "333333", "20", "666660", "33"):
         assert text in table
+
+
+@pytest.mark.parametrize("width", [60, 80, 99, 100, 119])
+def test_no_word_of_the_table_of_places_is_folded_in_the_middle(f, capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    told = {"tokens_out": "36.1 tok/s", "ttft_p50": "79.9 ms", "ttft_p95": "523 ms", "charge": "$0.0000461"}
+    figures = {
+        name: Figure(value=1.0, unit="", text=text, provenance="measured") for name, text in told.items()
+    }
+    busy = Figure(value=0, unit="", text="0", provenance="measured")
+    nothing = Figure(value=None, unit="", text="–", provenance="unknown")
+    fields = dict.fromkeys(Place.__struct_fields__, nothing) | figures | {"busy": busy, "healthy": True}
+    names = {"place": "OpenAI", "pool": "cloud", "engine": "llama.cpp, smollm2-135m-instruct.q4_1"}
+    place = Place(**(fields | names | {"stand_in": True, "breaker": None}))
+    status._print(msgspec.structs.replace(f, places=[place]))
+    said = capsys.readouterr().out
+    for word in ("OpenAI", "(stand-in)", "cloud", "36.1 tok/s", "$0.0000461"):
+        assert word in said
+    assert ("llama.cpp" in said) == (width >= 100)
 
 
 def test_the_scripted_work_visits_every_place_first(monkeypatch):

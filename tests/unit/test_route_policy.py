@@ -133,6 +133,19 @@ def test_an_unknown_model_is_answered_with_those_the_key_may_use():
     assert answer.message == snapshot("no place serves model 'gpt-9'; this key may use: m, edge/m, cloud/m")
 
 
+def test_what_the_named_place_cannot_do_is_answered_with_those_that_can():
+    embedder = pool("embedder", capabilities=frozenset({"chat", "embeddings"}))
+    private = pool("private", capabilities=frozenset({"embeddings"}))
+    ask = msgspec.structs.replace(ASK, endpoint="embeddings", pool="edge", max_output_tok=None)
+    caller = msgspec.structs.replace(CALLER, pools=frozenset({"edge", "embedder"}))
+    answer = decide(ask, EDGE, embedder, private, busy=(0, 0, 0), caller=caller)
+    assert isinstance(answer, Refusal)
+    assert answer.message == snapshot(
+        "no place that serves model 'm' at 'edge' offers all of: embeddings. "
+        "embedder can: name no place (model 'm'), or one of these."
+    )
+
+
 def test_a_key_sees_only_what_it_may_use():
     caller = msgspec.structs.replace(CALLER, pools=frozenset({"edge"}))
     assert visible_models(caller, Fleet(id=1, at_us=0, pools=(EDGE, FAST))) == ["m", "edge/m"]

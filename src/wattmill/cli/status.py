@@ -18,7 +18,8 @@ from wattmill.cli.control_door import DEFAULT_HOME, HomeOption, JsonOption, fact
 from wattmill.cli.live_line import told
 from wattmill.ledger.refusing import amount_text
 
-_NARROW = 80  # columns, below which engines and times are left out
+_NARROW = 80  # columns, below which times are left out
+_MIDDLING = 100  # columns, below which engines are left out: their names would be folded in the middle
 _ROOMY = 120  # columns, from where an engine is told with its weights
 
 status_app = application()
@@ -44,8 +45,10 @@ def _print(f: Figures) -> None:
     if f.running and f.gateway_url:
         console.print(f"gateway {f.gateway_url}/v1   board {f.admin_url}")
     columns = ["place", "pool", "engine", "up", "busy", "out", "TTFT p50", "TTFT p95", "today"]
+    if console.width < _MIDDLING:
+        columns.remove("engine")
     if console.width < _NARROW:
-        columns = [c for c in columns if c not in {"engine", "TTFT p50", "TTFT p95"}]
+        columns = [c for c in columns if c not in {"TTFT p50", "TTFT p95"}]
     places = _table(*columns)
     for p in f.places:
         note = " (stand-in)" if p.stand_in else ""

@@ -59,7 +59,7 @@ def show_welcome(console: Console, w: Welcome) -> None:
     for text in w.warnings:
         say(f"warning: {escape(text)}", style="yellow")
     model = next(iter(next(iter(factory.places().values())).models))
-    print(snippets(url, w.key or "$KEY", model), flush=True)
+    print(snippets(url, w.key, model), flush=True)
 
 
 def _command() -> str:
@@ -72,16 +72,17 @@ def _command() -> str:
     return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
-def snippets(url: str, key: str, model: str) -> str:
-    """Return a curl and an OpenAI-client call that work as they stand."""
+def snippets(url: str, key: str | None, model: str) -> str:
+    """Return a curl and an OpenAI-client call that work as they stand; without a key, where KEY holds one."""
+    imports, key_in_python = ("", f'"{key}"') if key else ("import os\n", 'os.environ["KEY"]')
     return f"""
-curl -N {url}/chat/completions -H "Authorization: Bearer {key}" \\
+curl -N {url}/chat/completions -H "Authorization: Bearer {key or "$KEY"}" \\
   -H "Content-Type: application/json" \\
   -d '{{"model":"{model}","stream":true,"max_tokens":48,
        "messages":[{{"role":"user","content":"What is a watt?"}}]}}'
 
-from openai import OpenAI
-client = OpenAI(base_url="{url}", api_key="{key}")
+{imports}from openai import OpenAI
+client = OpenAI(base_url="{url}", api_key={key_in_python})
 print(client.chat.completions.create(
     model="{model}", messages=[{{"role": "user", "content": "What is a watt?"}}], max_tokens=48
 ).choices[0].message.content)

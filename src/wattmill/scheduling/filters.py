@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from wattmill.scheduling.spec import Fleet, Pool, Rates
 from wattmill.units import TOK_PER_MTOK
 from wattmill.vocab.caller import PRIVACY_CLASSES, Caller
@@ -274,7 +276,7 @@ def refused(
         return Refusal(
             code="no_capability",
             message=f"no place that serves {what} offers all of: {wants}. "
-            "GET /v1/models lists what is served.",
+            + _elsewhere(request, caller, fleet),
             route=route,
         )
     if "scope" in rules:
@@ -292,6 +294,15 @@ def refused(
         f"this key may use: {', '.join(visible_models(caller, fleet)) or 'none'}",
         route=route,
     )
+
+
+def _elsewhere(request: Request, caller: Caller, fleet: Fleet) -> str:
+    """Return the way out where the place that was named cannot do it: those that can, if there are any."""
+    anywhere = msgspec.structs.replace(request, pool=None)
+    able = [p.name for p in fleet.pools if standing_rule(anywhere, caller, p) is None]
+    if not able:
+        return "GET /v1/models lists what is served."
+    return f"{', '.join(able)} can: name no place (model {request.model!r}), or one of these."
 
 
 def _not_there(
