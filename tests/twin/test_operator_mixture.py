@@ -2,8 +2,8 @@
 
 import csv
 import json
+from functools import partial
 
-import msgspec
 import pytest
 from made_tables import made
 from test_operator_tables import deployment
@@ -184,9 +184,23 @@ def test_without_the_wheel_validate_says_what_to_install(tmp_path, capsys, monke
     assert "pip install 'wattmill[twin-operators]'" in capsys.readouterr().err
 
 
-def test_a_plan_names_the_tables_that_it_rests_on(prior):
-    from wattmill.twin.planning.options import beyond
+def test_a_plan_takes_the_tables_and_names_them(prior, monkeypatch):
+    """On the command line and in each variation of a sweep, which works on other machines, too."""
+    from planning_house import demand, given, own
 
-    found = predict(deployment(UNSEEN), **ASKED, prior=prior)
-    assert f"by the law and operator tables {VERSION}" in beyond(found)
-    assert "operator tables" not in beyond(msgspec.structs.replace(found, basis=""))
+    from wattmill.twin.planning.answer import answered
+    from wattmill.twin.planning.performance import declared_power
+    from wattmill.twin.planning.sweep import Variation, planned
+
+    candidates = {"h100": {"accelerator": "H100-SXM", "all_in_kw_per_gpu": given(1.73), "own": own(1.3)}}
+    asking = demand(models={"q": {"name": UNSEEN, "precisions": ["fp8"]}}, candidates=candidates)
+    plain = answered(asking, None, predict, declared_power, extrapolate=True).plan
+    found = answered(asking, None, partial(predict, prior=prior), declared_power, extrapolate=True).plan
+    assert found.pools and all(
+        f"by the law and operator tables {VERSION}, H100-SXM" in pool.beyond for pool in found.pools
+    )
+    assert not any("operator tables" in pool.beyond for pool in plain.pools)
+    monkeypatch.setattr(mixture, "operators_installed", lambda: prior)
+    varied = planned(Variation("as declared", asking, None, 1.0, True, operators=True))
+    assert varied.objective_usd_per_year == pytest.approx(found.proof.objective_usd_per_year)
+    assert varied.objective_usd_per_year != pytest.approx(plain.proof.objective_usd_per_year)
