@@ -11,7 +11,7 @@ export VENV
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines bench-twin lock docs fresh-machine clean caps plan-grid test-ray test-operators shifting power-event joules-hour site-year policies-held-out efficiency-live
+.PHONY: help up install dev weights test test-clients check format bench chaos runaway faults overload policies privacy-proof replay-proof aiperf test-engines bench-twin lock docs fresh-machine clean caps plan-grid test-ray test-operators shifting power-event joules-hour site-year policies-held-out efficiency-live twin-live
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,6 +49,9 @@ bench: dev ## the gateway against direct and nginx; writes benchmarks/results/ga
 
 bench-twin: dev ## the twin: compiled engines, a fleet of 1,000 replicas for an hour, the gateway's policy; writes benchmarks/results/twin.json
 	$(PY) benchmarks/twin.py $(ARGS)
+
+twin-live: dev weights ## the twin against the embedded engine at half, near and beyond saturation, and from the ledger (7 min, a quiet machine)
+	cd benchmarks && ../$(PY) twin_live.py $(ARGS)
 
 overload: dev ## three times the load that there is, by tiers, 1 and 2 workers (ARGS=--live: the embedded engine)
 	$(PY) benchmarks/overload.py $(ARGS)
