@@ -9,16 +9,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from wattmill.models.step_time import TERMS
+from wattmill.compute.catalogue import accelerator
 from wattmill.twin.law.rows import measured_rows
-from wattmill.twin.offline.batch import cycles, deployment, most_sequences
+from wattmill.twin.offline.batch import cycles, deployment, most_sequences, starved
 from wattmill.twin.offline.calibration import kept, stored
 from wattmill.twin.offline.crossval import energy_held_out, training
 from wattmill.twin.offline.energy import cap_share_of, draw
 from wattmill.twin.offline.fit import cell_weights, fit
 from wattmill.twin.offline.folds import held_out, keys
 from wattmill.twin.offline.law import Problem, layout
-from wattmill.twin.offline.novelty import Seen, bounds, scatter_groups
+from wattmill.twin.offline.levels import EXTRAS, OF_THE_HOST, TERMS
+from wattmill.twin.offline.novelty import Seen, bounds, scatter_groups, scatters_of
 from wattmill.twin.offline.predictor import METRICS, predicted
 from wattmill.twin.offline.rows import THROUGHPUT, Split, distinct, offline_row
 
@@ -103,12 +104,14 @@ def test_an_engine_that_never_evicts_reserves_whole_requests():
 
 
 def test_throughput_is_batch_times_output_over_the_cycle():
-    # One row, all coefficients at their start: B osl / t; no pipeline, no ranks
+    # One row, all coefficients at their start: B osl / t, devices and host in the norm of 1.5
     row = msgspec.structs.replace(offline_row(OVERVIEW), requests=None)
     problem = Problem([row])
     start = problem.layout.start
     cycle = cycles(row)[0]
-    seconds = float(cycle.terms[-1] @ np.exp(start[: len(TERMS)]))
+    parts = dict(zip(TERMS, cycle.terms[-1] * np.exp(start[: len(TERMS)]), strict=True))
+    host = sum(parts.pop(name) for name in OF_THE_HOST)
+    seconds = (host**1.5 + sum(parts.values()) ** 1.5) ** (1 / 1.5)
     assert exp(problem.log_throughput(start)[0]) == pytest.approx(cycle.batch[-1] * row.osl / seconds)
 
 
@@ -117,11 +120,44 @@ def test_a_limit_on_the_time_per_token_is_kept():
     problem = Problem([row])
     theta = problem.layout.start
     solved = problem.chosen(theta)
-    headroom = exp(theta[problem.layout.extras])
+    headroom = exp(theta[problem.layout.extras + list(EXTRAS).index("headroom Server")])
     per_tok = exp(float(solved.log_batch[0])) / exp(float(solved.log_throughput[0]))
     assert per_tok == pytest.approx(headroom * 0.03, rel=1e-6)
     free = Problem([msgspec.structs.replace(row, tpot_limit_s=None)])
     assert solved.log_throughput[0] < free.log_throughput(theta)[0]
+
+
+def test_a_system_that_says_default_runs_one_engine_over_its_devices_with_the_engines_own_slots():
+    untuned = {**MLPERF, "framework": "vLLM", "n_gpus": "8", "system": "vLLM_8xL40S-reference-default_config"}
+    row = offline_row(untuned)
+    assert (row.splits, row.slots, row.missing) == ((Split(tp=8),), 256, ("isl", "tp"))
+    assert most_sequences(row, deployment(row, row.splits[0])) == 256.0
+    assert offline_row({**untuned, "system": "tuned"}).slots is None
+
+
+def test_a_part_short_of_watts_computes_slower():
+    # H100 NVL: the units of 700 W/PFLOP/s x 0.835 PFLOP/s = 585 W on a limit of 400 W
+    assert starved(accelerator("H100-NVL")) == pytest.approx(700 * 0.8355 / 400, rel=0.01)
+    assert starved(accelerator("H200-SXM")) == 1.0
+    assert starved(msgspec.structs.replace(accelerator("H100-NVL"), tdp_w=None)) == 1.0
+
+
+def test_a_model_too_large_for_copies_of_its_attention_is_split_there_too():
+    row = offline_row(
+        {**MLPERF, "model": "deepseek-r1", "precision": "fp4", "gpu": "H100-SXM", "n_gpus": "8"}
+    )
+    assert all(most_sequences(row, deployment(row, split)) < 1.0 for split in row.splits)
+    (found,) = cycles(row)
+    assert (found.gpus, found.ranks) == (8, 1) and found.batch[-1] > 100
+
+
+def test_a_part_of_a_generation_never_seen_is_less_sure_than_a_sister_of_known_ones():
+    law = stored()
+    sister, stranger = (offline_row({**OVERVIEW, "gpu": name}) for name in ("B300-SXM", "Gaudi-3"))
+    assert scatters_of(sister, law.seen) == ("accelerator",)
+    assert scatters_of(stranger, law.seen) == ("generation",)
+    (low, high), (lower, higher) = law.bounds(sister), law.bounds(stranger)
+    assert lower < low < 1.0 < high < higher
 
 
 def test_the_last_unfilled_wave_is_paid():

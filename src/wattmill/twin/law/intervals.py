@@ -79,12 +79,19 @@ def widest(value: float, bounds: Sequence[tuple[float, float]]) -> tuple[float, 
     return value * exp(-low), value * exp(high)
 
 
-def quantiles(errors: Sequence[float]) -> Spread:
-    """Return the scatter of held-out `errors` without effects of groups: bounds between which 80 % lie."""
+def quantiles(errors: Sequence[float], *, weights: Sequence[float] | None = None) -> Spread:
+    """Return the scatter of held-out `errors` without effects of groups: bounds between which 80 % of them
+    lie, or of their `weights` (any scale, above 0)."""
     if len(errors) < _FEWEST:
         return UNKNOWN
     tail = (1.0 - COVERED) / 2.0
-    low, high = np.quantile(np.asarray(errors, dtype=float), [tail, 1.0 - tail])
+    found = np.asarray(errors, dtype=float)
+    if weights is None:
+        low, high = np.quantile(found, [tail, 1.0 - tail])
+    else:
+        order = np.argsort(found)
+        share = np.cumsum(np.asarray(weights, dtype=float)[order])
+        low, high = np.interp(np.array([tail, 1.0 - tail]) * share[-1], share, found[order])
     return Spread(rows=len(errors), centre=0.0, effects={}, low=float(low), high=float(high))
 
 

@@ -8,13 +8,16 @@ the requests of the run.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from wattmill.compute.spec import Accelerator
 from wattmill.models.deployment import Deployment
 from wattmill.models.step_time import Work, terms
+from wattmill.twin.offline.levels import OF_A_STEP
 from wattmill.twin.offline.rows import OfflineRow, Split
 
 GRID = 14
@@ -23,6 +26,8 @@ GRID = 14
 _SLOTS = 4_096  # sequences an attention rank may hold: declared; 2,048, an engine's default, fits worse
 _STEP_TOKENS = 8_192  # of an attention rank and pipeline stage: the same
 
+
+_FULL_CLOCK_W = 700.0  # for each PFLOP/s at 16 bits: of the SXM Hopper, which holds its clock
 
 _LOGIT_BYTES = 4.0
 _OTHER_BYTES = 2e9  # of graphs and activations on each device, as in `Deployment.kv_tokens`
@@ -63,7 +68,7 @@ def most_sequences(row: OfflineRow, replica: Deployment) -> float:
     other_bytes = _OTHER_BYTES + _STEP_TOKENS * model.vocab * _LOGIT_BYTES
     bound = min(
         replica.kv_tokens(other_bytes=other_bytes) / reserved,
-        float(_SLOTS * replica.attn_dp),
+        float((row.slots or _SLOTS) * replica.attn_dp),
         _STEP_TOKENS * replica.attn_dp * replica.pp / (1.0 + row.isl / row.osl),
     )
     if row.requests is not None:
@@ -72,17 +77,25 @@ def most_sequences(row: OfflineRow, replica: Deployment) -> float:
 
 
 def cycles(row: OfflineRow) -> list[Cycle]:
-    """Return the splits of a row that fit into memory. Where none does, the widest, at a batch of 1: a number
-    for a row whose footprint we misjudge, never a refusal."""
+    """Return the splits of a row that fit into memory. Where none of the usual ones does, the widest with
+    its attention split, too. Where that does not, either, the widest, at a batch of 1: a number for a row
+    whose footprint we misjudge, never a refusal."""
+    fits = _fitting(row, row.splits)
+    if fits:
+        return fits
+    widest = max(row.splits, key=lambda s: s.tp * s.pp * s.attn_dp)
+    if len(row.splits) > 1 and widest.attn_dp > 1:
+        fits = _fitting(row, [Split(tp=widest.tp * widest.attn_dp, pp=widest.pp)])
+    return fits or [_cycle(row, deployment(row, widest), 1.0)]
+
+
+def _fitting(row: OfflineRow, splits: Iterable[Split]) -> list[Cycle]:
     fits = []
-    for split in row.splits:
+    for split in splits:
         replica = deployment(row, split)
         bound = most_sequences(row, replica)
         if bound >= 1.0:
             fits.append(_cycle(row, replica, bound))
-    if not fits:
-        widest = max(row.splits, key=lambda s: s.tp * s.pp * s.attn_dp)
-        fits.append(_cycle(row, deployment(row, widest), 1.0))
     return fits
 
 
@@ -104,4 +117,20 @@ def _terms(row: OfflineRow, replica: Deployment, sequences: float) -> tuple[floa
         touched=osl * model.experts_touched(sequences * (1.0 + isl / osl)),
         mixed_steps=min(osl, sequences),
     )
-    return tuple(msgspec.structs.astuple(terms(replica, work)))
+    found = msgspec.structs.asdict(terms(replica, work))
+    for name in ("decode_flop", "prefill_flop"):
+        found[name] *= starved(row.accelerator)
+    return (*(found[name] for name in OF_A_STEP), sequences)
+
+
+def starved(part: Accelerator) -> float:
+    """Return by how much matrix products take longer than at the datasheet's clock on a part whose limit of
+    power is short of what its units would draw: an H100 NVL has the units of an SXM and 400 W for 700.
+
+    Watts needed over watts allowed, at least 1; what energy per operation differs by between generations is
+    left to their deviations. 1 where a figure is not published. Hand check: H100 NVL, 700 W x 0.835 PFLOP/s /
+    400 W = 1.46.
+    """
+    if part.tdp_w is None or part.bf16_flop_per_s is None:
+        return 1.0
+    return max(1.0, _FULL_CLOCK_W * part.bf16_flop_per_s / 1e15 / part.tdp_w)

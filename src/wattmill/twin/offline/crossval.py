@@ -1,4 +1,5 @@
-"""The whole offline refit: throughput with cells, workloads, models, accelerators left out, energy by run."""
+"""The whole offline refit: throughput with cells, workloads, models, accelerators and generations of them
+left out, energy by run."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ fold that is scored enters what scores it: intervals come from inner folds of th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -20,13 +21,14 @@ from wattmill.twin.offline.novelty import Seen, scatter_groups
 from wattmill.twin.offline.rivals import boosted, looked_up
 from wattmill.twin.offline.rows import OfflineRow
 
-Left = Literal["cells", "workloads", "model", "accelerator"]
+Left = Literal["cells", "workloads", "model", "accelerator", "generation"]
 
-LEFT: tuple[Left, ...] = ("cells", "workloads", "model", "accelerator")
+LEFT: tuple[Left, ...] = ("cells", "workloads", "model", "accelerator", "generation")
 
 METRIC = "output_throughput"
 
-_OUTER: dict[Left, int] = {"cells": 16, "workloads": 5, "model": 99, "accelerator": 99}
+_OUTER: dict[Left, int] = {"cells": 16, "workloads": 5, "model": 99, "accelerator": 99, "generation": 99}
+_WHOLE: tuple[Left, ...] = ("model", "accelerator", "generation")
 _INNER = 5
 Progress = Callable[[str, int, int], None]
 
@@ -61,6 +63,7 @@ def keys(rows: Sequence[OfflineRow], left: Left, *, parts: int, seed: int) -> An
         "workloads": lambda row: row.workload,
         "model": lambda row: row.architecture.name,
         "accelerator": lambda row: row.accelerator.name,
+        "generation": lambda row: row.generation,
     }[left]
     names = np.random.default_rng(seed).permutation(sorted({of(row) for row in rows}))
     dealt = {str(name): at % parts for at, name in enumerate(names)}
@@ -123,24 +126,35 @@ def held_out(
 
 def spreads_of(held: Sequence[Held]) -> dict[str, Spread]:
     """Return the scatters of held-out errors: of cells and workloads left out (`known`: model and accelerator
-    were seen), of models, and of accelerators. Where one of them is not in `held`, all errors stand in."""
+    were seen), of models, of accelerators, and of generations of them. Where one of them is not in `held`,
+    all errors stand in."""
     of: dict[str, tuple[Left, ...]] = {
         "known": ("cells", "workloads"),
         "model": ("model",),
         "accelerator": ("accelerator",),
+        "generation": ("generation",),
     }
     found = {}
     for name, lefts in of.items():
         mine = [h for h in held if h.left in lefts] or list(held)
         errors = [float(e) for h in mine for e in h.errors]
-        found[name] = scatter(errors, [g for h in mine for g in h.groups], whole=name != "known")
+        groups = [g for h in mine for g in h.groups]
+        found[name] = scatter(errors, groups, [row for h in mine for row in h.rows], left=lefts[0])
     return found
 
 
-def scatter(errors: Sequence[float], groups: Sequence[tuple[str, ...]], *, whole: bool) -> Spread:
+def scatter(
+    errors: Sequence[float], groups: Sequence[tuple[str, ...]], rows: Sequence[OfflineRow], *, left: Left
+) -> Spread:
     """Return the scatter of held-out errors; where whole models or accelerators were left out, without
-    effects of groups: see `twin.law.intervals`."""
-    return quantiles(errors) if whole else spread(errors, groups)
+    effects of groups: see `twin.law.intervals`. A generation counts by the square root of its rows: two of
+    six have two thirds of them, and each is one draw."""
+    if left not in _WHOLE:
+        return spread(errors, groups)
+    if left != "generation":
+        return quantiles(errors)
+    count = Counter(row.generation for row in rows)
+    return quantiles(errors, weights=[count[row.generation] ** -0.5 for row in rows])
 
 
 def summary(h: Held) -> list[HeldOut]:
@@ -186,7 +200,7 @@ def _inner(problem: Problem, measured: Any, left: Left, use: Any, *, seed: int) 
         for k in np.flatnonzero(fold == name):
             groups[k] = scatter_groups(rows[k], seen)
         errors[fold == name] = (measured - problem.log_throughput(theta))[at[fold == name]]
-    return scatter(errors.tolist(), groups, whole=left in ("model", "accelerator"))
+    return scatter(errors.tolist(), groups, rows, left=left)
 
 
 def _pct(share: Any) -> float:

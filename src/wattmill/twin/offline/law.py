@@ -1,8 +1,10 @@
 """The law over many rows at once: throughput of each from its splits' cycles, and how it moves with the fit.
 
-For a split with batch B and cycle time t: B osl / t tokens a second over its devices. Where a scenario limits
-the time per output token, the batch is the largest whose t / osl stays within headroom x limit. A run of few
-waves pays its last, unfilled one in full. The best split counts.
+For a split with batch B and cycle time t: B osl / t tokens a second over its devices. The host prepares a
+step while the devices compute the one before, so t = (devices^p + host^p)^(1/p): their sum at p = 1, the
+longer of both for a large p, which is fitted ("overlap"). Where a scenario limits the time per output token,
+the batch is the largest whose t / osl stays within headroom x limit. A run of few waves pays its last,
+unfilled one in full. The best split counts.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from wattmill.models.step_time import TERMS
 from wattmill.twin.offline.batch import GRID, cycles
-from wattmill.twin.offline.levels import COLUMNS, EXTRAS, LEVELS, START
+from wattmill.twin.offline.levels import COLUMNS, EXTRAS, LEVELS, OF_THE_HOST, START, TERMS
 from wattmill.twin.offline.rows import OfflineRow
 
 _WHOLE = COLUMNS.index("whole")
 _EXTRA_NAMES = tuple(EXTRAS)
+_HOST = [TERMS.index(name) for name in OF_THE_HOST]
+_DEVICES = [at for at in range(len(TERMS)) if at not in _HOST]
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -126,6 +129,7 @@ class Problem:
         found[rows, extras + self.headroom[best]] += solved.gain - 1.0
         found[rows, extras + _EXTRA_NAMES.index("pipeline")] -= self.stages[best] * solved.gain
         found[rows, extras + _EXTRA_NAMES.index("ranks")] -= self.ranked[best] * solved.gain
+        found[rows, extras + _EXTRA_NAMES.index("overlap")] -= solved.overlapped * solved.gain
         return found
 
     def _solve(self, theta: Any) -> Solved:
@@ -133,7 +137,11 @@ class Problem:
         factors = np.exp(logs[self.row_of, : len(TERMS)])
         extra = dict(zip(_EXTRA_NAMES, theta[self.layout.extras :], strict=True))
         slower = extra["pipeline"] * self.stages + extra["ranks"] * self.ranked
-        log_s = np.log(np.einsum("rgt,rt->rg", self.terms, factors)) + slower[:, None]
+        power = float(np.exp(extra["overlap"]))
+        both = np.stack(
+            [np.einsum("rgt,rt->rg", self.terms[:, :, part], factors[:, part]) for part in (_DEVICES, _HOST)]
+        )
+        log_s = np.log((both**power).sum(axis=0)) / power + slower[:, None]
 
         place, log_batch = np.full(len(self.osl), float(GRID - 1)), self.log_batch[:, -1].copy()
         log_time, gain = log_s[:, -1].copy(), np.ones(len(self.osl))
@@ -151,12 +159,13 @@ class Problem:
         low = np.minimum(place[best].astype(int), GRID - 2)
         between = (place[best] - low)[:, None]
         used = (1.0 - between) * self.terms[best, low] + between * self.terms[best, low + 1]
-        parts = used * factors[best]
+        shares, overlapped = _shares(used * factors[best], power)
         return Solved(
             log_throughput=figures[best] + logs[:, _WHOLE],
             best=best,
             log_batch=log_batch[best],
-            shares=parts / parts.sum(axis=1, keepdims=True),
+            shares=shares,
+            overlapped=overlapped,
             gain=gain[best],
         )
 
@@ -181,8 +190,21 @@ class Solved(msgspec.Struct, frozen=True):
     log_throughput: Any
     best: Any  # position of the split that counts
     log_batch: Any
-    shares: Any  # of each term in the cycle's time
+    shares: Any  # d ln(time) / d ln(term): of each term in the cycle's time
+    overlapped: Any  # d ln(time) / d ln(p)
     gain: Any  # d ln(throughput) / -d ln(time): 1, more where a limit also shrinks the batch
+
+
+def _shares(parts: Any, power: float) -> tuple[Any, Any]:
+    """Return each term's share of the cycle's time, and the time's slope in ln(p), from seconds of terms."""
+    both = np.stack([parts[:, part].sum(axis=1) for part in (_DEVICES, _HOST)])
+    counted = both**power
+    weight = counted / counted.sum(axis=0)
+    shares = np.empty_like(parts)
+    for side, part in enumerate((_DEVICES, _HOST)):
+        shares[:, part] = parts[:, part] * (weight[side] / both[side])[:, None]
+    slope = (weight * np.log(both)).sum(axis=0) - np.log(counted.sum(axis=0)) / power
+    return shares, slope
 
 
 def _limited(log_batch: Any, log_s: Any, allowed: float) -> tuple[float, float, float, float]:

@@ -12,8 +12,17 @@ from math import log
 
 import msgspec
 
-from wattmill.models.step_time import DATASHEET, TERMS
+from wattmill.models import step_time
+from wattmill.models.step_time import DATASHEET
 from wattmill.twin.offline.rows import OfflineRow
+
+OF_A_STEP: tuple[str, ...] = step_time.TERMS
+
+TERMS: tuple[str, ...] = (*OF_A_STEP, "request")
+"""The terms of steps, and a count: requests that the host takes in and hands out."""
+
+OF_THE_HOST: tuple[str, ...] = ("step", "sequence", "request")
+"""What the host does while the devices compute the step before; see `law`."""
 
 COLUMNS: tuple[str, ...] = (*TERMS, "whole")
 """The law's terms, and a factor on the throughput as a whole."""
@@ -22,6 +31,7 @@ GLOBAL = "global"
 
 START: dict[str, float] = {
     **{name: log(value) for name, value in msgspec.structs.asdict(DATASHEET).items()},
+    "request": log(1e-3),
     "whole": 0.0,
 }
 
@@ -45,14 +55,19 @@ LEVELS: tuple[Level, ...] = (
         GLOBAL,
         lambda row: GLOBAL,
         dict.fromkeys(TERMS, 0.4)
-        | {"sequence": 1.0, "layer": 0.8, "step": 0.8, "collective": 0.8, "mixed": 0.8},
+        | {"sequence": 1.0, "request": 1.0, "layer": 0.8, "step": 0.8, "collective": 0.8, "mixed": 0.8},
     ),
-    Level("generation", lambda row: row.generation, dict.fromkeys(_SILICON, 0.12) | {"whole": 0.4}),
-    Level("accelerator", lambda row: row.accelerator.name, dict.fromkeys(_SILICON, 0.04) | {"whole": 0.08}),
+    Level("generation", lambda row: row.generation, dict.fromkeys(_SILICON, 0.3) | {"whole": 0.4}),
+    Level("accelerator", lambda row: row.accelerator.name, dict.fromkeys(_SILICON, 0.04) | {"whole": 0.12}),
+    Level(
+        "format",
+        lambda row: f"{row.generation} {row.weight_bits:g} bits",
+        dict.fromkeys(("weights", "experts", "decode_flop", "prefill_flop"), 0.2),
+    ),
     Level(
         "architecture",
         lambda row: row.architecture.name,
-        dict.fromkeys(("weights", "experts", "decode_flop", "prefill_flop"), 0.25)
+        dict.fromkeys(("weights", "experts", "decode_flop", "prefill_flop"), 0.7)
         | {"kv": 0.12, "sequence": 2.0, "whole": 0.25},
     ),
     Level("family", lambda row: row.family, {"whole": 0.08}),
@@ -60,6 +75,7 @@ LEVELS: tuple[Level, ...] = (
 )
 
 EXTRAS: dict[str, tuple[float, float]] = {
+    "overlap": (log(1.5), 0.2),  # of the host with the devices: ln of the exponent that adds them, see `law`
     "headroom Server": (log(0.8), 0.3),  # mean TPOT over the p99 that the scenario allows
     "headroom Interactive": (log(0.7), 0.3),
     "pipeline": (0.08, 0.03),  # on ln(time), per stage beyond the first: bubbles and unequal stages

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from wattmill.twin.law.intervals import COVERED
-from wattmill.twin.offline.rows import OfflineRow
+from wattmill.twin.offline.rows import OfflineRow, generation
 
 TIERS = ("same cell", "new pair", "new accelerator", "new model", "both new")
 """A cell is an (accelerator, model) pair. `new pair`: both were seen, not together."""
@@ -33,10 +33,15 @@ class Seen(msgspec.Struct, frozen=True):
         isl, osl = [row.isl for row in rows], [round(row.osl) for row in rows]
         return cls(dict(sorted(cells.items())), (min(isl), max(isl)), (min(osl), max(osl)))
 
+    @property
+    def parts(self) -> set[str]:
+        """Return the accelerators."""
+        return {cell.split(" | ")[0] for cell in self.cells}
+
     def tier(self, row: OfflineRow) -> str:
         """Return the tier of `row`, see `TIERS`."""
         part, model = row.cell
-        parts = {cell.split(" | ")[0] for cell in self.cells}
+        parts = self.parts
         models = {cell.split(" | ")[1] for cell in self.cells}
         if _name(row) in self.cells:
             return "same cell"
@@ -82,12 +87,15 @@ def scatter_groups(row: OfflineRow, seen: Seen) -> tuple[str, ...]:
     )
 
 
-_NEW = {"new model": ("model",), "new accelerator": ("accelerator",), "both new": ("model", "accelerator")}
-
-
 def scatters_of(row: OfflineRow, seen: Seen) -> tuple[str, ...]:
-    """Return what was left out where errors speak for `row`; both, where both are new."""
-    return _NEW.get(seen.tier(row), ("known",))
+    """Return what was left out where errors speak for `row`: a model, an accelerator, or a whole generation
+    where none of its parts was seen; model and part, where both are new."""
+    tier = seen.tier(row)
+    found = ["model"] if tier in ("new model", "both new") else []
+    if tier in ("new accelerator", "both new"):
+        kin = row.generation in {generation(part) for part in seen.parts}
+        found.append("accelerator" if kin else "generation")
+    return tuple(found) or ("known",)
 
 
 def bounds(residuals: Any, share: float = COVERED) -> tuple[float, float]:

@@ -70,6 +70,9 @@ _REQUESTS = {
 page; 3,000 for the other lengths. A run of few waves ends with a batch that is not full."""
 _OTHER_REQUESTS = 3_000
 
+_DEFAULT_SLOTS = {"vllm": 256}
+"""`max_num_seqs` of vLLM before its second engine: of a system that says it ran the default configuration."""
+
 _COLUMNS = (
     *("source", "model", "precision", "gpu", "n_gpus", "tp", "pp", "ep", "attn_dp", "framework"),
     *("framework_version", "isl", "osl", "scenario", "metric", "value", "system"),
@@ -109,6 +112,7 @@ class OfflineRow(msgspec.Struct, frozen=True, kw_only=True):
     isl: int
     osl: float
     splits: tuple[Split, ...]  # the best of them is what a submitter would run
+    slots: int | None  # sequences of an attention rank, where the engine kept its default; None: tuned
     requests: int | None  # of the run; None: long enough for a steady state
     tpot_limit_s: float | None
     scenario: str
@@ -125,15 +129,19 @@ class OfflineRow(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def generation(self) -> str:
         """Return the family of parts that share a design."""
-        name = self.accelerator.name
-        head = name.split("-")[0]
-        return GENERATIONS.get(name) or GENERATIONS.get(head, head)
+        return generation(self.accelerator.name)
 
     @property
     def workload(self) -> str:
         """Return the calibration group inside the cell: scenario, split if stated, devices and lengths."""
         split = self.splits[0] if len(self.splits) == 1 else None
         return f"{self.cell} {self.scenario} {split} {self.gpus} {self.isl}/{self.osl:.0f} {self.engine}"
+
+
+def generation(part: str) -> str:
+    """Return the family of the accelerator named `part`, see `GENERATIONS`."""
+    head = part.split("-")[0]
+    return GENERATIONS.get(part) or GENERATIONS.get(head, head)
 
 
 @cache
@@ -176,7 +184,8 @@ def offline_row(row: Mapping[str, str]) -> OfflineRow:
     if mlperf and model.name in data_sets():
         limit = data_sets()[model.name].tpot_limit_s.get(row["scenario"])
     missing += unread
-    splits = splits or _usual(model, gpus)
+    untuned = "default_config" in row["system"].lower()
+    splits = splits or ((_whole_system(gpus),) if untuned else _usual(model, gpus))
     measured = number(row["value"]) if row["metric"] in THROUGHPUT else None
     if measured is not None and not row["metric"].endswith("per_gpu"):
         measured /= gpus
@@ -193,6 +202,7 @@ def offline_row(row: Mapping[str, str]) -> OfflineRow:
         isl=isl,
         osl=osl,
         splits=splits,
+        slots=_DEFAULT_SLOTS.get(engine) if untuned else None,
         requests=_requests(row, isl, osl, mlperf=mlperf),
         tpot_limit_s=limit,
         scenario=row["scenario"] if mlperf else "Offline",
@@ -319,6 +329,11 @@ def _splits(row: Mapping[str, str], model: Architecture, missing: list[str]) -> 
         return (Split(tp=tp or 1, pp=pp or 1),)
     missing.append("tp")
     return ()
+
+
+def _whole_system(gpus: int) -> Split:
+    """Return the split of a server that was started without tuning: one engine over the devices of a node."""
+    return Split(tp=max(n for n in (1, 2, 4, 8) if n <= gpus))
 
 
 def _usual(model: Architecture, gpus: int) -> tuple[Split, ...]:
