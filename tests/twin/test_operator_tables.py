@@ -226,6 +226,19 @@ def test_prompts_beside_are_products_of_all_tokens_and_attention_of_their_own():
     assert sizes(found, "gemm")[-1] == (1, {"n": 16032, "k": 8192, "m": 12})  # ten tokens and two firsts
 
 
+def test_tokens_that_fill_a_graph_are_products_and_no_attention(tables):
+    found = operators(deployment(), Step(decode_n=10, context_tok=500, padded=6))
+    assert {s["m"] for times, s in sizes(found, "gemm") if times == LAYERS_70B} == {16}
+    assert sizes(found, "generation_attention") == [(80, {"batch_size": 10, "step": 500})]
+    plain, filled = (
+        sums(tables, asked(deployment(graph_sizes=graphs), isl=100, osl=1000, concurrency=10))
+        for graphs in ((), (64,))
+    )
+    each = [dict(zip(NAMES, s.each, strict=True)) for s in (plain, filled)]
+    assert each[1]["products"] > 1.5 * each[0]["products"]
+    assert each[1]["attention"] == pytest.approx(each[0]["attention"])
+
+
 @pytest.mark.parametrize(
     ("model", "why"),
     [

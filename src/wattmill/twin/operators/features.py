@@ -79,18 +79,19 @@ def _steps(c: Configuration, work: Work) -> list[tuple[float, Step]]:
     apart = kind == "prefill first" or c.disaggregated
     decoding = pure if apart else work.steps
     decode_n = work.decode_n / decoding if decoding > _NONE else 0.0
+    padded = work.padded / work.steps if work.steps else 0.0
     found = []
     if pure > _NONE and decode_n > 0.0:
-        found.append((pure, Step(decode_n=max(decode_n, 1.0), context_tok=context)))
+        found.append((pure, Step(decode_n=max(decode_n, 1.0), context_tok=context, padded=padded)))
     if mixed > _NONE and work.prefill_tok > 0.0:
         # Chunks of one length that have as many tokens, and as many pairs of tokens, as there were.
         prompt_tok = max(2.0 * work.prefill_attention_tok2 / work.prefill_tok, 1.0)
-        prompt_n = work.prefill_tok / mixed / prompt_tok
-        beside = 0.0 if apart else decode_n
-        found.append(
-            (
-                mixed,
-                Step(decode_n=beside, context_tok=context, prompt_n=prompt_n, prompt_tok=prompt_tok),
-            )
+        step = Step(
+            decode_n=0.0 if apart else decode_n,
+            context_tok=context,
+            prompt_n=work.prefill_tok / mixed / prompt_tok,
+            prompt_tok=prompt_tok,
+            padded=padded,
         )
+        found.append((mixed, step))
     return found

@@ -47,6 +47,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     context_tok: float  # cached tokens of each of them
     prompt_n: float = 0.0  # prompts, or chunks of them, computed beside
     prompt_tok: float = 0.0  # tokens of each
+    padded: float = 0.0  # tokens computed for nothing, to fill a recorded graph; they attend to nothing
 
 
 def operators(d: Deployment, step: Step) -> tuple[Operator, ...]:
@@ -63,7 +64,7 @@ def operators(d: Deployment, step: Step) -> tuple[Operator, ...]:
     if d.pp > 1:
         raise OffGrid(f"{d.pp} pipeline stages are not walked")
     prompt_tok = step.prompt_n * step.prompt_tok
-    tokens = max((step.decode_n + prompt_tok) / d.attn_dp, 1.0)
+    tokens = max((step.decode_n + prompt_tok + step.padded) / d.attn_dp, 1.0)
     return (
         *_attention(d, step, tokens),
         *_feed_forward(d, tokens),
