@@ -156,6 +156,19 @@ def test_start_refuses_a_taken_port_and_says_the_way_out(example_settings):
     assert "--port 0" in message
 
 
+@pytest.mark.parametrize("port", [0, 8686])
+def test_an_address_of_another_machine_is_not_said_to_be_held_by_a_program(example_settings, port):
+    import msgspec
+
+    gateway = msgspec.structs.replace(example_settings.gateway, host="192.0.2.1", port=port)
+    admin = msgspec.structs.replace(example_settings.admin, port=free_port())
+    message = port_in_the_way(msgspec.structs.replace(example_settings, gateway=gateway, admin=admin))
+    assert message == (
+        f"[gateway] port {port} on 192.0.2.1 cannot be had: this machine has no such address. "
+        "Declare an address of this machine, such as 127.0.0.1."
+    )
+
+
 @pytest.fixture
 def example_settings():
     from wattmill.app.declared.declaration import Loaded, load

@@ -22,7 +22,7 @@ from wattmill.app.finding import Finding, Verdict
 from wattmill.app.home import Home
 from wattmill.app.meter_checkup import meter_findings
 from wattmill.app.running.state import read_state
-from wattmill.app.running.who_listens import holder_of, port_is_free
+from wattmill.app.running.who_listens import why_not_free
 from wattmill.models.weights import Derived, Missing, lock, sha256_of, weights_path
 
 ENGINE_BYTES = 400 << 20
@@ -236,15 +236,18 @@ def _ports(settings: Settings, home: Path) -> Iterator[Finding]:
         ("gateway port", settings.gateway.host, settings.gateway.port),
         ("admin port", settings.admin.host, settings.admin.port),
     ):
-        if port == 0 or port_is_free(host, port):
+        why = why_not_free(host, port) if port else None
+        if why is None:
             yield Finding(what=what, value=f"{host}:{port or 'any'} is free", verdict="good")
             continue
         ours = running is not None and _alive(running.supervisor_pid)
         yield Finding(
             what=what,
-            value=f"{host}:{port} is held by {holder_of(port)}",
+            value=f"{host}:{port} {why[0]}",
             verdict="note" if ours else "bad",
-            way_out="This factory is running" if ours else "Stop that program, or declare another port",
+            way_out="This factory is running"
+            if ours
+            else why[1] or "Stop that program, or declare another port",
         )
 
 

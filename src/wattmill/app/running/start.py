@@ -10,7 +10,7 @@ from wattmill.app.declared.settings import Settings
 from wattmill.app.home import Home
 from wattmill.app.running.engine_endpoints import read_endpoints
 from wattmill.app.running.state import read_state
-from wattmill.app.running.who_listens import holder_of, port_is_free
+from wattmill.app.running.who_listens import why_not_free
 
 _PATIENCE_S = 3.0
 
@@ -64,13 +64,20 @@ def port_in_the_way(settings: Settings) -> str | None:
         ("admin", settings.admin.host, settings.admin.port, "--admin-port"),
     )
     ends_s = time.monotonic() + _PATIENCE_S
-    while taken := [one for one in wanted if one[2] and not port_is_free(one[1], one[2])]:
-        if time.monotonic() > ends_s:
-            held = "; ".join(
-                f"[{section}] port {port} on {host} is held by {holder_of(port)}"
-                for section, host, port, _ in taken
-            )
-            options = " ".join(f"{option} 0" for *_, option in taken)
-            return f"{held}. End that, or choose others: wattmill up {options} lets the kernel choose."
+    while True:
+        taken = [
+            (section, host, port, option, why)
+            for section, host, port, option in wanted
+            if (why := why_not_free(host, port)) is not None
+        ]
+        if not taken:
+            return None
+        if time.monotonic() > ends_s or any(way_out is not None for *_, (_, way_out) in taken):
+            break
         time.sleep(0.05)
-    return None
+    held = "; ".join(f"[{section}] port {port} on {host} {why}" for section, host, port, _, (why, _) in taken)
+    ways_out = dict.fromkeys(way_out for *_, (_, way_out) in taken if way_out is not None)
+    if ways_out:
+        return f"{held}. {'. '.join(ways_out)}."
+    options = " ".join(f"{option} 0" for *_, option, _ in taken)
+    return f"{held}. End that, or choose others: wattmill up {options} lets the kernel choose."
