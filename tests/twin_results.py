@@ -59,6 +59,10 @@ def a_simulation(at_us: int) -> Sheet:
         for t in range(600)
         for n, pool in enumerate(("own", "cloud"))
     ]
+    return simulated(a_report(), moments, at_us=at_us)
+
+
+def a_report() -> Report:
     spread = Spread(n=900, p50=0.4, p95=1.3, p99=2.2)
 
     def row(name: str, requests: int, charge: float) -> dict[str, object]:
@@ -87,7 +91,7 @@ def a_simulation(at_us: int) -> Sheet:
         **row("premium", 300, 2.0), promise="first token in 1 s", offered=300, kept=294,  # type: ignore[arg-type]
         kept_share=0.98, queued=12, mean_queue_s=0.2,
     )  # fmt: skip
-    report = Report(
+    return Report(
         factory="two places", demand="1.5 requests/s for 600 s", seed=1, policy="value", simulated_s=604.2,
         asked=900, came_back=0, total=Row(**row("all", 900, 2.5)),  # type: ignore[arg-type]
         pools=(own, pool("cloud", None, None)), tiers=(tier,),
@@ -95,7 +99,6 @@ def a_simulation(at_us: int) -> Sheet:
         refusals=(Refusals(code="context_too_long", requests=3),), energy_j=81_000.0,
         energy_provenance="modelled", law="every law of the books holds", holds=True, provenance=PROVENANCE,
     )  # fmt: skip
-    return simulated(report, moments, at_us=at_us)
 
 
 def a_plan(at_us: int) -> Sheet:

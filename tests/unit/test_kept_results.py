@@ -11,10 +11,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from twin_results import a_calibration, a_check, a_plan, a_simulation, fill, same
+from twin_results import a_calibration, a_check, a_plan, a_report, a_simulation, fill, same
 from wattmill.app.results.room import room
 from wattmill.app.results.sheet import plain_rows
 from wattmill.app.results.shelf import KEPT, Shelf
+from wattmill.cli.simulate import show_report
 from wattmill.twin.calibration.kept import keep, path_of
 from wattmill.twin.plots.chart import MOST_POINTS, Axis, Chart, Series, picture, sides, thin
 
@@ -100,6 +101,16 @@ def test_what_engines_did_besides_serving_is_told_of_the_pools_that_did_it():
         "steps.",
     ]
     assert not any(note.startswith("cloud: ") for note in a_simulation(NOW).notes)
+
+
+def test_tokens_that_cost_more_than_the_hours_are_told_and_not_left_as_an_idle_below_nothing(capsys):
+    report = a_report()
+    own, cloud = report.pools
+    show_report(report)
+    assert "more than its hours" not in capsys.readouterr().out
+    busy = msgspec.structs.replace(own, idle_usd=-0.25)
+    show_report(msgspec.structs.replace(report, pools=(busy, cloud)))
+    assert "own: its tokens cost 0.250000 USD more than its hours" in capsys.readouterr().out
 
 
 def test_a_thinned_line_keeps_its_peaks_and_its_end():

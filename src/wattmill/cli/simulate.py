@@ -275,6 +275,11 @@ def show_report(told: Report) -> None:
         typer.echo(f"{row.name}: times {row.provenance} ({row.source}); {error}")
         for words in played_words(row):
             typer.echo(f"{row.name}: {words}")
+        if row.idle_usd is not None and row.idle_usd < 0:
+            typer.echo(
+                f"{row.name}: its tokens cost {-row.idle_usd:.6f} USD more than its hours: it was busier "
+                "than its price per token assumes, so nothing is left idle"
+            )
     if told.energy_j is not None:
         typer.echo(f"joules are {told.energy_provenance}, dollars are rated by the declared prices")
     typer.echo(f"{told.total.attempts} attempts, {told.law}")
