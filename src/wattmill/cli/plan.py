@@ -70,7 +70,8 @@ def plan(
     from wattmill.twin.prediction import predict
 
     try:
-        law = partial(predict, prior=operator_tables()) if operators else predict
+        prior = operator_tables() if operators else None
+        law = partial(predict, prior=prior)
         found = answered(asking.demand, asking.trace, law, declared_power, extrapolate=extrapolate)
     except Infeasible as error:
         fail(f"{error}: raise one of [limits], lower the demand, or give way on a promise")
@@ -86,7 +87,7 @@ def plan(
         varied = _swept(asking, extrapolate, on, operators=operators, quiet=json) if sweep else []
     except NoCluster as error:
         fail(str(error))
-    played = _played(found, quiet=json) if simulate else []
+    played = _played(found, prior, quiet=json) if simulate else []
     written = _plots(plots, found, even, sure, played) if plots is not None else []
     if json:
         told = {"plan": found.plan, "sureness": sure, "break_even": even, "sweep": varied, "plots": written}
@@ -116,12 +117,12 @@ def _swept(asking: Asking, extrapolate: bool, on: str, *, operators: bool, quiet
     return with_bar(work, "planning", count, quiet=quiet)
 
 
-def _played(found: Any, *, quiet: bool) -> list[Any]:
+def _played(found: Any, prior: Any, *, quiet: bool) -> list[Any]:
     """Play the front's points, with a bar on a terminal: the first one waits for the compiler."""
     from wattmill.twin.planning.played import played, to_play
 
     chosen = to_play(found)
-    return with_bar(played(found, chosen), "simulating", len(chosen), quiet=quiet)
+    return with_bar(played(found, chosen, prior=prior), "simulating", len(chosen), quiet=quiet)
 
 
 def _charts(found: Any, even: Any, sure: Any, played: Any) -> dict[str, tuple[Chart, ...]]:

@@ -91,6 +91,13 @@ class DeploymentTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     input_tok: Annotated[int, Meta(ge=1, description="A typical prompt, for the law's mixing of steps.")] = (
         1_024
     )
+    operators: Annotated[
+        bool,
+        Meta(
+            description="Where the model or the accelerator was never measured, bring the law to the level "
+            "of operator tables at a full batch of typical prompts (the extra `twin-operators`)."
+        ),
+    ] = False
     idle_w: Annotated[
         Annotated[float, Meta(ge=0)] | None,
         Meta(description="Of one replica. Absent: the device's idle share of its limit, declared."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from importlib import import_module
 from typing import Any
 
@@ -19,7 +18,7 @@ from wattmill.twin.law.calibration import Calibration, stored
 from wattmill.twin.spec import BLOCK_TOK
 from wattmill.units import MW_PER_W, PS_PER_S
 
-_ANSWER_TOK = 256  # only the room that a batch's limits are looked up for
+_ANSWER_TOK = 256  # the room that a batch's limits are looked up for, and the level of operator tables
 
 
 def deployed_law(place: Place, declared: DeploymentTimes, slots: int) -> tuple[EngineLaw, Origin]:
@@ -38,8 +37,8 @@ def deployed_law(place: Place, declared: DeploymentTimes, slots: int) -> tuple[E
             f"{name}: beside the weights there is room for {room_tok} tokens of cache, and one request may "
             f"have {place.context_tok}; take more devices (tp), fewer bits, or a shorter context_tok"
         )
-    calibration = stored()
     lowering = _lowering()
+    calibration, basis = _calibration(name, deployment, declared, slots)
     cost: StepCost = lowering.lower(
         deployment, isl=declared.input_tok, concurrency=slots, calibration=calibration
     )
@@ -56,12 +55,31 @@ def deployed_law(place: Place, declared: DeploymentTimes, slots: int) -> tuple[E
         idle_mw=idle_mw,
         power_mw=power_mw,
     )
-    error = held_out_error(calibration)
+    error = held_out_error(calibration, deployment, at_level=bool(basis))
     source = (
         f"step-time law fitted on {calibration.rows} rows ({calibration.fitted_on}): {declared.model} on "
         f"{deployment.gpus} x {device.name}, {declared.engine}"
-    )
+    ) + (f"; level of {basis}" if basis else "")
     return EngineLaw(cost=cost, limits=bounds), Origin(provenance="modelled", source=source, error=error)
+
+
+def _calibration(
+    name: str, deployment: Deployment, declared: DeploymentTimes, slots: int
+) -> tuple[Calibration, str]:
+    """Return the law, at the level of operator tables where they are asked for and nothing was measured."""
+    if not declared.operators:
+        return stored(), ""
+    try:
+        prior = import_module("wattmill.twin.operators.mixture").operators_installed()
+    except (ModuleNotFoundError, ValueError) as missing:
+        raise ValueError(
+            f"{name}.operators: {missing}; pip install 'wattmill[twin-operators]', or leave it out"
+        ) from missing
+    level = import_module("wattmill.twin.operators.levelled").levelled
+    found: tuple[Calibration, str] = level(
+        deployment, prior, isl=declared.input_tok, osl=_ANSWER_TOK, concurrency=slots
+    )
+    return found
 
 
 def _deployment(place: Place, declared: DeploymentTimes, slots: int) -> Deployment:
@@ -91,14 +109,25 @@ def _lowering() -> Any:
         ) from missing
 
 
-def held_out_error(calibration: Calibration) -> float | None:
-    """Return the law's median error per token on whole curves that were left out; None: not in the file."""
-    found = [
+def held_out_error(
+    calibration: Calibration, deployment: Deployment, *, at_level: bool = False
+) -> float | None:
+    """Return the median error per token where the same was left out that is new in a deployment: its model,
+    its accelerator (of both the larger), or whole curves of both. None: not in the file.
+
+    `at_level`: the law stands at the level of operator tables.
+    """
+    new = calibration.unmeasured(deployment)
+    if at_level:
+        factors = import_module("wattmill.twin.operators.mixture").stored_factors()
+        found: float | None = factors.error_pct("tpot_mean", new)
+        return None if found is None else found / 100.0
+    errors = [
         one.median_pct
         for one in calibration.held_out
-        if one.method == "law" and "tpot" in one.metric and "curve" in one.folds
+        if one.method == "law" and one.metric == "tpot_mean" and one.folds in (new or ("curves",))
     ]
-    return statistics.median(found) / 100.0 if found else None
+    return max(errors) / 100.0 if errors else None
 
 
 def _watts_mw(deployment: Deployment, declared: DeploymentTimes, slots: int) -> tuple[int, tuple[int, ...]]:

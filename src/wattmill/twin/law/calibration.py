@@ -122,6 +122,13 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
             ]
         return tuple(found)
 
+    def unmeasured(self, d: Deployment) -> tuple[str, ...]:
+        """Return which of `model` and `accelerator` no calibration group has, on any engine."""
+        return (
+            *(() if any(k.model == d.architecture.name for k in self.groups) else ("model",)),
+            *(() if any(k.gpu == d.accelerator.name for k in self.groups) else ("accelerator",)),
+        )
+
     def nearest(self, c: Configuration) -> Known | None:
         """Return the calibration group that is most like `c`; ties go to the first."""
         gpus = c.gpus

@@ -61,6 +61,14 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True):
         share = self.shares[metric]
         return exp(share * log(sum_s) + (1.0 - share) * log(law_s))
 
+    def error_pct(self, metric: Metric, new: Sequence[str]) -> float | None:
+        """Return the median error of the mixture where `new` was left out; None: not in the file."""
+        folds = " and ".join(new)
+        found = (
+            h.median_pct for h in self.held_out if (h.folds, h.metric, h.method) == (folds, metric, "both")
+        )
+        return next(found, None)
+
     def bounds(self, metric: Metric, new: Sequence[str], value: float) -> tuple[float, float]:
         """Return the 80 % interval about `value` of something in which `new` was never measured: from errors
         of such as were left out in the same way."""
@@ -95,7 +103,7 @@ class Operators:
             law_s: the law's answer.
             first_wave, was_run: as in `law.features.loop_of`.
         """
-        new = unmeasured(law, c)
+        new = law.unmeasured(c.deployment(c.decode))
         if not new:
             return "its model and its accelerator were measured"
         if c.missing:
@@ -110,14 +118,6 @@ class Operators:
         value = f.mixed_s(metric, law_s=law_s, sum_s=sum_s)
         low, high = f.bounds(metric, new, value)
         return Mixed(value_s=value, low_s=low, high_s=high, basis=found.basis)
-
-
-def unmeasured(law: Calibration, c: Configuration) -> tuple[str, ...]:
-    """Return which of `model` and `accelerator` no calibration group has, on any engine."""
-    return (
-        *(() if any(k.model == c.architecture.name for k in law.groups) else ("model",)),
-        *(() if any(k.gpu == c.accelerator.name for k in law.groups) else ("accelerator",)),
-    )
 
 
 def sum_groups(c: Configuration) -> tuple[str, ...]:

@@ -8,10 +8,13 @@ import msgspec
 import numpy as np
 
 from wattmill.twin.engine.experiment import Clients, Requests, simulate
+from wattmill.twin.law.calibration import stored
 from wattmill.twin.law.closed_loop import PROMPTS, SHORTEST
 from wattmill.twin.lowering import limits, lower
+from wattmill.twin.operators.levelled import levelled
 from wattmill.twin.planning.answer import Answered
 from wattmill.twin.planning.pareto import Spot, spots
+from wattmill.twin.prediction import Prior
 from wattmill.units import PS_PER_S
 
 MOST = 8
@@ -38,8 +41,10 @@ def to_play(found: Answered, most: int = MOST) -> list[Spot]:
     return [front[round(n * (len(front) - 1) / (most - 1))] for n in range(most)]
 
 
-def played(found: Answered, chosen: Sequence[Spot], *, seed: int = 0) -> Iterator[Played]:
-    """Yield each point as the event simulation gives it, in the order of `chosen`.
+def played(
+    found: Answered, chosen: Sequence[Spot], *, seed: int = 0, prior: Prior | None = None
+) -> Iterator[Played]:
+    """Yield each point as the event simulation gives it, in the order of `chosen`; `prior`: that of the plan.
 
     The client is the law's: it holds its concurrency, `PROMPTS` requests for each place; lengths uniform from
     `SHORTEST` of the first tier's to those. Throughput is that of a full batch: concurrency x tokens over the
@@ -54,10 +59,13 @@ def played(found: Answered, chosen: Sequence[Spot], *, seed: int = 0) -> Iterato
         rng = np.random.default_rng(seed)
         inputs = rng.integers(max(1, int(isl * SHORTEST)), isl + 1, count)
         outputs = rng.integers(max(2, int(osl * SHORTEST)), osl + 1, count)
+        law = stored()
+        if prior is not None:
+            law, _ = levelled(d, prior, isl=isl, osl=osl, concurrency=spot.batch)
         run = simulate(
             [
                 (
-                    lower(d, isl=isl, concurrency=spot.batch),
+                    lower(d, isl=isl, concurrency=spot.batch, calibration=law),
                     limits(d, isl=isl, osl=osl, concurrency=spot.batch),
                 )
             ],
