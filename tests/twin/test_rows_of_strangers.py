@@ -189,6 +189,9 @@ def test_sizes_in_a_name_scale_the_nearest_model():
     assert scaled.params == 100e9 and scaled.experts
     assert 0 < scaled.active_params < 12e9
     assert stand_in("acme/Huge-2T").params == 2e12
+    # A name like that of a known mixture, and its size: the experts count, though the name does not say them.
+    assert stand_in("baidu/ERNIE-4.5-300B-Turbo").active_params == 47e9
+    assert stand_in("acme/Thinker-70B").active_params == 70e9
     assert stand_in("acme/Zero-0B").params == stand_in("acme/Nameless").params == 70.6e9
     with pytest.raises(UnknownModel):
         architecture("acme/Thinker-100B-A4B")

@@ -105,6 +105,14 @@ def test_a_width_without_a_unit_runs_on_the_next_wider():
         ("meta-llama/Llama-3.1-8B-Instruct", "nvidia/Llama-3.1-8B-Instruct-FP8"),
         ("zhipuai/GLM-5", "zai-org/GLM-5-FP8"),
         ("SmolLM2-135M-Instruct-Q8_0", "HuggingFaceTB/SmolLM2-135M"),
+        ("nvidia/NVIDIA-Nemotron-3.5-Lightning-30B-A3B-NVFP4", "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"),
+        ("nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B-FP8", "nvidia/Nemotron-3-Ultra"),
+        ("nvidia/Kimi-K2.7-Code-NVFP4", "moonshotai/Kimi-K2-Instruct"),
+        ("nvidia/Nemotron-H-56B-Base-8K", "nvidia/Nemotron-H-56B"),
+        ("nvidia/Gemma-4-31B-IT-NVFP4", "google/gemma-4-31B"),
+        ("CohereLabs/c4ai-command-a-03-2025", "command-a"),
+        ("Ernie 4.5 300B", "baidu/ERNIE-4.5-300B-A47B"),
+        ("dsv3", "deepseek-r1"),
     ],
 )
 def test_names_that_share_sizes_share_one_architecture(left, right):

@@ -17,12 +17,13 @@ from wattmill.units import SI_PREFIX
 _BILLION = float(SI_PREFIX["G"])
 
 _TYPICAL = "meta-llama/Llama-3.1-70B"
+_ALIKE = 0.05  # of its parameters: a name like that of a known model, and its size
 _SMALLEST, _LARGEST = 1e7, 1e14  # parameters; a name that says less or more does not speak of them
 
 _SUFFIXES = re.compile(
     r"(-(instruct|chat|it|base|hf|preview|dynamic|static|pertensor|block|fp8|fp4|nvfp4|mxfp4|mxfp8|bf16|fp16|awq|"
     r"w4a16|w4a8|w8a8|w8a16|gptq|int4|int8|4bit|8bit|gguf|ocp|quark|kv|v0\.\d|thinking|reasoning|edge|original|"
-    r"quantized\.w\da\d+|latest|exp|terminus|speciale|zero|qat|q\d(-[\dkm])*|\d{4}|99|99\.9))+$"
+    r"quantized\.w\da\d+|latest|exp|terminus|speciale|zero|qat|q\d(-[\dkm])*|\d\d-\d{4}|\d{4}|99|99\.9))+$"
 )
 """What serving names add to a model without changing its sizes: formats, tunings, dates of release."""
 
@@ -78,6 +79,13 @@ def stand_in(serving_name: str) -> Architecture:
     if not _SMALLEST <= total <= _LARGEST:
         return msgspec.structs.replace(architecture(_TYPICAL), name=called)
     used = min(float(active[1]) * _BILLION if active else float(sized[2]) * _BILLION, total)
+    if not active:
+        for near_name in _near(
+            _stem(serving_name)
+        ):  # `ERNIE 4.5 300B` is the known one of 300 B, experts and all
+            if abs(_by_key()[near_name].params / total - 1.0) < _ALIKE:
+                used = _by_key()[near_name].active_params
+                break
 
     def distance(known: Architecture) -> float:
         return abs(log(known.params / total)) + abs(log(known.active_params / max(used, 1.0)))

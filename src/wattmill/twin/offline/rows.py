@@ -41,6 +41,7 @@ GENERATIONS = {
     "RTX-4090": "ada",
     "RTX-6000-Ada": "ada",
     "A10": "ampere",
+    "A30": "ampere",
     "A10G": "ampere",
     "A6000": "ampere",
     "H20": "hopper",
