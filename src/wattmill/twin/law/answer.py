@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from wattmill.models.deployment import Deployment
 from wattmill.models.step_time import speculated
 from wattmill.twin.law.calibration import Calibration, stored
+from wattmill.twin.law.disaggregated import handed_over_s
 from wattmill.twin.law.features import loop_of, terms_of
 from wattmill.twin.law.rows import Configuration, Side
 from wattmill.twin.law.spec import (
@@ -12,6 +15,7 @@ from wattmill.twin.law.spec import (
     Disaggregation,
     Interval,
     Mixed,
+    Outside,
     Prediction,
     Prior,
     Speculation,
@@ -41,6 +45,10 @@ def answered(
         )
     first, each = terms_of(c, loop.to_first_token, per_token)
     klass, near = law.classify(c), law.nearest(c)
+    outside = () if klass == "interpolated" else law.outside(c)
+    if speculation is not None:
+        outside = (*outside, Outside(what=f"{speculation.drafted} drafted tokens: no measured row has any"))
+        klass = "extrapolated" if klass == "interpolated" else klass
     prior = prior if speculation is None else None
     ttft, tpot = (
         with_prior(
@@ -48,6 +56,12 @@ def answered(
         )
         for metric, terms in zip(METRICS, (first, each), strict=True)
     )
+
+    waits_s = 0.0
+    if disaggregation is not None:
+        cycle_s = ttft.value_s + tpot.value_s * (osl - 1)
+        waits_s = handed_over_s(deployment, disaggregation, isl=isl, users=concurrency, cycle_s=cycle_s)
+    tpot = _later(tpot, waits_s / (osl - 1))
 
     def per_s(ttft_s: float, tpot_s: float) -> float:
         return concurrency * osl / (ttft_s + tpot_s * (osl - 1))
@@ -63,10 +77,14 @@ def answered(
         ),
         klass=klass,
         nearest=near.name if near else None,
-        outside=() if klass == "interpolated" else law.outside(c),
+        outside=outside,
         tpot_if_interpolated_s=None if klass == "interpolated" else _if_interpolated(law, c, tpot.value_s),
         basis=tpot.basis,
     )
+
+
+def _later(time: Mixed, by_s: float) -> Mixed:
+    return replace(time, value_s=time.value_s + by_s, low_s=time.low_s + by_s, high_s=time.high_s + by_s)
 
 
 def _interval(time: Mixed) -> Interval:

@@ -122,3 +122,5 @@ class Disaggregation(msgspec.Struct, frozen=True, kw_only=True):
     prefill: Deployment
     prefill_workers: int = 1
     decode_workers: int = 1
+    link_bytes_per_s: float | None = None  # of a prefill device, for caches; None: they take no time
+    latency_s: float = 0.0  # of each hand-over, whatever its size

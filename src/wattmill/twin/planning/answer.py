@@ -206,6 +206,7 @@ def _pools(done: Chosen, could: Choice, flows: tuple[Flow, ...]) -> list[Pool]:
             continue
         main = max(own, key=lambda flow: flow.per_s)
         at, d = option.gives[main.tier.name], option.config.deployment
+        apart, drafts = option.config.apart, option.config.speculation
         out.append(
             Pool(
                 offer=offer.name,
@@ -226,6 +227,9 @@ def _pools(done: Chosen, could: Choice, flows: tuple[Flow, ...]) -> list[Pool]:
                 beyond="" if at.klass == "interpolated" else beyond(at.nearer),
                 widened=widened(at.nearer),
                 kv_tokens=option.config.kv_tokens,
+                prefill="" if apart is None else apart.words,
+                drafted_tok=0 if drafts is None else drafts.drafted,
+                decode_replicas=1 if apart is None else apart.decode_replicas,
             )
         )
     return out

@@ -15,6 +15,7 @@ from wattmill.twin.planning.given import Given
 from wattmill.twin.planning.jobs import Job
 from wattmill.twin.planning.load import Load
 from wattmill.twin.planning.supply import Api, Candidate, Rental
+from wattmill.twin.prediction import Speculation
 
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_.-]{0,47}$")]
 
@@ -81,6 +82,26 @@ class Limits(_Section, frozen=True, kw_only=True):
     ] = None
 
 
+class Drafting(_Section, frozen=True, kw_only=True):
+    """Speculation: a step verifies drafted tokens of each request, and gives 1 + a + a^2 + ... of them.
+
+    What drafting itself takes is left out. No measured row says that it ran with any, so what the law says
+    of it is extrapolated."""
+
+    drafted_tok: Annotated[
+        int, Meta(ge=1, le=64, description="Tokens drafted for each request in each step.")
+    ]
+    acceptance: Annotated[
+        float, Meta(gt=0, le=1, description="Probability that one is accepted, if those before it were.")
+    ]
+    source: Annotated[str, Meta(min_length=1, description="Where the acceptance comes from, with a date.")]
+
+    @property
+    def asked(self) -> Speculation:
+        """Return it as the law is asked."""
+        return Speculation(drafted=self.drafted_tok, acceptance=self.acceptance)
+
+
 class Model(_Section, frozen=True, kw_only=True):
     """A model that is to be served."""
 
@@ -92,6 +113,10 @@ class Model(_Section, frozen=True, kw_only=True):
         ),
     ] = ("fp8",)
     kv: Annotated[Literal["bf16", "fp8"], Meta(description="Width of the cache.")] = "fp8"
+    speculation: Annotated[
+        Drafting | None,
+        Meta(description="Tokens may be drafted and verified: each split is looked at with it and without."),
+    ] = None
 
 
 class Tier(_Section, frozen=True, kw_only=True):

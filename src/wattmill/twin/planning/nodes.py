@@ -37,7 +37,7 @@ def flows_of(done: Chosen) -> list[Flow]:
             at = option.gives[tier.name]
             per_s = peak / problem.asked.peak_to_mean
             gpus = per_s / at.requests_per_s * option.config.gpus
-            above = offer.busy_w(at.batch, problem.power) - offer.idle_w if offer.own else 0.0
+            above = option.config.busy_w(offer, at.batch, problem.power) - offer.idle_w if offer.own else 0.0
             found.append(Flow(offer, option, tier, per_s, gpus, gpus * above))
     return found
 

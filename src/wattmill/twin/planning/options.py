@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wattmill.compute.catalogue import accelerator
 from wattmill.compute.spec import Accelerator
@@ -11,12 +11,14 @@ from wattmill.models.architecture import Architecture
 from wattmill.models.architectures import architecture
 from wattmill.models.deployment import Deployment
 from wattmill.models.graphs import sizes_of
+from wattmill.twin.planning.apart import Apart, for_answers, for_prompts, ratios_of
 from wattmill.twin.planning.demand import Demand
-from wattmill.twin.planning.performance import Curve, Performance, Reached, curve
+from wattmill.twin.planning.offers import Offer
+from wattmill.twin.planning.performance import Curve, Performance, Power, Reached, curve
 from wattmill.twin.planning.splits import Split, depths, split_of, stages, taken_gpus
 from wattmill.twin.planning.supply import Candidate
-from wattmill.twin.prediction import Interval, Prediction
-from wattmill.units import B_PER_GB
+from wattmill.twin.prediction import Interval, Prediction, Speculation
+from wattmill.units import B_PER_GB, MS_PER_S
 
 BITS = {"bf16": 16.0, "fp8": 8.0, "fp4": 4.0}
 MOST_BATCH = 512  # of one scheduler: each attention rank has one, and each batch in a pipeline
@@ -43,14 +45,33 @@ class Config(NamedTuple):
     model: str
     engine: str
     precision: str
-    deployment: Deployment
-    kv_tokens: int
+    deployment: Deployment  # of those that decode, where prompts are computed apart
+    kv_tokens: int  # where it decodes
     gpus: int  # that a replica takes; those that it strands in its fabric count as at work, too
+    apart: Apart | None = None  # prompts on replicas of their own; a replica is then a unit of both kinds
+    speculation: Speculation | None = None
 
     @property
     def way(self) -> str:
-        """Return the engine, the precision and the split: `vllm fp8 TP8 EP8`."""
-        return f"{self.engine} {self.precision} {split_of(self.deployment)}"
+        """Return the engine, the precision and the split: `vllm fp8 TP8 EP8`, or `vllm fp8 1 x TP4 to 2 x
+        TP8` where prompts are computed apart."""
+        return f"{self.engine} {self.precision} {self.split}"
+
+    @property
+    def split(self) -> str:
+        found = str(split_of(self.deployment))
+        if self.apart is not None:
+            found = f"{self.apart.words} to {self.apart.decode_replicas} x {found}"
+        return found if self.speculation is None else f"{found}, {self.speculation.drafted} drafted"
+
+    def busy_w(self, offer: Offer, batch: float, power: Power) -> float:
+        """Return the watts at the meter of one of its accelerators at work, at `batch` users. Those that
+        compute prompts are taken at their rating."""
+        if self.apart is None:
+            return offer.busy_w(batch, power)
+        prompts = self.apart.prefill_gpus / self.gpus
+        each = batch / self.apart.decode_replicas
+        return prompts * offer.full_w + (1.0 - prompts) * offer.busy_w(each, power)
 
     def __str__(self) -> str:
         return f"{self.model} on {self.candidate}, {self.way}"
@@ -109,12 +130,20 @@ def choice(
     curves: dict[tuple[str, str], Curve] = {}
     left: list[Left] = []
     configs: dict[str, Config] = {}
+    together: dict[tuple[str, str, str, str, bool], list[Config]] = {}
+    whole: dict[str, Curve] = {}
     for found in _configs(demand):
         if isinstance(found, Left):
             left.append(found)
             continue
         configs[str(found)] = found
-        options += _served(found, tiers, performance, extrapolate, curves, left)
+        key = found.candidate, found.model, found.engine, found.precision, found.speculation is not None
+        together.setdefault(key, []).append(found)
+        options += _served(found, tiers, performance, extrapolate, curves, left, whole)
+    for alike in together.values():
+        for found in _units(demand.candidates[alike[0].candidate], alike, whole):
+            configs[str(found)] = found
+            options += _served(found, tiers, performance, extrapolate, curves, left, whole)
     kept = [option for option in options if not any(_better(other, option) for other in options)]
     beaten = []
     for option in options:
@@ -131,7 +160,10 @@ def _configs(demand: Demand) -> Iterator[Config | Left]:
             sizes = architecture(wanted.name)
             for engine in candidate.engines:
                 for precision in wanted.precisions:
-                    yield from _split(key, candidate, part, model, sizes, engine, precision, wanted.kv)
+                    for found in _split(key, candidate, part, model, sizes, engine, precision, wanted.kv):
+                        yield found
+                        if isinstance(found, Config) and wanted.speculation is not None:
+                            yield found._replace(speculation=wanted.speculation.asked)
 
 
 def _split(
@@ -168,6 +200,29 @@ def _split(
             yield found if why is None else Left(str(found), why)
 
 
+def _units(candidate: Candidate, alike: list[Config], whole: dict[str, Curve]) -> Iterator[Config]:
+    """Yield what may be made of configurations of one model, engine and precision if prompts are computed
+    apart (`apart`): `whole` has the curve of each as it is."""
+    flat = [one for one in alike if one.deployment.pp == 1 and str(one) in whole]
+    asked = [(whole[str(one)], one.gpus) for one in flat]
+    for prefill, decode in ratios_of(candidate.disaggregate):
+        for p in for_prompts(asked):
+            for d in for_answers(asked):
+                own = flat[p].gpus * prefill
+                yield flat[d]._replace(
+                    kv_tokens=flat[d].kv_tokens * decode,
+                    gpus=own + flat[d].gpus * decode,
+                    apart=Apart(
+                        prefill=flat[p].deployment,
+                        prefill_replicas=prefill,
+                        decode_replicas=decode,
+                        prefill_gpus=own,
+                        link_bytes_per_s=candidate.handover_gb_per_s * B_PER_GB,
+                        latency_s=candidate.handover_ms / MS_PER_S,
+                    ),
+                )
+
+
 def _impossible(config: Config, part: Accelerator) -> str | None:
     """Return why a configuration cannot run, or None."""
     d, per_node = config.deployment, part.gpus_per_node
@@ -192,6 +247,7 @@ def _served(
     extrapolate: bool,
     curves: dict[tuple[str, str], Curve],
     left: list[Left],
+    whole: dict[str, Curve],
 ) -> list[Option]:
     own = [tier for tier in tiers if tier.model == config.model]
     asked: dict[tuple[float, float], Curve] = {}
@@ -199,24 +255,32 @@ def _served(
     for tier in own:
         lengths = tier.input_tok, tier.output_tok
         d = config.deployment
+        replicas = 1 if config.apart is None else config.apart.decode_replicas
         most = min(
-            MOST_BATCH * d.attn_dp * d.pp,
+            MOST_BATCH * d.attn_dp * d.pp * replicas,
             MOST_USERS,
             int(config.kv_tokens / (tier.input_tok + tier.output_tok)),
         )
         if lengths not in asked:
             slowest = min(t.tok_per_s for t in own if (t.input_tok, t.output_tok) == lengths)
-            whole = curve(
+            more: dict[str, Any] = {}
+            if config.apart is not None:
+                more["disaggregation"] = config.apart.asked
+            if config.speculation is not None:
+                more["speculation"] = config.speculation
+            found = curve(
                 performance,
                 config.deployment,
                 input_tok=tier.input_tok,
                 output_tok=tier.output_tok,
                 most=most,
                 slowest_tok_per_s=slowest,
+                **more,
             )
-            asked[lengths] = whole if extrapolate else _sure(whole)
+            whole.setdefault(str(config), found)
+            asked[lengths] = found if extrapolate else _sure(found)
             if not asked[lengths].points:
-                left.append(_unsure(config, whole))
+                left.append(_unsure(config, found))
         curves[str(config), tier.name] = asked[lengths]
         at = asked[lengths].at_promise(ttft_s=tier.ttft_s, tok_per_s=tier.tok_per_s)
         if at is not None:

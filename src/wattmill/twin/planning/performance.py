@@ -7,20 +7,33 @@ nothing else: the law that is validated is the law that plans.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from wattmill.compute.model import curve_of, power_w
 from wattmill.compute.spec import Accelerator
 from wattmill.models.deployment import Deployment
+from wattmill.twin.law.spec import Disaggregation, Speculation
 from wattmill.twin.prediction import Class, Interval, Prediction
 
 
 class Performance(Protocol):
-    """Predicts one replica under `concurrency` users who ask again as soon as they are answered."""
+    """Predicts one replica under `concurrency` users who ask again as soon as they are answered.
 
-    def __call__(self, deployment: Deployment, *, isl: int, osl: int, concurrency: int) -> Prediction: ...
+    The last two are asked of pools that have them, and of no other.
+    """
+
+    def __call__(
+        self,
+        deployment: Deployment,
+        *,
+        isl: int,
+        osl: int,
+        concurrency: int,
+        disaggregation: Disaggregation | None = None,
+        speculation: Speculation | None = None,
+    ) -> Prediction: ...
 
 
 class Power(Protocol):
@@ -38,8 +51,8 @@ def slow_end(performance: Performance) -> Performance:
     """Return a law that takes the slow end of each interval for its figure: what is promised then holds in
     nine cases of ten, as far as the interval is right."""
 
-    def predicted(deployment: Deployment, *, isl: int, osl: int, concurrency: int) -> Prediction:
-        found = performance(deployment, isl=isl, osl=osl, concurrency=concurrency)
+    def predicted(deployment: Deployment, *, isl: int, osl: int, concurrency: int, **more: Any) -> Prediction:
+        found = performance(deployment, isl=isl, osl=osl, concurrency=concurrency, **more)
         return msgspec.structs.replace(found, ttft_s=_slow(found.ttft_s), tpot_s=_slow(found.tpot_s))
 
     return predicted
@@ -164,12 +177,13 @@ def curve(
     output_tok: float,
     most: int,
     slowest_tok_per_s: float,
+    **more: Any,
 ) -> Curve:
-    """Ask the law at rising batches, until a stream is slower than any promise needs."""
+    """Ask the law at rising batches, until a stream is slower than any promise needs; `more` of it, too."""
     points: list[Point] = []
     for size in batches(most):
         prediction = performance(
-            deployment, isl=max(1, round(input_tok)), osl=max(2, round(output_tok)), concurrency=size
+            deployment, isl=max(1, round(input_tok)), osl=max(2, round(output_tok)), concurrency=size, **more
         )
         points.append(Point(size, prediction))
         if prediction.tpot_s.value > 2.0 / slowest_tok_per_s:

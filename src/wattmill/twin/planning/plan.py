@@ -49,12 +49,17 @@ class Pool(msgspec.Struct, frozen=True, kw_only=True):
     nearest: str | None
     beyond: str  # which quantities leave what was measured, and how far; "": none does
     widened: str  # what that does to the interval of the time per token
-    kv_tokens: int
+    kv_tokens: int  # of a replica, where it decodes
+    prefill: str = ""  # prompts apart: replicas of a unit that compute them, `2 x TP4`; "": each does both
+    drafted_tok: int = 0  # for each request in each step; 0: no speculation
+    decode_replicas: int = 1  # of such a unit; `tp` to `attn_dp` are theirs, and `replicas` counts units
 
     @property
     def split(self) -> str:
-        """Return it as people write it: `TP4 DP2 EP8`."""
-        return str(Split(self.tp, self.ep, self.pp, self.attn_dp))
+        """Return it as people write it: `TP4 DP2 EP8`, or `2 x TP4 to 1 x TP8` where prompts are apart."""
+        own = str(Split(self.tp, self.ep, self.pp, self.attn_dp))
+        found = f"{self.prefill} to {self.decode_replicas} x {own}" if self.prefill else own
+        return f"{found}, {self.drafted_tok} drafted" if self.drafted_tok else found
 
 
 class TierAnswer(msgspec.Struct, frozen=True, kw_only=True):

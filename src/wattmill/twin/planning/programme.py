@@ -167,7 +167,7 @@ def _add_option(
         filled[flow] = 1.0 / at.requests_per_s
         busy = gpus / at.requests_per_s / problem.asked.peak_to_mean  # accelerators at work, in the mean
         if offer.own:
-            energy[flow] = busy * (offer.busy_w(at.batch, problem.power) - offer.idle_w)
+            energy[flow] = busy * (option.config.busy_w(offer, at.batch, problem.power) - offer.idle_w)
         if offer.on_demand:
             cost[flow] = busy * offer.fixed_usd_per_gpu_h * H_PER_YEAR / USD_PER_MUSD
     p.row(column("filled", offer, option), filled, high=0.0)

@@ -125,6 +125,23 @@ class Candidate(_Section, frozen=True, kw_only=True):
             description="Between stages, 10^9 bytes per second an accelerator (50: a 400 Gbit/s port each).",
         ),
     ] = 50.0
+    disaggregate: Annotated[
+        bool | tuple[Annotated[str, Meta(pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")], ...],
+        Meta(
+            description="Also look at prompts on replicas of their own, which hand caches over to those that "
+            "decode: true for every proportion up to four of either kind, or the proportions to look at, "
+            "prefill first.",
+            examples=[["1:2", "1:3"]],
+        ),
+    ] = False
+    handover_gb_per_s: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="For those caches, 10^9 bytes per second an accelerator (50: 400 Gbit/s each).",
+        ),
+    ] = 50.0
+    handover_ms: Annotated[float, Meta(ge=0, description="Of each hand-over, whatever its size.")] = 0.0
     graph_sizes: Annotated[
         Declared | None,
         Meta(

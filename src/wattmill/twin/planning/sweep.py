@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -91,8 +91,8 @@ def planned(variation: Variation) -> Varied:
 
 
 def _slower(usual: Performance, factor: float) -> Performance:
-    def law(deployment: Deployment, *, isl: int, osl: int, concurrency: int) -> Prediction:
-        found = usual(deployment, isl=isl, osl=osl, concurrency=concurrency)
+    def law(deployment: Deployment, *, isl: int, osl: int, concurrency: int, **more: Any) -> Prediction:
+        found = usual(deployment, isl=isl, osl=osl, concurrency=concurrency, **more)
         return msgspec.structs.replace(
             found,
             ttft_s=_times(found.ttft_s, factor),
