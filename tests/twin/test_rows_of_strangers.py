@@ -174,6 +174,21 @@ def test_what_is_new_has_a_wider_interval_than_what_was_measured():
     )
 
 
+def test_watts_of_a_part_that_nobody_metered_are_less_sure():
+    """Servers of two parts were measured at the wall; their few watts of error say nothing of others."""
+    watts = {**SUBMITTED, "metric": "system_wall_power", "unit": "W", "value": "6000"}
+
+    def width(row: dict[str, str], gpu: str) -> float:
+        (p,) = answered([{**row, "gpu": gpu}])
+        return p.high / p.low
+
+    for row in (watts, SUBMITTED):
+        metered, other = width(row, "H200-SXM"), width(row, "MI300X")
+        guessed, unpublished = width(row, "Abacus"), width(row, "TPU-v5e")
+        assert metered < other < min(guessed, unpublished)
+    assert width(watts, "B200-SXM") < 1.3 and width(watts, "MI300X") > 1.6 and width(watts, "Abacus") > 4
+
+
 def test_nothing_measured_of_another_counts_as_measured_of_what_is_not_known():
     c = configuration({**SERVED, "model": "acme/Thinker-70B", "gpu": "Abacus"})
     assert c.missing == ("model", "gpu")

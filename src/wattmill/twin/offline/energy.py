@@ -6,6 +6,7 @@ Fitted: one number, the share of its limit at which a run under an unpublished c
 
 from __future__ import annotations
 
+from functools import cache
 from math import ceil, exp, log
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy as np
 from wattmill.compute.model import Node, curve_of, power_w, under_cap, wall_w
 from wattmill.compute.spec import Accelerator
 from wattmill.models.step_time import TERMS
+from wattmill.twin.law.rows import MEASURED, measured_rows
 from wattmill.twin.offline.law import Solved
-from wattmill.twin.offline.rows import OfflineRow
+from wattmill.twin.offline.rows import OfflineRow, offline_row
 
 ENERGY = ("system_wall_power", "wall_energy_per_output_token")
 
@@ -42,6 +44,35 @@ class Walls(msgspec.Struct, frozen=True, kw_only=True):
 
 
 UNKNOWN = Walls(cap_share=_ASSUMED_CAP_SHARE, runs=0, power=(-0.25, 0.25), energy=(-0.5, 0.5))
+
+
+_GUESSED = log(2.0)
+"""Of a part that nobody knows, or whose limit nobody published, half or twice the watts are no surprise."""
+
+
+@cache
+def metered() -> frozenset[str]:
+    """Return the accelerators whose servers were measured at the wall in the shipped tables."""
+    rows = [row for table in MEASURED for row in measured_rows(table) if row["metric"] in ENERGY]
+    return frozenset(offline_row(row).accelerator.name for row in rows)
+
+
+def wall_bounds(
+    walls: Walls, row: OfflineRow, *, tdp_known: bool
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return ln bounds of 80 % of a row's wall watts and of its joules, beside what its throughput may do.
+
+    What was learned holds for the parts that were metered, two of them. Of others nothing was measured: the
+    declared bounds of `UNKNOWN`, wider where the part or its limit is a guess.
+    """
+    if row.accelerator.name in metered():
+        return walls.power, walls.energy
+    more = 0.0 if tdp_known and "gpu" not in row.missing else _GUESSED
+    power, energy = (
+        (min(learned[0], declared[0]) - more, max(learned[1], declared[1]) + more)
+        for learned, declared in ((walls.power, UNKNOWN.power), (walls.energy, UNKNOWN.energy))
+    )
+    return power, energy
 
 
 class Draw(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from wattmill.twin.law.reading import per_base
 from wattmill.twin.law.spec import Class, Prior
 from wattmill.twin.law.throughput import at_fixed_concurrency, closed_loop_throughput
 from wattmill.twin.offline.calibration import OfflineCalibration, stored
-from wattmill.twin.offline.energy import ENERGY, draw
+from wattmill.twin.offline.energy import ENERGY, draw, wall_bounds
 from wattmill.twin.offline.rows import THROUGHPUT, offline_row
 
 METRICS = (*THROUGHPUT, *ENERGY)
@@ -59,7 +59,7 @@ def predicted(
         per_gpu = exp(float(solved.log_throughput[at])) / drawn.slowdown
         whole = per_gpu * row.gpus
         slow, fast = law.bounds(row)
-        low, high = law.walls.power
+        (low, high), joules = wall_bounds(law.walls, row, tdp_known=drawn.tdp_known)
         missing = row.missing if drawn.tdp_known or metric in THROUGHPUT else (*row.missing, "tdp")
         match metric:
             case "output_throughput":
@@ -71,7 +71,7 @@ def predicted(
             case _:
                 # The wider of what held-out runs showed and what the throughput's own interval implies.
                 value = drawn.wall_w / whole
-                low, high = law.walls.energy
+                low, high = joules
                 bounds = (min(exp(low), 1.0 / fast), max(exp(high), 1.0 / slow))
         found.append(
             Predicted(
