@@ -186,6 +186,7 @@ def test_watts_of_a_part_that_nobody_metered_are_less_sure():
         metered, other = width(row, "H200-SXM"), width(row, "MI300X")
         guessed, unpublished = width(row, "Abacus"), width(row, "TPU-v5e")
         assert metered < other < min(guessed, unpublished)
+    assert width(QUEUED, "Abacus") > 3 * width(QUEUED, "MI300X")  # its figures are a guess, too
     assert width(watts, "B200-SXM") < 1.3 and width(watts, "MI300X") > 1.6 and width(watts, "Abacus") > 4
 
 

@@ -16,6 +16,8 @@ from wattmill.twin.offline.energy import ENERGY, draw, wall_bounds
 from wattmill.twin.offline.rows import THROUGHPUT, offline_row
 
 METRICS = (*THROUGHPUT, *ENERGY)
+_GUESSED = 2.0
+"""Of a part that nobody knows, half or twice the throughput are no surprise: declared."""
 
 
 def predicted(
@@ -59,6 +61,8 @@ def predicted(
         per_gpu = exp(float(solved.log_throughput[at])) / drawn.slowdown
         whole = per_gpu * row.gpus
         slow, fast = law.bounds(row)
+        if "gpu" in row.missing:  # parts that were left out had known figures; of this one they are a guess
+            slow, fast = slow / _GUESSED, fast * _GUESSED
         (low, high), joules = wall_bounds(law.walls, row, tdp_known=drawn.tdp_known)
         missing = row.missing if drawn.tdp_known or metric in THROUGHPUT else (*row.missing, "tdp")
         match metric:
