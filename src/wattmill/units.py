@@ -76,6 +76,15 @@ def usd_text(nusd: int, digits: int | None = None) -> str:
     return f"{usd_from_nusd(nusd):.{digits}f}"
 
 
+_WHOLE = re.compile("[0-9]{1,18}")
+
+
+def whole_from(text: str) -> int | None:
+    """Return a number as people and clients write it, in ASCII digits alone; None: it is none, or larger than
+    any count here (18 digits fit a database's integers). `str.isdigit` knows digits that `int` does not."""
+    return int(text) if _WHOLE.fullmatch(text) else None
+
+
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|min|h|d)?")
 _SPAN_S = {None: 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": float(S_PER_H), "d": float(S_PER_DAY)}
 

@@ -151,6 +151,29 @@ def test_balances_sum_to_zero_and_energy_windows_add_up(admin: httpx.Client) -> 
         assert row["total_j"] == pytest.approx(sum(row[f"{part}_j"] for part in parts))
 
 
+BEYOND = "99999999999999999999"  # more than a database's integers hold
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", f"/api/runs/{BEYOND}", 404),
+        ("POST", f"/api/runs/{BEYOND}/stop", 404),
+        ("DELETE", f"/api/keys/{BEYOND}", 404),
+        ("POST", f"/api/keys/{BEYOND}/rotate", 404),
+        ("PUT", f"/api/budgets/{BEYOND}", 404),
+        ("GET", "/api/requests/req_ffffffffffff_ffffffffffffffffff", 404),
+        ("GET", f"/api/requests?node={BEYOND}", 200),
+        ("GET", f"/api/requests?key={BEYOND}", 200),
+    ],
+)
+def test_numbers_beyond_all_bounds_are_told_not_to_be_there(
+    admin: httpx.Client, method: str, path: str, status: int
+) -> None:
+    told = admin.request(method, path, json={})
+    assert told.status_code == status and told.json().get("rows", []) == [], told.text
+
+
 def test_a_request_is_explained_with_its_time_line(admin: httpx.Client) -> None:
     rows = exported(admin, "/api/requests")
     two = next(r for r in rows if r["attempt"] == 1)

@@ -85,6 +85,7 @@ def test_what_a_command_changes_is_what_a_keyring_loads_next(shell: Shell) -> No
     [
         (("keys", "create", "demo/nope", "x"), "no 'demo/nope' in the budget tree"),
         (("keys", "create", "demo/load", "x", "--expires-in", "soon"), "such as 90d, 12h, 30m or 45s"),
+        (("keys", "create", "demo/load", "x", "--expires-in", "9999999999999d"), "before the year 10000"),
         (("keys", "create", "demo/load", "x", "--cap", "much"), "cap is 'much', must be dollars"),
         (("keys", "revoke", "wm-nothing"), "no such key"),
         (("budget", "set", "demo", "-3"), ""),

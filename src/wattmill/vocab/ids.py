@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import NewType
 
 RequestId = NewType("RequestId", str)
 Epoch = NewType("Epoch", str)  # 12 hex digits, drawn when a worker starts; names its journal folder
+
+
+_ID = re.compile("req_([0-9a-f]{12})_([0-9a-f]{1,15})")  # a number that fits a database's integers
 
 
 def request_id(epoch: str, seq: int) -> RequestId:
@@ -15,11 +19,5 @@ def request_id(epoch: str, seq: int) -> RequestId:
 
 def split_request_id(text: str) -> tuple[Epoch, int] | None:
     """Return (epoch, seq) of an id made by `request_id`, or None if it is no such id."""
-    parts = text.strip().split("_")
-    if len(parts) != 3 or parts[0] != "req" or len(parts[1]) != 12:
-        return None
-    try:
-        int(parts[1], 16)
-        return Epoch(parts[1]), int(parts[2], 16)
-    except ValueError:
-        return None
+    found = _ID.fullmatch(text.strip())
+    return None if found is None else (Epoch(found[1]), int(found[2], 16))

@@ -16,6 +16,7 @@ from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import Run
 from wattmill.ledger.stores.control_runs import Runs
 from wattmill.web.bodies import answer, decoded
+from wattmill.web.nodes import NODE
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -74,9 +75,9 @@ async def _with_reason(request: Request, do: Callable[[Control, Run, str | None]
 
 RUN_ROUTES = [
     Route("/api/runs", list_runs),
-    Route("/api/runs/{node:int}", show_run),
-    Route("/api/runs/{node:int}/stop", stop_run, methods=["POST"]),
-    Route("/api/runs/{node:int}/pause", pause_run, methods=["POST"]),
-    Route("/api/runs/{node:int}/resume", resume_run, methods=["POST"]),
-    Route("/api/runs/{node:int}/top-up", top_up_run, methods=["POST"]),
+    Route(f"/api/runs/{NODE}", show_run),
+    Route(f"/api/runs/{NODE}/stop", stop_run, methods=["POST"]),
+    Route(f"/api/runs/{NODE}/pause", pause_run, methods=["POST"]),
+    Route(f"/api/runs/{NODE}/resume", resume_run, methods=["POST"]),
+    Route(f"/api/runs/{NODE}/top-up", top_up_run, methods=["POST"]),
 ]

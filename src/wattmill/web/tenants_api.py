@@ -18,6 +18,7 @@ from wattmill.vocab.budget import Period, Unit
 from wattmill.vocab.caller import PRIVACY_CLASSES
 from wattmill.web.bodies import answer, decoded
 from wattmill.web.errors import ApiError
+from wattmill.web.nodes import NODE
 
 
 class NewKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,7 +78,7 @@ def _control(request: Request) -> Control:
 
 
 def _node_id(request: Request) -> int:
-    return int(request.path_params["id"])
+    return int(request.path_params["node"])
 
 
 async def list_keys(request: Request) -> Response:
@@ -194,13 +195,13 @@ async def list_places(request: Request) -> Response:
 TENANT_ROUTES = [
     Route("/api/keys", list_keys),
     Route("/api/keys", create_key, methods=["POST"]),
-    Route("/api/keys/{id:int}/rotate", rotate_key, methods=["POST"]),
-    Route("/api/keys/{id:int}", revoke_key, methods=["DELETE"]),
+    Route(f"/api/keys/{NODE}/rotate", rotate_key, methods=["POST"]),
+    Route(f"/api/keys/{NODE}", revoke_key, methods=["DELETE"]),
     Route("/api/tenants", list_tenants),
     Route("/api/tenants", put_tenant, methods=["POST"]),
     Route("/api/budgets", list_budgets),
-    Route("/api/budgets/{id:int}", set_budget, methods=["PUT"]),
-    Route("/api/budgets/{id:int}/limits", set_limit, methods=["PUT"]),
+    Route(f"/api/budgets/{NODE}", set_budget, methods=["PUT"]),
+    Route(f"/api/budgets/{NODE}/limits", set_limit, methods=["PUT"]),
     Route("/api/leases", list_leases),
     Route("/api/leases/{epoch}/write-off", write_off, methods=["POST"]),
     Route("/api/prices", list_prices),

@@ -26,7 +26,7 @@ from wattmill.app.batches.upload import read_form
 from wattmill.app.kept.spec import KeptUnavailable, NoRoom
 from wattmill.app.runs.named import named
 from wattmill.distribution.side_door import SideAnswer, SideDoor, SideRequest
-from wattmill.units import US_PER_S
+from wattmill.units import US_PER_S, whole_from
 from wattmill.vocab.caller import PRIVACY_CLASSES, out_of_scope
 from wattmill.vocab.refusal import Refusal
 
@@ -118,7 +118,7 @@ async def _upload(shelf: BatchShelf, asked: _Asked) -> SideAnswer | Refusal:
     keep_s: float | None = None
     seconds = form.fields.get("expires_after[seconds]")
     if seconds is not None:
-        if not seconds.isdigit() or not 3_600 <= int(seconds) <= 2_592_000:
+        if not 3_600 <= (whole_from(seconds) or 0) <= 2_592_000:
             text = f"'expires_after[seconds]' must be from 3600 to 2592000, got {seconds[:20]!r}"
             return Refusal(code="bad_value", message=text, param="expires_after")
         keep_s = float(seconds)
@@ -312,10 +312,11 @@ def _asked(shelf: BatchShelf, request: SideRequest) -> _Asked | Refusal:
 def _page(request: SideRequest, *, most: int, usual: int) -> tuple[str, int, dict[str, list[str]]] | Refusal:
     query: dict[str, list[str]] = parse_qs(request.query.decode("latin-1"))
     text = query.get("limit", [str(usual)])[0]
-    if not text.isdigit() or not 1 <= int(text) <= most:
+    limit = whole_from(text) or 0
+    if not 1 <= limit <= most:
         no = f"'limit' must be from 1 to {most}, got {text[:20]!r}"
         return Refusal(code="bad_value", message=no, param="limit")
-    return query.get("after", [""])[0], int(text), query
+    return query.get("after", [""])[0], limit, query
 
 
 def _listed(objects: list[dict[str, Any]], limit: int) -> SideAnswer:

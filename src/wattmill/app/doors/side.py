@@ -13,6 +13,7 @@ from wattmill.distribution.doors.door import MESSAGES, RESPONSES
 from wattmill.distribution.gateway import Gateway
 from wattmill.distribution.side_door import SideAnswer, SideDoor, SideRequest
 from wattmill.distribution.understanding import rules_of
+from wattmill.units import whole_from
 from wattmill.vocab.caller import out_of_scope
 from wattmill.vocab.refusal import Refusal
 
@@ -101,7 +102,8 @@ class _Responses:
             return found
         asked = parse_qs(request.query.decode("latin-1"))
         limit_text = asked.get("limit", ["20"])[0]
-        if not limit_text.isdigit() or not 1 <= int(limit_text) <= _MOST:
+        limit = whole_from(limit_text) or 0
+        if not 1 <= limit <= _MOST:
             return Refusal(
                 code="bad_value",
                 message=f"'limit' must be from 1 to {_MOST}, got {limit_text[:20]!r}",
@@ -117,7 +119,7 @@ class _Responses:
                 no = f"'after' names no item: {after[:80]!r}"
                 return Refusal(code="bad_value", message=no, param="after")
             items = items[ids.index(after) + 1 :]
-        page = items[: int(limit_text)]
+        page = items[:limit]
         body = {
             "object": "list",
             "data": page,

@@ -7,6 +7,7 @@ import msgspec
 from wattmill.ledger.stores.control import Control
 from wattmill.ledger.stores.control_records import Budget, NoSuch, Run
 from wattmill.ledger.stores.control_runs import Runs
+from wattmill.units import whole_from
 from wattmill.vocab.budget import Period, Unit
 
 
@@ -45,8 +46,9 @@ def all_runs(control: Control, *, ended_too: bool = False, limit: int = 200) -> 
 def find_run(control: Control, text: str) -> Run:
     """Return the run with that number, full name, or name if only one has it. Raises `NoSuch`."""
     runs = Runs(control)
-    if text.isdigit():
-        return runs.at(int(text))
+    number = whole_from(text)
+    if number is not None:
+        return runs.at(number)
     last = text.rpartition("/")[2]
     with control.reading() as db:
         rows = db.execute(

@@ -190,15 +190,20 @@ def _key_row(db: sqlite3.Connection, id: int) -> tuple[int, int | None]:
     return row[0], row[1]
 
 
+LAST_US = 253_402_300_800_000_000
+"""The end of the year 9999, the last that dates are written for."""
+
+
 def _check_scopes(draft: KeyRecord, now_us: int) -> None:
     if draft.privacy not in PRIVACY_CLASSES:
         raise ControlError(f"privacy is {draft.privacy!r}, must be one of: {', '.join(PRIVACY_CLASSES)}")
     unknown = sorted(set(draft.endpoints or ()) - set(ENTRIES))
     if unknown:
         raise ControlError(f"endpoints have {unknown[0]!r}, must be some of: {', '.join(ENTRIES)}")
-    if draft.expires_us is not None and draft.expires_us <= now_us:
+    if draft.expires_us is not None and not now_us < draft.expires_us < LAST_US:
         raise ControlError(
-            f"expiry is {draft.expires_us} us, must be later than now ({now_us} us since 1970)"
+            f"expiry is {draft.expires_us} us, must be later than now ({now_us} us since 1970) and before "
+            "the year 10000; leave it out for a key that does not expire"
         )
 
 
