@@ -53,6 +53,27 @@ def test_a_sample_of_whole_runs_can_not_be_opened(tmp_path):
             wheel.columns(path, ["value"])
 
 
+def test_a_named_table_that_is_a_link_to_the_sample_stays_closed(tmp_path):
+    wheel = made(tmp_path)
+    path = table("gemm", SYSTEM, ENGINE)
+    assert path is not None
+    (wheel.folder / path).unlink()
+    (wheel.folder / path).symlink_to(wheel.folder.parent / "silicon_sample.csv")
+    with pytest.raises(PermissionError, match=r"leads to 'silicon_sample\.csv'"):
+        wheel.columns(path, ["n"])
+
+
+def test_a_table_that_an_installer_linked_into_place_is_read(tmp_path):
+    """Some keep one copy of a wheel and link its files into each environment, under their own names."""
+    wheel = made(tmp_path / "store")
+    path = table("gemm", SYSTEM, ENGINE)
+    assert path is not None
+    file = tmp_path / "linked" / path
+    file.parent.mkdir(parents=True)
+    file.symlink_to(wheel.folder / path)
+    assert Wheel(tmp_path / "linked", read).columns(path, ["n"]) is not None
+
+
 def test_every_table_that_may_be_opened_is_one_of_the_named_kinds():
     assert len(ALLOWED) > 100
     assert not any(

@@ -174,13 +174,15 @@ class Wheel(msgspec.Struct, frozen=True):
         """Return columns of one table; `None`: the wheel does not hold it.
 
         Raises:
-            PermissionError: it is none of `ALLOWED`.
+            PermissionError: it is none of `ALLOWED`, or a link to a file of another name.
         """
         if path not in ALLOWED:
             raise PermissionError(f"{path!r} is none of the {len(ALLOWED)} tables that wattmill reads")
         file = self.folder / path
         if not file.is_file():
             return None
+        if (real := file.resolve()).name != file.name:
+            raise PermissionError(f"{path!r} leads to {real.name!r}, which is none of the tables")
         found = dict(self.read(file, names))
         for name, value in _UNSAID.items():
             if name in names and name not in found:
@@ -224,4 +226,5 @@ def read_parquet(file: Path, names: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _plain(column: Any) -> str:
-    return "U" if "string" in str(column.type) else "f8" if str(column.type) == "double" else "i8"
+    kind = str(column.type)
+    return "U" if "string" in kind else "i8" if kind.startswith(("int", "uint")) else "f8"
