@@ -93,7 +93,7 @@ def _deployment(place: Place, declared: DeploymentTimes, slots: int) -> Deployme
     return deployment
 
 
-def kv_bytes_per_tok(place: Place, declared: DeploymentTimes) -> float:
+def kv_bytes_per_tok(declared: DeploymentTimes) -> float:
     """Return the bytes of cache that a hand-over of one prompt token sends."""
     return deployment_of(declared).distinct_kv_bytes_per_tok
 

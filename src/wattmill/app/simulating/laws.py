@@ -97,7 +97,7 @@ def _sim_pool(settings: Settings, place: Place, pool: scheduling.Pool) -> SimPoo
         slots=slots,
         replicas=twin.replicas,
         overhead_s=place.speed.overhead_s,
-        disaggregation=None if twin.disaggregation is None else _disaggregation(place, twin),
+        disaggregation=None if twin.disaggregation is None else _disaggregation(twin),
         speculation=None if twin.speculation is None else _speculation(twin.speculation),
         power=_power(place, pool, twin.replicas, law),
         hours=_hours(settings, place, twin.replicas),
@@ -138,7 +138,7 @@ def _check_disaggregation(place: Place, twin: PoolTwin, scheduler: SchedulerKind
         )
 
 
-def _disaggregation(place: Place, twin: PoolTwin) -> Disaggregation:
+def _disaggregation(twin: PoolTwin) -> Disaggregation:
     declared = twin.disaggregation
     assert declared is not None
     kv_bytes = declared.kv_bytes_per_tok
@@ -146,7 +146,7 @@ def _disaggregation(place: Place, twin: PoolTwin) -> Disaggregation:
         from wattmill.app.simulating.deployed import kv_bytes_per_tok  # as `deployed_law`
 
         assert twin.deployment is not None
-        kv_bytes = kv_bytes_per_tok(place, twin.deployment)
+        kv_bytes = kv_bytes_per_tok(twin.deployment)
     return Disaggregation(
         prefill=declared.prefill_replicas,
         handover_ps=max(1, round(declared.latency_ms * PS_PER_MS)),
