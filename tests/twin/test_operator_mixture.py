@@ -100,8 +100,15 @@ def test_an_interval_is_that_of_what_was_left_out_in_the_same_way(metric, new):
 
 
 def test_what_is_new_is_named_as_its_interval_is_stored():
+    """New is what ran on other engines alone: gpt-oss never on SGLang, H100 on it only by guessed inputs."""
     for d, new in (
         (deployment(SEEN), ()),
+        (deployment("openai/gpt-oss-120b", weight_bits=4.0), ()),
+        (deployment("openai/gpt-oss-120b", weight_bits=4.0, engine="sglang"), ("model", "accelerator")),
+        (
+            deployment("openai/gpt-oss-120b", engine="sglang", accelerator=accelerator("H200-SXM")),
+            ("model",),
+        ),
         (deployment(UNSEEN), ("model",)),
         (deployment(SEEN, accelerator=accelerator("B300-SXM")), ("accelerator",)),
         (deployment(UNSEEN, accelerator=accelerator("B300-SXM")), ("model", "accelerator")),

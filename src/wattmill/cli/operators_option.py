@@ -16,8 +16,8 @@ OperatorsOption = Annotated[
     bool,
     typer.Option(
         "--operators",
-        help="Where a model or an accelerator was never measured, take timings of single operators beside "
-        "the law (pip install 'wattmill[twin-operators]').",
+        help="Where a model or an accelerator was never measured on its engine, take timings of single "
+        "operators beside the law (pip install 'wattmill[twin-operators]').",
     ),
 ]
 

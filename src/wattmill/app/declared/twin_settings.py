@@ -94,8 +94,8 @@ class DeploymentTimes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     operators: Annotated[
         bool,
         Meta(
-            description="Where the model or the accelerator was never measured, bring the law to the level "
-            "of operator tables at a full batch of typical prompts (the extra `twin-operators`)."
+            description="Where the model or the accelerator was never measured on the engine, bring the law "
+            "to the level of operator tables at a full batch of typical prompts (the extra `twin-operators`)."
         ),
     ] = False
     idle_w: Annotated[

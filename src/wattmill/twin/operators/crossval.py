@@ -78,8 +78,8 @@ class _Fold(msgspec.Struct, frozen=True):
 
 
 def cross_validated(tables: Tables, *, fitted_on: str, progress: Progress | None = None) -> Crossvalidated:
-    """Leave out each model, each accelerator, and each two of them that were measured together, and refit the
-    law and the factors without.
+    """Leave out each model, each accelerator, each two of them that were measured together, and each of them
+    on one engine; refit the law and the factors without.
 
     The law is fitted on all rows that remain, as it is stored; factors on those that the tables cover.
     Weights of the mixture are `SHARES`; what inner folds say of others stands beside. Takes minutes.
@@ -92,15 +92,17 @@ def cross_validated(tables: Tables, *, fitted_on: str, progress: Progress | None
     spreads: dict[str, Spread] = {}
     left_out: dict[str, list[_Fold]] = {left: list(_folds(data, left, progress)) for left in _LEFT}
     left_out[_BOTH] = _pairs(data, progress)
+    left_out |= {f"{left} on an engine": _on_engines(data, left, progress) for left in _LEFT}
     for left, folds in left_out.items():
         for metric in METRICS:
             own = [_of(data, fold, metric) for fold in folds]
             held_out += _figures(data, left, metric, own)
-            if left != _BOTH:
+            if left in _LEFT:
                 shares += [_inner(data, left, metric, own, share) for share in _TRIED]
-            covered = _together([fold.out.which(data.covered[fold.out.at]) for fold in own])
-            errors = data.samples.log_seconds[covered.at] - covered.mixed(SHARES[metric])
-            spreads[f"{metric}, {left} left out"] = quantiles(errors.tolist())
+            if left in (*_LEFT, _BOTH):
+                covered = _together([fold.out.which(data.covered[fold.out.at]) for fold in own])
+                errors = data.samples.log_seconds[covered.at] - covered.mixed(SHARES[metric])
+                spreads[f"{metric}, {left} left out"] = quantiles(errors.tolist())
     chosen = np.flatnonzero(data.covered)
     kept = [row for row in rows if row["metric"] in METRICS]
     factors = Factors(
@@ -169,20 +171,42 @@ def _folds(data: _Data, left: Left, progress: Progress | None) -> Iterator[_Fold
 
 
 def _pairs(data: _Data, progress: Progress | None) -> list[_Fold]:
-    """Return what was measured of each model on each accelerator, by fits that had seen neither. The inner
-    fold of a pair are the other pairs: their errors make its interval."""
-    keys_of = [keys(data.samples, left, parts=0) for left in _LEFT]
-    names = sorted({(str(m), str(g)) for m, g, kept in zip(*keys_of, data.complete, strict=True) if kept})
+    """Return what was measured of each model on each accelerator, by fits that had seen neither."""
+    models, parts = (keys(data.samples, left, parts=0) for left in _LEFT)
+    cells = {}
+    for model, part in sorted(set(zip(models[data.complete], parts[data.complete], strict=True))):
+        mine, its = models == model, parts == part
+        cells[f"{model} on {part}"] = (mine & its, mine | its)
+    return _cells(data, _BOTH, cells, progress)
+
+
+def _on_engines(data: _Data, left: Left, progress: Progress | None) -> list[_Fold]:
+    """Return what was measured of each model, or accelerator, on each engine, by fits that had seen it on
+    other engines alone."""
+    key = keys(data.samples, left, parts=0)
+    engines = np.array([c.engine for c in data.samples.configurations])
+    cells = {}
+    for name, engine in sorted(set(zip(key[data.complete], engines[data.complete], strict=True))):
+        mine = (key == name) & (engines == engine)
+        if (data.complete & (key == name) & ~mine).any():
+            cells[f"{name} on {engine}"] = (mine, mine)
+    return _cells(data, f"{left} on an engine", cells, progress)
+
+
+def _cells(
+    data: _Data, left: str, cells: Mapping[str, tuple[Any, Any]], progress: Progress | None
+) -> list[_Fold]:
+    """Return folds of cells: (rows that are predicted, rows that are left out). The inner fold of one are the
+    others: their errors make its interval."""
     held = []
-    for done, pair in enumerate(names):
+    for done, (out, without) in enumerate(cells.values()):
         if progress is not None:
-            progress(_BOTH, done, len(names))
-        model, part = (key == name for key, name in zip(keys_of, pair, strict=True))
-        law, factors = _without(data, model | part)
-        held.append(_predicted(data, law, factors, np.flatnonzero(data.complete & model & part)))
+            progress(left, done, len(cells))
+        law, factors = _without(data, without)
+        held.append(_predicted(data, law, factors, np.flatnonzero(data.complete & out)))
     return [
-        _Fold(" on ".join(pair), out, _together([other for other in held if other is not out]))
-        for pair, out in zip(names, held, strict=True)
+        _Fold(name, out, _together([other for other in held if other is not out]))
+        for name, out in zip(cells, held, strict=True)
     ]
 
 

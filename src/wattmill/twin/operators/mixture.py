@@ -1,4 +1,4 @@
-"""The law and the operators' sums together: for a model or an accelerator of which nothing was measured.
+"""The law and the operators' sums together: for a model or an accelerator never measured on its engine.
 
 Two predictions that err for different reasons: the law knows how engines behave and takes an unknown part's
 efficiencies from its neighbours; the sums know the part and the model's sizes, and little of the engine.
@@ -105,7 +105,7 @@ class Operators:
         """
         new = law.unmeasured(c.deployment(c.decode))
         if not new:
-            return "its model and its accelerator were measured"
+            return "its model and its accelerator were measured on its engine"
         if c.missing:
             return f"inputs are missing: {', '.join(c.missing)}"
         key = (c, first_wave, was_run)
