@@ -16,6 +16,7 @@ import msgspec
 from wattmill.app.declared.pool_settings import Usd
 from wattmill.app.declared.schema import demand_schema, settings_schema
 from wattmill.app.seeing.factory_metrics import FACTORY_METRICS
+from wattmill.app.simulating.demand import streams_schema
 from wattmill.cli.application import command_of
 from wattmill.cli.guides import EXAMPLES, page_of
 from wattmill.cli.main import COMMANDS, app_name
@@ -34,6 +35,7 @@ def pages() -> dict[str, Callable[[], str]]:
     return {
         "declaration.md": declaration_page,
         "demand.md": demand_page,
+        "streams.md": streams_page,
         "errors.md": errors_page,
         "metrics.md": metrics_page,
         "cli.md": cli_page,
@@ -81,6 +83,28 @@ def demand_page() -> str:
         "",
     ]
     return "\n".join([*lines, *_tables(demand_schema(), "Demand")]).rstrip() + "\n"
+
+
+def streams_page() -> str:
+    """Return every field of a file of streams, which `wattmill simulate --demand` plays."""
+    lines = [
+        "# Streams: who asks in `wattmill simulate`",
+        "",
+        NOTE.format(source="src/wattmill/app/simulating/demand.py"),
+        "",
+        "`wattmill simulate --demand FILE.toml` plays several streams at once, each of them a trace that is",
+        "replayed (`trace`), an open loop (`per_s`), or sessions whose next turn follows the answer (`per_s`",
+        "and `turns`; each turn carries all that was said before). [How to](../how-to/simulate.md).",
+        "",
+        "Unknown keys are errors. Lengths are text: tokens `512`, a range `100-200`, or `p50 500 p95 2000`",
+        "(log-normal). Relative paths are meant from the folder of the file.",
+        "",
+    ]
+    defs: dict[str, Schema] = streams_schema()["$defs"]
+    for path, name in ((("stream",), "StreamSettings"), (("stream", "clients"), "Who")):
+        for heading, *rest in _section(path, defs[name], defs, required=path == ("stream",)):
+            lines += [heading.replace("[", "[[").replace("]", "]]"), *rest]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def _tables(schema: Schema, root: str) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -67,13 +67,17 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     duration_s: Annotated[
         Annotated[float, Meta(gt=0)] | None, Meta(description="So long requests (or sessions) begin.")
     ] = None
-    input_tok: Text | None = None
-    output_tok: Text | None = None
+    input_tok: Annotated[
+        Text | None, Meta(description="Tokens of a prompt; of a session, what each turn adds.")
+    ] = None
+    output_tok: Annotated[Text | None, Meta(description="Tokens of an answer.")] = None
     max_output_tok: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="What clients ask for at most. Absent: exactly what they will get."),
     ] = None
-    turns: Text | None = None
+    turns: Annotated[Text | None, Meta(description="Turns of a session. Absent: each request by itself.")] = (
+        None
+    )
     think_s: Annotated[float, Meta(ge=0, description="Mean time between an answer and the next turn.")] = 10.0
     model: Annotated[str | None, Meta(description="Absent: the first model that is declared.")] = None
     clients: Annotated[tuple[Who, ...], Meta(description="Who asks. Absent: the team of `[load]`.")] = ()
@@ -81,6 +85,11 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 class DemandFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stream: Annotated[tuple[StreamSettings, ...], Meta(min_length=1)]
+
+
+def streams_schema() -> dict[str, Any]:
+    """Return the JSON schema of a file of streams: types, ranges and names of keys."""
+    return msgspec.json.schema(DemandFile)
 
 
 class Demand(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,7 +111,7 @@ def read_demand(path: Path) -> DemandFile:
         raise BadDemand(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise BadDemand(
-            f"{path}: {error}; see `wattmill simulate --help` for what a stream may say"
+            f"{path}: {error}; docs/reference/streams.md has all that a stream may say"
         ) from error
 
 
