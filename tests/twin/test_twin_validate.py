@@ -201,6 +201,20 @@ def test_a_small_crossval_beats_a_look_up_table_where_a_curve_is_left_out():
     assert found["tpot_mean", "law"].rows == found["tpot_mean", "boosting"].rows == len(s) / 2
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ["--only", "offline", "--write", "x.json"],
+        ["--only", "serving", "--write-offline", "x.json"],
+        ["--engine", "vllm", "--write-offline", "x.json"],
+    ],
+)
+def test_a_file_that_a_refit_would_not_write_is_refused_at_once(asked, capsys):
+    with pytest.raises(SystemExit):
+        twin_app(["crossval", *asked], prog_name="wattmill twin")
+    assert "--write-offline" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("left", ["curves", "model", "accelerator"])
 def test_no_fold_is_torn(left):
     s = samples(measured_rows(TABLE)[::7])

@@ -149,6 +149,13 @@ def crossval(
         return
     if write_operators is not None:
         fail("--write-operators stores what `--only operators` fits: add it")
+    if only == "offline" and write is not None:
+        fail("--write stores what the part `serving` fits; of `--only offline` it is --write-offline FILE")
+    if write_offline is not None and only != "offline" and (only or engine or json):
+        fail(
+            "--write-offline stores what the part `offline` fits, which --only serving, --engine and --json "
+            "leave out"
+        )
     if only == "offline":
         _crossval_offline(seed=seed, write=write_offline, json=json)
         return
