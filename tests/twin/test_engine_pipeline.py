@@ -165,6 +165,19 @@ def test_a_declared_pipeline_is_played_in_its_stages_and_its_books_hold(tmp_path
     assert holds(ran.audit)
 
 
+def test_a_pipeline_that_ended_leaves_nothing_to_the_machine_that_starts_in_its_place(tmp_path: Path) -> None:
+    """Replicas come and go with the load; each is as new when it comes back."""
+    text = HEAD + deployed("near").replace("Llama-3.1-8B", "Llama-3.1-70B") + "pp = 2\ntp = 4\n"
+    text += "[pools.near.twin.scaling]\nmost = 4\ntarget = 0.3\nlook_s = 2.0\nup_after_s = 2.0\n"
+    text += "down_after_s = 5.0\n[pools.near.twin.outages]\nmtbf_h = 0.01\nmttr_s = 5.0\n"
+    ran = run(text, tmp_path, stream(per_s=3.0, duration_s=90.0, output_tok="150"), core="compiled")
+    pool = ran.factory.pools[0]
+    assert pool.cold_starts > 2 and pool.ended and pool.failures
+    in_facts = sum(a.prefill_tok + a.output_tok for a in ran.attempts)
+    assert in_facts == sum(sum(one.counted_tok) for one in ran.factory.pools)
+    assert holds(ran.audit)
+
+
 def test_llama_cpp_has_one_batch_in_flight_and_no_stages() -> None:
     with pytest.raises(ValueError, match="stages is 2, must be 1 for llamacpp"):
         simulate(
