@@ -174,6 +174,12 @@ def test_numbers_beyond_all_bounds_are_told_not_to_be_there(
     assert told.status_code == status and told.json().get("rows", []) == [], told.text
 
 
+def test_a_body_nested_without_end_is_told_so(admin: httpx.Client) -> None:
+    deep = b'{"a":' * 5_000 + b"1" + b"}" * 5_000
+    told = admin.post("/api/keys", content=deep, headers={"content-type": "application/json"})
+    assert told.status_code == 400 and told.json()["error"]["code"] == "bad_value"
+
+
 def test_a_request_is_explained_with_its_time_line(admin: httpx.Client) -> None:
     rows = exported(admin, "/api/requests")
     two = next(r for r in rows if r["attempt"] == 1)

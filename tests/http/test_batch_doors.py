@@ -196,6 +196,8 @@ def test_uploads_and_paths_that_cannot_be_are_refused(tmp_path: Path) -> None:
         assert (await d.r.ask(late, path="/v1/files")).error["param"] == "expires_after"
         assert (await d.r.ask(method="DELETE", path="/v1/batches")).status == 405
         assert (await d.get("/v1/files/a/b/c")).status == 404
+        deep = b'{"a":' * 50_000 + b"1" + b"}" * 50_000
+        assert (await d.r.ask(deep, path="/v1/batches")).error["code"] == "bad_value"
         for odd in ("0", "%C2%B2", "%EF%BC%91", "9" * 5_000):  # digits that are no number, or no end of them
             assert (await d.get(f"/v1/files?limit={odd}")).error["param"] == "limit"
             assert (await d.get(f"/v1/batches?limit={odd}")).error["param"] == "limit"

@@ -717,6 +717,34 @@ def test_what_is_no_answer_is_named_by_what_it_is_and_never_passed_on(
     run(test())
 
 
+_DEEP = b'{"choices":[],"more":' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("adapter", ["openai-compatible", "anthropic", "llama.cpp"])
+def test_an_answer_nested_without_end_is_a_bad_answer_and_no_defect(
+    path: str, stream: bool, adapter: str
+) -> None:
+    async def deep(wire: Wire) -> None:
+        if not wire.body.get("stream"):
+            await wire.json(_DEEP)
+            return
+        await wire.stream_head()
+        await wire.event(b"data: %b\n\n" % _DEEP)
+        await wire.until_left()
+
+    async def test() -> None:
+        async with rig(deep, adapter=adapter) as r:
+            a = await r.ask(STREAM if stream else CHAT, path=path)
+            assert a.status == 502 and a.error.get("code", "upstream_failed") == "upstream_failed"
+            assert not any(n for _, n in r.gateway.snapshot()["wattmill_defects_total"])
+            assert [e.status for e in r.journal.ends] == ["failed"]
+            r.assert_balanced()
+
+    run(test())
+
+
 def test_progress_of_a_long_stream_is_marked_each_second() -> None:
     async def slow(wire: Wire) -> None:
         await wire.stream_head()

@@ -528,6 +528,8 @@ def test_what_cannot_be_asked_is_told_with_the_way_out(tmp_path: Path) -> None:
                 answer = await f.ask(asked, path="/v1/runs")
                 assert answer.status == 400 and word in answer.error["message"], answer.body
             assert (await f.ask(b"[", path="/v1/runs")).error["code"] == "bad_json"
+            deep = b'{"a":' * 50_000 + b"1" + b"}" * 50_000
+            assert (await f.ask(deep, path="/v1/runs")).error["code"] == "bad_json"
             assert (await f.ask(b"{}", path="/v1/runs/x/y/z")).status == 404
             assert (await f.ask(b"{}", path="/v1/runs", key="other")).status == 201
             assert (await f.r.ask(b"{}", path="/v1/runs", key=None)).status == 401

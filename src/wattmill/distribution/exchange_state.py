@@ -254,6 +254,10 @@ class ExchangeState:
     def crashed(self, error: Exception) -> None:
         """A step has raised what nobody planned, or met an answer that cannot be read."""
         attempt = self.attempt
+        if isinstance(error, RecursionError) and attempt is not None and attempt.sent:
+            error = OddAnswer(
+                "the engine's answer is nested too deeply"
+            )  # what clients send is looked at before
         if isinstance(error, OddAnswer):
             if attempt is not None and not attempt.booked:
                 self.guarded(attempt.malformed, str(error))

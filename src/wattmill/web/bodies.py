@@ -23,7 +23,7 @@ async def decoded(request: Request, kind: type[T]) -> T:
             raise ApiError(413, "body_too_large", f"the body exceeds {BODY_MAX} bytes")
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise ApiError(400, "bad_value", str(error), f"Fields: {', '.join(kind.__struct_fields__)}") from None
 
 

@@ -202,7 +202,7 @@ async def _create(shelf: BatchShelf, asked: _Asked) -> SideAnswer | Refusal:
         return refusal
     try:
         new = _new(asked.request.body)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         return Refusal(code="bad_value", message=f"the batch cannot be read: {error}")
     if new.endpoint not in ENDPOINTS:
         known = ", ".join(ENDPOINTS)

@@ -161,9 +161,9 @@ class RunsDoor:
 def _decoded(request: SideRequest, kind: type[_T]) -> _T | Refusal:
     try:
         msgspec.json.decode(request.body or b"{}", type=dict[str, msgspec.Raw])
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         return Refusal(code="bad_json", message=f"the body must be one JSON object: {error}")
     try:
         return msgspec.json.decode(request.body or b"{}", type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         return Refusal(code="bad_value", message=f"the body cannot be used: {error}")
