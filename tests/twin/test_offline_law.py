@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from wattmill.compute.catalogue import accelerator
+from wattmill.twin.law.intervals import quantiles
 from wattmill.twin.law.rows import measured_rows
 from wattmill.twin.offline.batch import cycles, deployment, most_sequences, starved
 from wattmill.twin.offline.calibration import kept, stored
@@ -317,3 +318,13 @@ def test_scatter_is_grouped_by_how_new_a_row_is(trained):
 
 def _answered(rows, metric):
     return zip(rows, predicted(metric, rows), strict=True)
+
+
+def test_weighted_bounds_are_mirrored_with_the_errors_and_take_equal_weights_for_none():
+    rng = np.random.default_rng(5)
+    errors, weights = rng.normal(0.1, 0.3, 200), rng.uniform(0.05, 1.0, 200)
+    found = quantiles(errors.tolist(), weights=weights.tolist())
+    mirrored = quantiles((-errors).tolist(), weights=weights.tolist())
+    assert (found.low, found.high) == pytest.approx((-mirrored.high, -mirrored.low), abs=1e-12)
+    plain, equal = quantiles(errors.tolist()), quantiles(errors.tolist(), weights=[0.3] * 200)
+    assert (equal.low, equal.high) == pytest.approx((plain.low, plain.high), abs=0.01)

@@ -89,9 +89,12 @@ def quantiles(errors: Sequence[float], *, weights: Sequence[float] | None = None
     if weights is None:
         low, high = np.quantile(found, [tail, 1.0 - tail])
     else:
-        order = np.argsort(found)
-        share = np.cumsum(np.asarray(weights, dtype=float)[order])
-        low, high = np.interp(np.array([tail, 1.0 - tail]) * share[-1], share, found[order])
+        order = np.argsort(found, kind="stable")
+        each = np.asarray(weights, dtype=float)[order]
+        below = (
+            np.cumsum(each) - 0.5 * each
+        )  # half of its own weight: errors mirrored give the bounds mirrored
+        low, high = np.interp(np.array([tail, 1.0 - tail]) * each.sum(), below, found[order])
     return Spread(rows=len(errors), centre=0.0, effects={}, low=float(low), high=float(high))
 
 
