@@ -115,12 +115,13 @@ def held_out_error(
     """Return the median error per token where the same was left out that is new in a deployment: its model,
     its accelerator (of both the larger), or whole curves of both. None: not in the file.
 
-    `at_level`: the law stands at the level of operator tables.
+    `at_level`: the law stands at the level of operator tables, which it meets at one load; the error is that
+    of whole curves moved so, at all their loads.
     """
     new = calibration.unmeasured(deployment)
     if at_level:
-        factors = import_module("wattmill.twin.operators.mixture").stored_factors()
-        found: float | None = factors.error_pct("tpot_mean", new)
+        mixture = import_module("wattmill.twin.operators.mixture")
+        found: float | None = mixture.stored_factors().error_pct("tpot_mean", new, method=mixture.LEVELLED)
         return None if found is None else found / 100.0
     errors = [
         one.median_pct

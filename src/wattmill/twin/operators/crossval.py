@@ -15,10 +15,10 @@ from wattmill.twin.law.crossval import TABLE
 from wattmill.twin.law.fit import Fit
 from wattmill.twin.law.folds import Left, Progress, keys
 from wattmill.twin.law.intervals import Spread, quantiles
-from wattmill.twin.law.rows import identity, measured_rows
+from wattmill.twin.law.rows import Configuration, identity, measured_rows
 from wattmill.twin.law.samples import METRICS, Samples, samples
 from wattmill.twin.operators.features import NAMES, sums
-from wattmill.twin.operators.mixture import SHARES, Factors, fitted, sum_groups
+from wattmill.twin.operators.mixture import LEVELLED, SHARES, Factors, fitted, sum_groups
 from wattmill.twin.operators.sources import VERSION
 from wattmill.twin.operators.tables import Tables
 from wattmill.twin.operators.walk import PARTS
@@ -75,6 +75,12 @@ class _Fold(msgspec.Struct, frozen=True):
     name: str
     out: _Held  # its complete rows
     inner: _Held  # covered rows of all other folds, each by fits that had seen neither fold
+
+
+class _Cell(msgspec.Struct, frozen=True):
+    out: Any  # whether a row is predicted
+    without: Any  # whether it is left out of the fits
+    kin: tuple[str, ...]  # its model, its accelerator, or both
 
 
 def cross_validated(tables: Tables, *, fitted_on: str, progress: Progress | None = None) -> Crossvalidated:
@@ -166,8 +172,7 @@ def _folds(data: _Data, left: Left, progress: Progress | None) -> Iterator[_Fold
             progress(left, of - len(names) + done, of)
         law, factors = _without(data, key == name)
         out = _predicted(data, law, factors, np.flatnonzero(data.complete & (key == name)))
-        nothing = out.which(np.zeros(len(out.at), dtype=bool))
-        yield _Fold(name, out, _together(inner[name]) if inner[name] else nothing)
+        yield _Fold(name, out, _together([_none_of(out), *inner[name]]))
 
 
 def _pairs(data: _Data, progress: Progress | None) -> list[_Fold]:
@@ -176,7 +181,7 @@ def _pairs(data: _Data, progress: Progress | None) -> list[_Fold]:
     cells = {}
     for model, part in sorted(set(zip(models[data.complete], parts[data.complete], strict=True))):
         mine, its = models == model, parts == part
-        cells[f"{model} on {part}"] = (mine & its, mine | its)
+        cells[f"{model} on {part}"] = _Cell(mine & its, mine | its, (model, part))
     return _cells(data, _BOTH, cells, progress)
 
 
@@ -189,25 +194,29 @@ def _on_engines(data: _Data, left: Left, progress: Progress | None) -> list[_Fol
     for name, engine in sorted(set(zip(key[data.complete], engines[data.complete], strict=True))):
         mine = (key == name) & (engines == engine)
         if (data.complete & (key == name) & ~mine).any():
-            cells[f"{name} on {engine}"] = (mine, mine)
+            cells[f"{name} on {engine}"] = _Cell(mine, mine, (name,))
     return _cells(data, f"{left} on an engine", cells, progress)
 
 
-def _cells(
-    data: _Data, left: str, cells: Mapping[str, tuple[Any, Any]], progress: Progress | None
-) -> list[_Fold]:
-    """Return folds of cells: (rows that are predicted, rows that are left out). The inner fold of one are the
-    others: their errors make its interval."""
+def _cells(data: _Data, left: str, cells: Mapping[str, _Cell], progress: Progress | None) -> list[_Fold]:
+    """Return a fold of each cell. Its inner fold are the cells that share nothing with it: their errors make
+    its interval, and what is wrong with a model on one accelerator is no news of it on another."""
     held = []
-    for done, (out, without) in enumerate(cells.values()):
+    for done, cell in enumerate(cells.values()):
         if progress is not None:
             progress(left, done, len(cells))
-        law, factors = _without(data, without)
-        held.append(_predicted(data, law, factors, np.flatnonzero(data.complete & out)))
+        law, factors = _without(data, cell.without)
+        held.append(_predicted(data, law, factors, np.flatnonzero(data.complete & cell.out)))
+    kin = [cell.kin for cell in cells.values()]
     return [
-        _Fold(name, out, _together([other for other in held if other is not out]))
-        for name, out in zip(cells, held, strict=True)
+        _Fold(name, out, _together([_none_of(out), *(held[at] for at in strangers(kin, cell.kin))]))
+        for (name, cell), out in zip(cells.items(), held, strict=True)
     ]
+
+
+def strangers(cells: Sequence[tuple[str, ...]], cell: tuple[str, ...]) -> list[int]:
+    """Return the places of those that share no name with `cell`: neither its model nor its accelerator."""
+    return [at for at, other in enumerate(cells) if not set(other) & set(cell)]
 
 
 def _without(data: _Data, left: Any) -> tuple[Fit, Fit]:
@@ -220,6 +229,10 @@ def _predicted(data: _Data, law: Fit, factors: Fit, at: Any) -> _Held:
     by_law = law.log_seconds(s.terms[at], [s.groups[i] for i in at])
     by_sum = factors.log_seconds(data.terms[at], [sum_groups(s.configurations[i]) for i in at])
     return _Held(at, by_law, np.where(data.covered[at], by_sum, by_law))
+
+
+def _none_of(held: _Held) -> _Held:
+    return held.which(np.zeros(len(held.at), dtype=bool))
 
 
 def _together(parts: Sequence[_Held]) -> _Held:
@@ -247,6 +260,11 @@ def _figures(data: _Data, left: str, metric: str, folds: Sequence[_Fold]) -> Ite
     yield _error(data, left, metric, "tables as they are", some.at, plain)
     yield _error(data, left, metric, "sums", some.at, some.total)
     yield _error(data, left, metric, "both", some.at, some.mixed(share), inside[covered])
+    if metric == "tpot_mean":  # what a simulated engine has, see `levelled`
+        curves = [_curve(data.samples.configurations[at]) for at in some.at]
+        users = [data.samples.configurations[at].concurrency for at in some.at]
+        moved = at_level(curves, users, some.law, some.mixed(share))
+        yield _error(data, left, metric, LEVELLED, some.at, moved)
     yield _error(data, f"{left}, all rows", metric, "law", every.at, every.law)
     yield _error(data, f"{left}, all rows", metric, "both", every.at, every.mixed(share))
     for fold in folds:
@@ -254,6 +272,21 @@ def _figures(data: _Data, left: str, metric: str, folds: Sequence[_Fold]) -> Ite
         if len(own.at):
             yield _error(data, f"{left}: {fold.name}", metric, "law", own.at, own.law)
             yield _error(data, f"{left}: {fold.name}", metric, "both", own.at, own.mixed(share))
+
+
+def at_level(curves: Sequence[object], users: Sequence[int], law: Any, mixed: Any) -> Any:
+    """Return ln(seconds) of the law where each curve is moved as a whole, so that it meets the mixture at its
+    most users; all by rows."""
+    fullest: dict[object, int] = {}
+    for at, curve in enumerate(curves):
+        if curve not in fullest or users[at] > users[fullest[curve]]:
+            fullest[curve] = at
+    return law + (mixed - law)[[fullest[curve] for curve in curves]]
+
+
+def _curve(c: Configuration) -> Configuration:
+    """Return what all loads of one deployment have in common."""
+    return msgspec.structs.replace(c, concurrency=1)
 
 
 def _inside(data: _Data, fold: _Fold, share: float) -> Any:

@@ -2,7 +2,8 @@
 
 A prior gives two times at one load. A simulated engine needs a cost of every step, which the law's terms say:
 their shape is the law's, and their level is moved so that at that load the time per token comes out as the
-prior's, and what lies between the client and the engine as the time to the first token asks for.
+prior's. What lies between the client and the engine is moved as the time to the first token is; since prompts
+are moved with the steps, that time comes out near the prior's, and not as the prior's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def levelled(
 ) -> tuple[Calibration, str]:
     """Return coefficients for this deployment, and what they rest on beside the law; "": they are the law's.
 
-    Valid at loads like the one asked for: at others the law's own shape is trusted.
+    Exact at the load asked for; at others the law's own shape is trusted, and its distance from the prior has
+    no bound (docs/lab/operator-tables.md has how wrong that was on models and accelerators left out).
     """
     law = calibration or stored()
     asked = partial(predict, deployment, isl=isl, osl=osl, concurrency=concurrency, calibration=law)

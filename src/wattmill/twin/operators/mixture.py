@@ -31,6 +31,9 @@ SHARES: dict[str, float] = {"tpot_mean": 0.9, "ttft_mean": 0.5}
 """Weight of the sums in the logarithm, the rest is the law's: chosen by inner folds, which
 `wattmill twin crossval --only operators` prints (docs/lab/operator-tables.md)."""
 
+LEVELLED = "law at their level"
+"""The method of `twin.operators.levelled`: the law, moved to the mixture at one load."""
+
 _TABLES_HELD = 3_000.0  # tables are measurements: factors on them stay near 1
 _ENGINES_TABLES = 10_000.0
 _ENGINES_COUNTS = 3_000.0
@@ -61,11 +64,12 @@ class Factors(msgspec.Struct, frozen=True, kw_only=True):
         share = self.shares[metric]
         return exp(share * log(sum_s) + (1.0 - share) * log(law_s))
 
-    def error_pct(self, metric: Metric, new: Sequence[str]) -> float | None:
-        """Return the median error of the mixture where `new` was left out; None: not in the file."""
+    def error_pct(self, metric: Metric, new: Sequence[str], *, method: str = "both") -> float | None:
+        """Return the median error of the mixture where `new` was left out, or of another method of
+        `held_out`; None: not in the file."""
         folds = " and ".join(new)
         found = (
-            h.median_pct for h in self.held_out if (h.folds, h.metric, h.method) == (folds, metric, "both")
+            h.median_pct for h in self.held_out if (h.folds, h.metric, h.method) == (folds, metric, method)
         )
         return next(found, None)
 
