@@ -46,8 +46,9 @@ class Walls(msgspec.Struct, frozen=True, kw_only=True):
 UNKNOWN = Walls(cap_share=_ASSUMED_CAP_SHARE, runs=0, power=(-0.25, 0.25), energy=(-0.5, 0.5))
 
 
-_GUESSED = log(2.0)
-"""Of a part that nobody knows, or whose limit nobody published, half or twice the watts are no surprise."""
+GUESSED = 2.0
+"""Of a part that nobody knows, or whose limit nobody published, half or twice the watts are no surprise, nor
+is half or twice the throughput: declared."""
 
 
 @cache
@@ -67,7 +68,7 @@ def wall_bounds(
     """
     if row.accelerator.name in metered():
         return walls.power, walls.energy
-    more = 0.0 if tdp_known and "gpu" not in row.missing else _GUESSED
+    more = 0.0 if tdp_known and "gpu" not in row.missing else log(GUESSED)
     power, energy = (
         (min(learned[0], declared[0]) - more, max(learned[1], declared[1]) + more)
         for learned, declared in ((walls.power, UNKNOWN.power), (walls.energy, UNKNOWN.energy))

@@ -12,12 +12,10 @@ from wattmill.twin.law.reading import per_base
 from wattmill.twin.law.spec import Class, Prior
 from wattmill.twin.law.throughput import at_fixed_concurrency, closed_loop_throughput
 from wattmill.twin.offline.calibration import OfflineCalibration, stored
-from wattmill.twin.offline.energy import ENERGY, draw, wall_bounds
+from wattmill.twin.offline.energy import ENERGY, GUESSED, draw, wall_bounds
 from wattmill.twin.offline.rows import THROUGHPUT, offline_row
 
 METRICS = (*THROUGHPUT, *ENERGY)
-_GUESSED = 2.0
-"""Of a part that nobody knows, half or twice the throughput are no surprise: declared."""
 
 
 def predicted(
@@ -62,7 +60,7 @@ def predicted(
         whole = per_gpu * row.gpus
         slow, fast = law.bounds(row)
         if "gpu" in row.missing:  # parts that were left out had known figures; of this one they are a guess
-            slow, fast = slow / _GUESSED, fast * _GUESSED
+            slow, fast = slow / GUESSED, fast * GUESSED
         (low, high), joules = wall_bounds(law.walls, row, tdp_known=drawn.tdp_known)
         missing = row.missing if drawn.tdp_known or metric in THROUGHPUT else (*row.missing, "tdp")
         match metric:
