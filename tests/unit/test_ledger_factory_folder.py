@@ -929,3 +929,17 @@ def test_what_was_spent_of_a_cap_never_reads_nothing() -> None:
         _share(used, cap) for used, cap in ((0, 100_000), (1, 100_000), (61_000, 100_000), (5, None), (0, 0))
     ]
     assert told == ["0% used", "less than 1% used", "61% used", "no cap", "cap of 0: nothing is admitted"]
+
+
+def test_a_long_batch_lets_others_by_again_and_again_and_the_books_are_the_same(factory: Factory) -> None:
+    for _ in range(100):
+        factory.end(factory.intent())
+    let_by: list[int] = []
+    with Control(factory.home.control_db) as control:
+        loop = follower(factory.home, control)
+        loop.books.give_way = lambda: let_by.append(1)
+        booked = loop.step().records
+        loop.close()
+    assert booked >= 200
+    assert len(let_by) == booked // 32
+    assert audit_home(factory.home).holds
