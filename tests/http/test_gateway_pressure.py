@@ -39,8 +39,15 @@ async def slow_client(r: Rig) -> Client:
     return client
 
 
+WHOLE = (
+    b'{"choices":[{"index":0,"message":{"role":"assistant","content":"',
+    b'"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}',
+)
+
+
 def flood(sent: list[int], total: int, *, stream: bool) -> object:
     piece = "x" * 20_000
+    answer = WHOLE[0] + b"x" * (total - len(WHOLE[0]) - len(WHOLE[1])) + WHOLE[1]  # one for all engines
 
     async def script(wire: Wire) -> None:
         wire.writer.transport.set_write_buffer_limits(high=0)
@@ -59,7 +66,7 @@ def flood(sent: list[int], total: int, *, stream: bool) -> object:
                 b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % total
             )
             while sent[at] < total:
-                part = piece.encode()[: total - sent[at]]
+                part = answer[sent[at] : sent[at] + len(piece)]
                 await wire.send(part)
                 sent[at] += len(part)
 
