@@ -212,6 +212,43 @@ def test_the_plan_says_which_proportion_and_which_came_next() -> None:
     assert {one.config.split for one in asked.choice.options} == {"TP4", "2 x TP4 to 1 x TP4"}
 
 
+def test_splits_for_prompts_are_looked_at_by_the_lengths_of_every_tier() -> None:
+    """Short prompts are done three times as soon on four accelerators as on two, long ones hardly sooner: two
+    are worth looking at for the long ones alone, whichever tier is named first."""
+
+    def law(
+        d: Deployment, *, isl: int, osl: int, concurrency: int, disaggregation: Disaggregation | None = None
+    ) -> Prediction:
+        ttft_s = {2: 0.3, 4: 0.1}[d.tp] if isl < 2_000 else {2: 0.3, 4: 0.28}[d.tp]
+        tpot_s = (8.0 + 0.1 * concurrency) / 1e3
+        return Prediction(
+            ttft_s=interval(ttft_s),
+            tpot_s=interval(tpot_s),
+            output_tok_per_s=interval(concurrency / tpot_s),
+            klass="interpolated",
+            nearest="by hand",
+        )
+
+    tier = {"share": 0.5, "tok_per_s_per_user": 40.0, "ttft_s": 1.0, "usd_per_mtok_output": 90.0}
+    tiers = {"short": tier | {"input_tok": 1_000.0}, "long": tier | {"input_tok": 8_000.0}}
+    for order in (("short", "long"), ("long", "short")):
+        both = demand(
+            models={"llama": {"name": "Llama-3.1-70B", "precisions": ["fp8"]}},
+            tiers={name: tiers[name] for name in order},
+            candidates={
+                "h200": {
+                    "accelerator": "H200-SXM",
+                    "tp": [2, 4],
+                    "all_in_kw_per_gpu": given(1.73),
+                    "own": own(2.0),
+                    "disaggregate": ["1:1"],
+                }
+            },
+        )
+        prefill = {c.apart.prefill.tp for c in answer(both, law).choice.configs.values() if c.apart}
+        assert prefill == {2, 4}
+
+
 def test_proportions_are_all_up_to_four_or_those_declared() -> None:
     assert len(RATIOS) == 11 and (2, 2) not in RATIOS and (4, 3) in RATIOS
     assert (

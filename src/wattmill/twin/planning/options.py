@@ -131,7 +131,7 @@ def choice(
     left: list[Left] = []
     configs: dict[str, Config] = {}
     together: dict[tuple[str, str, str, str, bool], list[Config]] = {}
-    whole: dict[str, Curve] = {}
+    whole: dict[str, dict[tuple[float, float], Curve]] = {}
     for found in _configs(demand):
         if isinstance(found, Left):
             left.append(found)
@@ -200,14 +200,21 @@ def _split(
             yield found if why is None else Left(str(found), why)
 
 
-def _units(candidate: Candidate, alike: list[Config], whole: dict[str, Curve]) -> Iterator[Config]:
+def _units(
+    candidate: Candidate, alike: list[Config], whole: dict[str, dict[tuple[float, float], Curve]]
+) -> Iterator[Config]:
     """Yield what may be made of configurations of one model, engine and precision if prompts are computed
-    apart (`apart`): `whole` has the curve of each as it is."""
+    apart (`apart`): `whole` has the curves of each as it is, by lengths. What is best for one tier's lengths
+    need not be for another's: looked at is what is good for any."""
     flat = [one for one in alike if one.deployment.pp == 1 and str(one) in whole]
-    asked = [(whole[str(one)], one.gpus) for one in flat]
+    prompts, answers = set[int](), set[int]()
+    for lengths in dict.fromkeys(key for one in flat for key in whole[str(one)]):
+        asked = [(whole[str(one)].get(lengths, Curve((), lengths[1])), one.gpus) for one in flat]
+        prompts.update(for_prompts(asked))
+        answers.update(for_answers(asked))
     for prefill, decode in ratios_of(candidate.disaggregate):
-        for p in for_prompts(asked):
-            for d in for_answers(asked):
+        for p in sorted(prompts):
+            for d in sorted(answers):
                 own = flat[p].gpus * prefill
                 yield flat[d]._replace(
                     kv_tokens=flat[d].kv_tokens * decode,
@@ -247,7 +254,7 @@ def _served(
     extrapolate: bool,
     curves: dict[tuple[str, str], Curve],
     left: list[Left],
-    whole: dict[str, Curve],
+    whole: dict[str, dict[tuple[float, float], Curve]],
 ) -> list[Option]:
     own = [tier for tier in tiers if tier.model == config.model]
     asked: dict[tuple[float, float], Curve] = {}
@@ -277,7 +284,7 @@ def _served(
                 slowest_tok_per_s=slowest,
                 **more,
             )
-            whole.setdefault(str(config), found)
+            whole.setdefault(str(config), {})[lengths] = found
             asked[lengths] = found if extrapolate else _sure(found)
             if not asked[lengths].points:
                 left.append(_unsure(config, found))
