@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -35,3 +36,15 @@ def with_bar(work: Iterable[T], what: str, count: int, *, quiet: bool = False) -
     """Return all of `work`, `count` pieces, under a bar."""
     with bars(quiet=quiet) as shown:
         return list(shown.track(work, total=count, description=what))
+
+
+def left_out(shown: Progress, part: str = "") -> Callable[[str, int, int], None]:
+    """Return what takes (fold, done, of) and keeps a bar for each fold, made when it is first heard of."""
+    tasks: dict[str, TaskID] = {}
+
+    def progress(name: str, done: int, of: int) -> None:
+        if name not in tasks:
+            tasks[name] = shown.add_task(f"{part}{name} left out", total=of)
+        shown.update(tasks[name], completed=done)
+
+    return progress

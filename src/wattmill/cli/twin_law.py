@@ -6,12 +6,12 @@ import datetime as dt
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
-from wattmill.cli.bar import bars
+from wattmill.cli.bar import bars, left_out
 from wattmill.cli.control_door import JsonOption, fail, show_json, show_table
 from wattmill.cli.operators_option import OperatorsOption, operator_tables, operator_wheel
 from wattmill.cli.pictures import PlotsOption, write_pictures
@@ -160,15 +160,8 @@ def crossval(
         _crossval_offline(seed=seed, write=write_offline, json=json)
         return
     with bars(quiet=json) as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(name: str, done: int, of: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(f"{name} left out", total=of)
-            bar.update(tasks[name], completed=done)
-
         try:
-            found = cross_validated(engine=engine, seed=seed, progress=progress, store=write is not None)
+            found = cross_validated(engine=engine, seed=seed, progress=left_out(bar), store=write is not None)
         except ValueError as error:
             fail(str(error))
     if write is not None and found.calibration is not None:
@@ -191,15 +184,8 @@ def _crossval_operators(*, write: Path | None, json: bool) -> None:
 
     wheel = operator_wheel()
     with bars(quiet=json) as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(name: str, done: int, of: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(f"{name} left out", total=of)
-            bar.update(tasks[name], completed=done)
-
         today = dt.datetime.now(dt.UTC).date().isoformat()
-        found = cross_validated(Tables(wheel), fitted_on=today, progress=progress)
+        found = cross_validated(Tables(wheel), fitted_on=today, progress=left_out(bar))
     if write is not None:
         write.write_bytes(msgspec.json.format(msgspec.json.encode(found.factors), indent=1) + b"\n")
     if json:
@@ -229,15 +215,8 @@ def _crossval_offline(*, seed: int, write: Path | None, json: bool) -> None:
     from wattmill.twin.offline.crossval import cross_validated
 
     with bars(quiet=json) as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(name: str, done: int, of: int) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(f"offline {name} left out", total=of)
-            bar.update(tasks[name], completed=done)
-
         today = dt.datetime.now(dt.UTC).date().isoformat()
-        found = cross_validated(seed=seed, fitted_on=today, progress=progress)
+        found = cross_validated(seed=seed, fitted_on=today, progress=left_out(bar, "offline "))
     if write is not None:
         write.write_bytes(msgspec.json.format(msgspec.json.encode(found.calibration), indent=1) + b"\n")
     if json:
