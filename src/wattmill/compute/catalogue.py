@@ -95,6 +95,11 @@ _SAID_BESIDE = re.compile(
 class UnknownAccelerator(LookupError):
     """The catalogue has no such part."""
 
+    def __init__(self, what: str, adding: str) -> None:
+        """`what`: who is not known, and who is near; `adding`: how the table grows, for its authors."""
+        super().__init__(f"{what} {adding}")
+        self.what = what
+
 
 @cache
 def accelerators() -> tuple[Accelerator, ...]:
@@ -122,8 +127,8 @@ def accelerator(name: str) -> Accelerator:
     near = _near(key)
     hint = f" Near it: {', '.join(known[k].name for k in near)}." if near else ""
     raise UnknownAccelerator(
-        f"accelerator {name!r} is not in the catalogue of {len(accelerators())} parts.{hint} "
-        "Add a row with its source to data/accelerators.csv."
+        f"accelerator {name!r} is not in the catalogue of {len(accelerators())} parts.{hint}",
+        "Add a row with its source to data/accelerators.csv.",
     )
 
 

@@ -31,6 +31,11 @@ _SUFFIXES = re.compile(
 class UnknownModel(LookupError):
     """No architecture is known under that name."""
 
+    def __init__(self, what: str, adding: str) -> None:
+        """`what`: who is not known, and who is near; `adding`: how the table grows, for its authors."""
+        super().__init__(f"{what} {adding}")
+        self.what = what
+
 
 @cache
 def architectures() -> tuple[Architecture, ...]:
@@ -57,8 +62,8 @@ def architecture(serving_name: str) -> Architecture:
     near = _near(stem)
     hint = f" Near it: {', '.join(near)}." if near else ""
     raise UnknownModel(
-        f"model {serving_name!r} is not among the {len(architectures())} known architectures.{hint} "
-        "Add its sizes to data/architectures.csv, or its name to data/architecture_aliases.csv."
+        f"model {serving_name!r} is not among the {len(architectures())} known architectures.{hint}",
+        "Add its sizes to data/architectures.csv, or its name to data/architecture_aliases.csv.",
     )
 
 

@@ -96,7 +96,7 @@ def _findings(demand: Demand) -> Iterator[_Finding]:
         except UnknownModel as error:
             yield (
                 ("models", name, "name"),
-                _told(error),
+                error.what.rstrip("."),
                 "`wattmill twin known models` lists them",
                 f'"{model.name}"',
             )
@@ -223,7 +223,7 @@ def _candidate(demand: Demand, name: str) -> Iterator[_Finding]:
     except UnknownAccelerator as error:
         yield (
             (*at, "accelerator"),
-            _told(error),
+            error.what.rstrip("."),
             "`wattmill twin known accelerators` lists them",
             f'"{candidate.accelerator}"',
         )
@@ -310,8 +310,3 @@ def _trace(load: Trace, folder: Path) -> Recorded | tuple[str, str]:
         return f"has no column {error}", "The columns are t_s, in_tokens, out_tokens"
     except (ValueError, TypeError, UnicodeDecodeError) as error:
         return f"cannot be used: {error}", "The columns are numbers: t_s, in_tokens, out_tokens"
-
-
-def _told(unknown: LookupError) -> str:
-    """Return who is not known and who is near; how a catalogue grows is for its authors."""
-    return str(unknown.args[0]).partition(" Add ")[0].rstrip(".")
