@@ -48,7 +48,7 @@ def _cells(s: Scored) -> dict[str, str]:
         return cells
     cells |= {"predicted": f"{p.value:.6g}", "low_80": f"{p.low:.6g}", "high_80": f"{p.high:.6g}"}
     cells |= {"class": p.klass, "client": "known" if p.client_known else "assumed"}
-    cells |= {"assumed": " ".join(p.assumed), "nearest": p.nearest or "", "basis": p.basis}
+    cells |= {"assumed": " ".join(p.assumed), "nearest": p.nearest or "", "basis": p.basis or ""}
     if s.measured is not None:
         cells |= {"error_pct": f"{100.0 * s.error:.6g}", "inside": _yes(s.inside)}
     return cells

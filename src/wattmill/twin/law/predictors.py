@@ -27,7 +27,7 @@ class Predicted(msgspec.Struct, frozen=True, kw_only=True):
     nearest: str | None  # calibration group
     assumed: tuple[str, ...] = ()  # columns that the row lacks
     client_known: bool = True  # False: how requests were sent is an assumption, too
-    basis: str = ""  # what a prediction rests on beside the law; "": the law alone
+    basis: str | None = None  # what a prediction rests on beside the law; None: the law alone
 
 
 Predictor = Callable[[Sequence[Row]], list[Predicted]]

@@ -59,7 +59,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     nearest: str | None  # the calibration group whose measurements are most like it; None: there is none
     outside: tuple[Outside, ...] = ()  # why it is not interpolated
     tpot_if_interpolated_s: Interval | None = None  # the interval that would then stand; None: it does stand
-    basis: str = ""  # whose measurements stand behind it beside the law's; "": the law alone
+    basis: str | None = None  # whose measurements stand behind it beside the law's; None: the law alone
 
 
 class Mixed(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +68,7 @@ class Mixed(msgspec.Struct, frozen=True, kw_only=True):
     value_s: float
     low_s: float
     high_s: float
-    basis: str
+    basis: str | None  # None: the law alone
 
 
 class Prior(Protocol):
@@ -100,13 +100,13 @@ def with_prior(
     was_run: bool = True,
 ) -> Mixed:
     """Return a time and its interval: of both where the prior knows something, else of the law, whose basis
-    is ""."""
+    is None."""
     if prior is not None:
         found = prior.mixed(law, c, metric, law_s, first_wave=first_wave, was_run=was_run)
         if not isinstance(found, str):
             return found
     low, high = law.bounds(metric, klass, c, law_s)
-    return Mixed(value_s=law_s, low_s=low, high_s=high, basis="")
+    return Mixed(value_s=law_s, low_s=low, high_s=high, basis=None)
 
 
 class Speculation(msgspec.Struct, frozen=True, kw_only=True):

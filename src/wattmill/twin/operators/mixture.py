@@ -39,6 +39,7 @@ _ENGINES_TABLES = 10_000.0
 _ENGINES_COUNTS = 3_000.0
 _ENGINES_HOST = 30.0  # mixing prompts in, and the way to the first token, are what engines differ in
 _HOST_HELD = 0.3
+_MOST_SUMS = 4_096  # sums that are kept: the metrics of one configuration are asked one after the other
 _HOST = ("mixed", "request", "prompt")
 
 
@@ -114,6 +115,8 @@ class Operators:
             return f"inputs are missing: {', '.join(c.missing)}"
         key = (c, first_wave, was_run)
         if key not in self._sums:
+            if len(self._sums) >= _MOST_SUMS:
+                self._sums.clear()
             self._sums[key] = sums(self._tables, c, first_wave=first_wave, was_run=was_run)
         found, f = self._sums[key], self._factors
         if found.missing:
